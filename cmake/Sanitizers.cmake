@@ -1,0 +1,11 @@
+# Sanitizers apply to nanobind's library as well as ours, so they are set for the whole directory.
+#
+# The interpreter itself is not instrumented: preload the runtime when running, as tools/sanitize.py does.
+
+if(WEFT_SANITIZE)
+  if(MSVC)
+    message(FATAL_ERROR "WEFT_SANITIZE needs GCC or Clang")
+  endif()
+  add_compile_options(-fsanitize=${WEFT_SANITIZE} -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${WEFT_SANITIZE})
+endif()
