@@ -1,0 +1,77 @@
+"""What the oracle is told about Weft: which objects are nodes and Variables, and how to read them.
+
+Only public names are used, and `vars` for the attributes of a module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import weft as nnx
+
+from .model import Kinds, NodeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+_registered: dict[type, NodeKind] = {}
+
+
+def teach(cls: type, kind: NodeKind) -> None:
+    """Tell the oracle of a user-registered node type."""
+    _registered[cls] = kind
+
+
+def _assign_attributes(node: Any, children: list[tuple[Hashable, Any]]) -> None:
+    vars(node).clear()
+    vars(node).update(children)
+
+
+def _assign_list(node: Any, children: list[tuple[Hashable, Any]]) -> None:
+    del node[:]
+    node.extend(child for _, child in children)
+
+
+def _assign_dict(node: Any, children: list[tuple[Hashable, Any]]) -> None:
+    for key in list(node):
+        del node[key]
+    for key, child in children:
+        node[key] = child
+
+
+def _nothing(_: Any) -> Hashable:
+    return None
+
+
+_kinds: tuple[tuple[type, NodeKind], ...] = (
+    (nnx.List, NodeKind(enumerate, _nothing, lambda cls, _: cls([]), _assign_list)),
+    (nnx.Dict, NodeKind(lambda n: n.items(), _nothing, lambda cls, _: cls(), _assign_dict)),
+    (
+        nnx.Object,
+        NodeKind(
+            lambda n: vars(n).items(), _nothing, lambda cls, _: cls.__new__(cls), _assign_attributes
+        ),
+    ),
+)
+
+
+def _node_kind(value: Any) -> NodeKind | None:
+    found = _registered.get(type(value))
+    if found is not None:
+        return found
+    return next((kind for cls, kind in _kinds if isinstance(value, cls)), None)
+
+
+def _assign_variable(variable: Any, value: Any, metadata: Any) -> None:
+    variable.raw_value = value
+    variable._metadata = dict(metadata)
+
+
+WEFT = Kinds(
+    node_kind=_node_kind,
+    is_variable=lambda value: isinstance(value, nnx.Variable),
+    metadata=lambda variable: variable._metadata,
+    value=lambda variable: variable.raw_value,
+    create_variable=lambda cls, value, metadata: cls(value, **metadata),
+    assign_variable=_assign_variable,
+)

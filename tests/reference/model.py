@@ -1,0 +1,380 @@
+"""The semantics of Weft's graphs, written down once more in plain Python.
+
+This is the oracle of the property tests: it is small, recursive and slow, and shares no code with
+the engine. It knows objects only through a `Kinds` table (see `kinds.py`), which says what is a
+node, what is a Variable, and how their children are read and written.
+
+Words are those of the architecture page: a *node* and a *Variable* have identity, a *pytree* is
+walked by value, a *leaf* is an array or a Variable's value, anything else is *static*.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+Path = tuple[Hashable, ...]
+
+
+# --- structure: what is left of a graph when its arrays and identities are taken out -------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """A value that belongs to the structure."""
+
+    value: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """A bare array; `index` is its place in the list of leaves."""
+
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Ref:
+    """A node or Variable that was met before."""
+
+    ref: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """First meeting with a Variable."""
+
+    ref: int
+    type: type
+    metadata: tuple[tuple[str, Static], ...]
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """First meeting with a node."""
+
+    ref: int
+    type: type
+    meta: Static
+    items: tuple[tuple[Hashable, Expr], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """A pytree, one level of it."""
+
+    treedef: Any
+    items: tuple[tuple[Hashable, Expr], ...]
+
+
+Expr = Static | Leaf | Ref | Cell | Node | Tree
+
+
+@dataclasses.dataclass
+class Walk:
+    """What a walk finds."""
+
+    root: Expr
+    leaves: list[Any] = dataclasses.field(default_factory=list)
+    leaf_paths: list[Path] = dataclasses.field(default_factory=list)
+    leaf_refs: list[int] = dataclasses.field(default_factory=list)
+    refs: list[Any] = dataclasses.field(default_factory=list)
+    ref_paths: list[Path] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeKind:
+    """How nodes of one type are read and written.
+
+    `children` gives keys and values in any order, `meta` the static remainder, `create` an empty
+    node, `assign` makes the given ones its only children.
+    """
+
+    children: Callable[[Any], Iterable[tuple[Hashable, Any]]]
+    meta: Callable[[Any], Hashable]
+    create: Callable[[type, Hashable], Any]
+    assign: Callable[[Any, list[tuple[Hashable, Any]]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kinds:
+    """What the oracle is told about the library under test."""
+
+    node_kind: Callable[[Any], NodeKind | None]
+    is_variable: Callable[[Any], bool]
+    metadata: Callable[[Any], Mapping[str, Any]]
+    value: Callable[[Any], Any]
+    create_variable: Callable[[type, Any, Mapping[str, Any]], Any]
+    assign_variable: Callable[[Any, Any, Mapping[str, Any]], None]
+
+
+# --- statics -------------------------------------------------------------------------------------
+
+
+def same_static(a: Any, b: Any) -> bool:
+    """Statics are equal if they are the same object, or equal values of one type."""
+    if a is b:
+        return True
+    return type(a) is type(b) and bool(a == b)
+
+
+def same(a: Expr, b: Expr) -> bool:
+    """Structural equality."""
+    return first_difference(a, b) is None
+
+
+def first_difference(a: Expr, b: Expr, path: Path = ()) -> Path | None:
+    """Path of the first place, in canonical order, where two structures part, or None."""
+    if type(a) is not type(b):
+        return path
+    match a:
+        case Static(value):
+            return None if same_static(value, b.value) else path
+        case Leaf():
+            return None
+        case Ref(ref):
+            return None if ref == b.ref else path
+        case Cell():
+            equal = a.type is b.type and len(a.metadata) == len(b.metadata)
+            equal = equal and all(
+                k == m and same_static(v.value, w.value)
+                for (k, v), (m, w) in zip(a.metadata, b.metadata, strict=False)
+            )
+            return None if equal else path
+        case Node():
+            if a.type is not b.type or not same_static(a.meta.value, b.meta.value):
+                return path
+            return _first_item_difference(a.items, b.items, path)
+        case Tree():
+            found = _first_item_difference(a.items, b.items, path)
+            return found if found is not None or a.treedef == b.treedef else path
+    raise AssertionError(a)
+
+
+def _first_item_difference(a: Any, b: Any, path: Path) -> Path | None:
+    ours, theirs = dict(a), dict(b)
+    for key in canonical(set(ours) | set(theirs)):
+        if key not in ours or key not in theirs:
+            return (*path, key)
+        found = first_difference(ours[key], theirs[key], (*path, key))
+        if found is not None:
+            return found
+    return None
+
+
+# --- walk ----------------------------------------------------------------------------------------
+
+
+def canonical(keys: Iterable[Hashable]) -> list[Any]:
+    """Keys in canonical order."""
+    return sorted(keys)  # type: ignore[type-var]
+
+
+def is_array(value: Any) -> bool:
+    """Arrays are leaves wherever they stand."""
+    return isinstance(value, jax.Array | np.ndarray | np.generic)
+
+
+def one_level(value: Any) -> tuple[list[tuple[Hashable, Any]], Any] | None:
+    """Keyed children and structure of a pytree, one level deep; None if `value` is no pytree."""
+    if value is None:
+        return None
+    items, treedef = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda x: x is not value)
+    if len(items) == 1 and items[0][1] is value:
+        return None
+    return [(key_name(path[0]), child) for path, child in items], treedef
+
+
+def key_name(entry: Any) -> Hashable:
+    """The bare key in one of JAX's key path entries."""
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return getattr(entry, attribute)
+    raise AssertionError(entry)
+
+
+def walk(root: Any, kinds: Kinds) -> Walk:
+    """Walk a graph in canonical order."""
+    result = Walk(Static(None))
+    seen: dict[int, int] = {}
+
+    def meet(value: Any, path: Path) -> int:
+        ref = seen[id(value)] = len(result.refs)
+        result.refs.append(value)
+        result.ref_paths.append(path)
+        return ref
+
+    def leaf(value: Any, path: Path, ref: int) -> int:
+        result.leaves.append(value)
+        result.leaf_paths.append(path)
+        result.leaf_refs.append(ref)
+        return len(result.leaves) - 1
+
+    def items(children: Iterable[tuple[Hashable, Any]], path: Path) -> Any:
+        return tuple((key, visit(child, (*path, key))) for key, child in children)
+
+    def visit(value: Any, path: Path) -> Expr:
+        if id(value) in seen:
+            return Ref(seen[id(value)])
+        if kinds.is_variable(value):
+            ref = meet(value, path)
+            metadata = tuple((k, Static(v)) for k, v in sorted(kinds.metadata(value).items()))
+            return Cell(ref, type(value), metadata, leaf(kinds.value(value), path, ref))
+        kind = kinds.node_kind(value)
+        if kind is not None:
+            ref = meet(value, path)
+            children = dict(kind.children(value))
+            ordered = [(key, children[key]) for key in canonical(children)]
+            return Node(ref, type(value), Static(kind.meta(value)), items(ordered, path))
+        if is_array(value):
+            return Leaf(leaf(value, path, -1))
+        level = one_level(value)
+        if level is None:
+            return Static(value)
+        return Tree(level[1], items(level[0], path))
+
+    result.root = visit(root, ())
+    return result
+
+
+# --- rebuild and scatter -------------------------------------------------------------------------
+
+
+def rebuild(structure: Expr, leaves: Sequence[Any], kinds: Kinds) -> tuple[Any, dict[int, Any]]:
+    """Fresh objects for a structure: the root, and the objects by reference id."""
+    return realize(structure, leaves, {}, kinds)
+
+
+def realize(
+    structure: Expr, leaves: Sequence[Any], existing: Mapping[int, Any], kinds: Kinds
+) -> tuple[Any, dict[int, Any]]:
+    """Objects for a structure; `existing` gives, by reference id, objects to reuse."""
+    made: dict[int, Any] = {}
+
+    def obtain(expr: Expr) -> None:
+        """First pass: every reference gets its object, still without content."""
+        match expr:
+            case Cell(ref, kind, metadata, index):
+                plain = {k: v.value for k, v in metadata}
+                made[ref] = existing.get(ref)
+                if made[ref] is None:
+                    made[ref] = kinds.create_variable(kind, leaves[index], plain)
+                else:
+                    kinds.assign_variable(made[ref], leaves[index], plain)
+            case Node(ref, cls, meta, items):
+                made[ref] = existing.get(ref)
+                if made[ref] is None:
+                    blank = cls.__new__(cls)
+                    kind = kinds.node_kind(blank)
+                    assert kind is not None
+                    made[ref] = kind.create(cls, meta.value)
+                for _, child in items:
+                    obtain(child)
+            case Tree(_, items):
+                for _, child in items:
+                    obtain(child)
+
+    def fill(expr: Expr) -> Any:
+        """Second pass: content."""
+        match expr:
+            case Static(value):
+                return value
+            case Leaf(index):
+                return leaves[index]
+            case Ref(ref) | Cell(ref):
+                return made[ref]
+            case Node(ref, _, _, items):
+                children = [(key, fill(child)) for key, child in items]
+                kind = kinds.node_kind(made[ref])
+                assert kind is not None
+                kind.assign(made[ref], children)
+                return made[ref]
+            case Tree(treedef, items):
+                return jax.tree_util.tree_unflatten(treedef, [fill(child) for _, child in items])
+        raise AssertionError(expr)
+
+    obtain(structure)
+    return fill(structure), made
+
+
+def scatter(after: Walk, inner: Sequence[Any], outer: Sequence[Any], kinds: Kinds) -> Any:
+    """Make the outer objects what the inner ones have become, and return the outer root.
+
+    `inner[i]` is the stand-in for `outer[i]`; `after` is a walk of the inner objects when the
+    user's function is done. Inner objects that stand for nothing get new outer objects.
+    """
+    twin = {id(i): o for i, o in zip(inner, outer, strict=True)}
+    existing = {ref: twin[id(o)] for ref, o in enumerate(after.refs) if id(o) in twin}
+    return realize(after.root, after.leaves, existing, kinds)[0]
+
+
+def changed_leaves(before: Walk, after: Walk) -> list[int]:
+    """Leaves of `after` that hold no array that came in with `before`, by identity."""
+    known = {id(leaf) for leaf in before.leaves}
+    return [i for i, leaf in enumerate(after.leaves) if id(leaf) not in known]
+
+
+# --- filters -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What a filter sees of one leaf."""
+
+    path: Path
+    value: Any  # the Variable that owns the leaf, or the bare array
+    tag: Any
+
+
+def matches(description: Any, entry: Entry) -> bool:
+    """Whether a filter selects a leaf.
+
+    Filters are described by tuples, so that the model needs none of the library's filter types:
+    ``("all",)``, ``("none",)``, ``("type", T)``, ``("tag", t)``, ``("contains", key)``,
+    ``("not", f)``, ``("any", f, …)``, ``("every", f, …)``, ``("call", predicate of the path)``.
+    """
+    head, *rest = description
+    match head:
+        case "all":
+            return True
+        case "none":
+            return False
+        case "type":
+            return isinstance(entry.value, rest[0])
+        case "tag":
+            return entry.tag is not None and entry.tag == rest[0]
+        case "contains":
+            return rest[0] in entry.path
+        case "not":
+            return not matches(rest[0], entry)
+        case "any":
+            return any(matches(f, entry) for f in rest)
+        case "every":
+            return all(matches(f, entry) for f in rest)
+        case "call":
+            return rest[0](entry.path)
+    raise AssertionError(head)
+
+
+def partition(descriptions: Sequence[Any], entries: Sequence[Entry]) -> list[int]:
+    """For each leaf the first filter that selects it, or -1."""
+    return [
+        next((i for i, f in enumerate(descriptions) if matches(f, entry)), -1) for entry in entries
+    ]
+
+
+def entries(found: Walk, kinds: Kinds) -> list[Entry]:
+    """What filters see of the leaves of a walk."""
+    out = []
+    for path, ref, leaf in zip(found.leaf_paths, found.leaf_refs, found.leaves, strict=True):
+        if ref < 0:
+            out.append(Entry(path, leaf, None))
+        else:
+            variable = found.refs[ref]
+            out.append(Entry(path, variable, kinds.metadata(variable).get("tag")))
+    return out
