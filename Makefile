@@ -25,7 +25,7 @@ endef
 # $(call editable,DIRECTORY): Python files are used where they are, the extension is rebuilt incrementally.
 define editable
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-		-C build-dir=build/$(1) -C cmake.define.WEFT_WERROR=ON --editable .
+		-C build-dir=build/$(patsubst .%,%,$(1)) -C cmake.define.WEFT_WERROR=ON --editable .
 endef
 
 .DEFAULT_GOAL := help

@@ -1,0 +1,158 @@
+"""Install the wheels of dist/ in fresh environments and run the whole suite on what was installed.
+
+Run by `make test-wheels`. No environment has a compiler on its PATH, and the suite runs from a copy that
+holds tests and documentation but no source tree, so that `import weft` can only find the installed package.
+One more environment builds from the sdist, with a compiler.
+"""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from interpreters import find_interpreter
+from project import requirements
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "dist"
+COPIED = ("tests", "docs", "examples", "README.md", "pyproject.toml")
+COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "make", "zig")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An environment: Python version, jax requirement, and whether to build from the sdist."""
+
+    python: str
+    jax: str
+    from_sdist: bool = False
+
+    def __str__(self) -> str:
+        source = "sdist" if self.from_sdist else "wheel"
+        return f"Python {self.python}, {self.jax}, {source}"
+
+
+SETUPS = (
+    Setup("3.11", "jax==0.10.*"),
+    Setup("3.12", "jax"),
+    Setup("3.13", "jax"),
+    Setup("3.11", "jax==0.8.0"),
+    Setup("3.12", "jax==0.8.0"),
+    Setup("3.11", "jax==0.10.*", from_sdist=True),
+)
+HERE = Setup(".".join(platform.python_version_tuple()[:2]), "jax")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--here", action="store_true", help="only this Python with the newest jax")
+    parser.add_argument("--jobs", default="2", help="pytest processes")
+    parser.add_argument("--python", help="only setups with this Python")
+    parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
+    options = parser.parse_args()
+    setups = [HERE] if options.here else SETUPS
+    if options.python:
+        setups = [setup for setup in setups if setup.python == options.python]
+
+    results = {}
+    for setup in setups:
+        print(f"== {setup}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="weft-test-") as scratch:
+            results[setup] = test(setup, Path(scratch), options.jobs, options.pytest)
+    print("== Summary")
+    for setup, (passed, closing) in results.items():
+        print(f"{'passed' if passed else 'FAILED'}  {setup}: {closing}")
+    sys.exit(0 if all(passed for passed, _ in results.values()) else 1)
+
+
+def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tuple[bool, str]:
+    """Run everything in one fresh environment: (passed, pytest's closing line)."""
+    env = bare_environment(scratch, compiler=setup.from_sdist)
+    python = str(scratch / "env/bin/python")
+    run([find_interpreter(setup.python), "-m", "venv", str(scratch / "env")], scratch, env)
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if setup.from_sdist:
+        (package,) = DIST.glob("weft-*.tar.gz")
+        pick = [str(package)]
+    else:
+        pick = ["--no-index", "--find-links", str(DIST), "--no-deps", "weft"]
+    run([*install, setup.jax, *requirements("runtime"), *requirements("test")], scratch, env)
+    run([*install, *pick], scratch, env)
+    env["PATH"] = bare_path(scratch)
+
+    for name in COPIED:
+        source, target = ROOT / name, scratch / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, target)
+    try:
+        run([python, "-m", "weft"], scratch, env)
+        installed = output([python, "-c", "import weft; print(weft.__file__)"], scratch, env)
+        if not Path(installed).is_relative_to(scratch / "env"):
+            sys.exit(f"not the installed package: {installed}")
+    except subprocess.CalledProcessError:
+        return False, "python -m weft failed"
+
+    command = [python, "-m", "pytest", "-q", "-n", jobs, "-p", "no:cacheprovider", "--doctest-modules"]
+    command += pytest_args or ["tests", "--pyargs", "weft"]
+    process = subprocess.Popen(command, cwd=scratch, env=env, stdout=subprocess.PIPE, text=True)
+    closing = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        if re.search(r"\d+ (passed|failed|error)", line):
+            closing = line.strip()
+    return process.wait() == 0, closing or "pytest said nothing"
+
+
+def bare_environment(scratch: Path, compiler: bool) -> dict[str, str]:
+    """No PYTHONPATH, no active environment, and no compiler unless asked for."""
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CC", "CXX")}
+    return env | {
+        "PATH": os.environ["PATH"] if compiler else bare_path(scratch),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def bare_path(scratch: Path) -> str:
+    """A PATH of one directory, holding the usual tools but nothing that compiles."""
+    tools = scratch / "path"
+    if not tools.exists():
+        tools.mkdir()
+        for directory in ("/bin", "/usr/bin"):
+            for tool in Path(directory).iterdir():
+                link = tools / tool.name
+                if not link.exists() and not is_compiler(tool.name):
+                    link.symlink_to(tool)
+    for name in COMPILERS:
+        if shutil.which(name, path=str(tools)):
+            sys.exit(f"{name} is still on the PATH")
+    return str(tools)
+
+
+def is_compiler(name: str) -> bool:
+    """True for `g++`, `x86_64-linux-gnu-gcc-12`, `c99` and their like."""
+    return re.search(r"(^|-)(cc|c\+\+|cpp|gcc|g\+\+|clang|clang\+\+|c89|c99|ld|as)(-[\d.]+)?$", name) is not None or (
+        name in COMPILERS
+    )
+
+
+def run(command: list[str], cwd: Path, env: dict[str, str]) -> None:
+    print("+", *command, flush=True)
+    subprocess.run(command, cwd=cwd, env=env, check=True)
+
+
+def output(command: list[str], cwd: Path, env: dict[str, str]) -> str:
+    return subprocess.run(command, cwd=cwd, env=env, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

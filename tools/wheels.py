@@ -1,0 +1,160 @@
+"""Build the wheels and the sdist into dist/, repaired for manylinux and checked. Run by `make wheels`.
+
+Each wheel is built from the sdist, twice and in different directories, and both builds must give the same
+bytes. Zig's compiler links against the glibc that jaxlib's own wheels ask for, on any Linux host, and
+cross-compiles for aarch64.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+from interpreters import find_interpreter
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "dist"
+GLIBC = "2.27"
+"""What jaxlib's wheels are tagged with (manylinux_2_27)."""
+MAX_BYTES = 1_000_000
+PYTHONS = ("3.11", "3.12")
+"""The 3.12 wheel uses the stable ABI and serves later versions too."""
+ARCHES = ("x86_64", "aarch64")
+SOURCE_DATE_EPOCH = "1735689600"
+SHIPPED = ("weft/__init__.py", "weft/_core.pyi", "weft/py.typed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", nargs="+", default=PYTHONS, help="versions to build with")
+    parser.add_argument("--arch", nargs="+", default=ARCHES, choices=ARCHES)
+    parser.add_argument("--here", action="store_true", help="one wheel, for this Python and machine")
+    parser.add_argument("--once", action="store_true", help="do not build twice to compare")
+    options = parser.parse_args()
+    if options.here:
+        options.python, options.arch = [platform.python_version()], [platform.machine()]
+
+    shutil.rmtree(DIST, ignore_errors=True)
+    DIST.mkdir()
+    sdist = build_sdist(DIST)
+    for version in options.python:
+        for arch in options.arch:
+            wheel = build_wheel(sdist, version, arch, DIST)
+            check_wheel(wheel)
+            if not options.once:
+                check_same_again(wheel, sdist, version, arch)
+    run(sys.executable, "-m", "twine", "check", "--strict", *sorted(map(str, DIST.iterdir())))
+    for file in sorted(DIST.iterdir()):
+        print(f"{file.name}  {file.stat().st_size:,} bytes")
+
+
+def build_sdist(into: Path) -> Path:
+    """Build the sdist, twice, from the files that git does not ignore."""
+    digests = set()
+    for _ in range(2):
+        run(sys.executable, "-m", "build", "--sdist", "--outdir", str(into), str(ROOT), env=fixed())
+        (sdist,) = into.glob("*.tar.gz")
+        digests.add(digest(sdist))
+    require(len(digests) == 1, f"{sdist.name}: two builds differ")
+    return sdist
+
+
+def build_wheel(sdist: Path, version: str, arch: str, into: Path) -> Path:
+    """Build one wheel from the sdist and repair it; the result lies in `into`."""
+    python = find_interpreter(version)
+    with tempfile.TemporaryDirectory(prefix="weft-wheel-") as scratch:
+        raw = Path(scratch, "raw")
+        run(
+            *(python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
+            *("--no-deps", "--no-cache-dir", "--wheel-dir", str(raw), str(sdist)),
+            env=toolchain(Path(scratch), python, version, arch),
+        )
+        (unrepaired,) = raw.iterdir()
+        repaired = Path(scratch, "repaired")
+        run(
+            *(sys.executable, "-m", "auditwheel", "repair", "--only-plat"),
+            *("--plat", f"manylinux_{GLIBC.replace('.', '_')}_{arch}"),
+            *("--wheel-dir", str(repaired), str(unrepaired)),
+            env=fixed(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"),
+        )
+        (wheel,) = repaired.iterdir()
+        return Path(shutil.move(wheel, into / wheel.name))
+
+
+def toolchain(scratch: Path, python: str, version: str, arch: str) -> dict[str, str]:
+    """Environment of a build: Zig as compiler, archiver and linker, for one target."""
+    zig = scratch / "zig"
+    zig.mkdir()
+    tools = {
+        "c++": f"c++ -target {arch}-linux-gnu.{GLIBC} -mcpu=baseline -ffile-prefix-map={scratch}=.",
+        "ar": "ar",
+        "ranlib": "ranlib",
+    }
+    for name, command in tools.items():
+        script = zig / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang {command} "$@"\n')
+        script.chmod(0o755)
+    cmake = [f"-DCMAKE_{kind}={zig / name}" for kind, name in
+             {"CXX_COMPILER": "c++", "AR": "ar", "RANLIB": "ranlib"}.items()]
+    env = fixed(TMPDIR=str(scratch), ZIG_GLOBAL_CACHE_DIR=str(ROOT / "build" / "zig"))
+    if arch != platform.machine():
+        cmake += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={arch}"]
+        env["_PYTHON_HOST_PLATFORM"] = f"linux-{arch}"
+        tag = "".join(version.split(".")[:2])
+        env["SETUPTOOLS_EXT_SUFFIX"] = f".cpython-{tag}-{arch}-linux-gnu.so"
+    return env | {"CMAKE_ARGS": " ".join(cmake), "SKBUILD_CMAKE_DEFINE": "WEFT_WERROR=ON"}
+
+
+def check_wheel(wheel: Path) -> None:
+    """Size, contents, stripped symbols, and that only the stable ABI is used where the name says so."""
+    require(wheel.stat().st_size < MAX_BYTES, f"{wheel.name} is not under {MAX_BYTES:,} bytes")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        missing = [name for name in SHIPPED if name not in names]
+        require(not missing, f"{wheel.name} lacks {missing}")
+        extensions = [name for name in names if name.endswith(".so")]
+        require(len(extensions) == 1, f"{wheel.name} should hold one extension: {extensions}")
+        with archive.open(extensions[0]) as file:
+            symbols = ELFFile(file).get_section_by_name(".symtab")
+        require(symbols is None, f"{extensions[0]} is not stripped")
+    run(sys.executable, "-m", "check_wheel_contents", str(wheel))
+    if "-abi3-" in wheel.name:
+        run(sys.executable, "-m", "abi3audit", "--strict", "--report", str(wheel))
+
+
+def check_same_again(wheel: Path, sdist: Path, version: str, arch: str) -> None:
+    """Build once more, elsewhere, and compare the bytes."""
+    with tempfile.TemporaryDirectory(prefix="weft-again-") as elsewhere:
+        again = build_wheel(sdist, version, arch, Path(elsewhere))
+        require(digest(again) == digest(wheel), f"{wheel.name}: two builds differ")
+    print(f"{wheel.name}: two builds, same bytes, sha256 {digest(wheel)}")
+
+
+def fixed(**extra: str) -> dict[str, str]:
+    """The environment, with whatever would make two builds differ set to fixed values."""
+    return os.environ | {"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH, "PYTHONHASHSEED": "0"} | extra
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def run(*command: str, env: dict[str, str] | None = None) -> None:
+    print("+", *command, flush=True)
+    subprocess.run(command, check=True, env=env)
+
+
+def require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        sys.exit(otherwise)
+
+
+if __name__ == "__main__":
+    main()
