@@ -1,0 +1,4 @@
+#include "dispatch/dispatcher.h"
+namespace weft {
+void bind_dispatcher(nb::module_ &) {}
+}  // namespace weft

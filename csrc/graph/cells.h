@@ -1,0 +1,47 @@
+// The three object layouts the engine touches directly: Variables, graph nodes, and detached Variable states.
+#pragma once
+
+#include "python_compat.h"
+
+namespace weft {
+
+// A mutable cell. Invariant: `value` and `trace` are owned and never null once constructed; `metadata` is an owned dict
+// that nobody mutates in place, or null when empty, so pointer equality of metadata implies equality.
+struct VariableCell {
+  PyObject_HEAD PyObject *value;
+  PyObject *metadata;
+  PyObject *trace;
+};
+
+// A graph node: its attributes live in the `__dict__` that Python subclasses add. Invariant: `trace` is owned and
+// non-null once constructed.
+struct ObjectNode {
+  PyObject_HEAD PyObject *trace;
+};
+
+// One entry of a State. Invariant: `type` and `value` are owned and non-null; `metadata` as in VariableCell.
+struct VariableState {
+  PyObject_HEAD PyObject *type;
+  PyObject *value;
+  PyObject *metadata;
+};
+
+extern PyTypeObject *variable_cell_type;
+extern PyTypeObject *object_node_type;
+extern PyTypeObject *variable_state_type;
+
+inline VariableCell *as_cell(PyObject *object) { return reinterpret_cast<VariableCell *>(object); }
+inline ObjectNode *as_node(PyObject *object) { return reinterpret_cast<ObjectNode *>(object); }
+inline VariableState *as_state(PyObject *object) { return reinterpret_cast<VariableState *>(object); }
+
+// Fresh instances that skip the user's `__new__` and `__init__`.
+nb::object new_variable(PyTypeObject *type, PyObject *value, PyObject *metadata, PyObject *trace);
+nb::object new_node(PyTypeObject *type, PyObject *trace);
+nb::object new_variable_state(PyObject *type, PyObject *value, PyObject *metadata);
+
+// Null for an absent or empty metadata dict, the dict itself otherwise (borrowed).
+PyObject *normalized_metadata(PyObject *metadata);
+
+void bind_cells(nb::module_ &m);
+
+}  // namespace weft

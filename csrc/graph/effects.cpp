@@ -1,0 +1,469 @@
+#include "graph/effects.h"
+
+#include <nanobind/stl/string.h>
+
+#include "graph/cells.h"
+#include "graph/statics.h"
+#include "graph/transaction.h"
+#include "settings.h"
+
+namespace weft {
+namespace {
+
+nb::object *g_effects_type = nullptr;
+
+// Compares how a call left its references with how it found them, and decides where every leaf comes from.
+class Comparer {
+ public:
+  Comparer(Effects &effects, const LeafSource &in_leaves, const std::vector<nb::object> &after_leaves,
+           const std::vector<bool> &keep)
+      : effects_(effects),
+        before_(effects.before_def()),
+        after_(effects.after_def()),
+        in_leaves_(in_leaves),
+        after_leaves_(after_leaves),
+        keep_(keep),
+        placed_(after_.n_leaves(), false) {
+    effects_.origins.assign(after_.n_leaves(), {false, 0});
+    effects_.input_of.assign(after_.n_leaves(), kNone);
+  }
+
+  void run() {
+    for (uint32_t r = 0; r < before_.n_refs(); ++r) reference(r);
+    for (uint32_t leaf = 0; leaf < after_.n_leaves(); ++leaf) {
+      if (!placed_[leaf]) output(leaf);
+    }
+    for (size_t at = after_.root_begin; at < after_.items.size(); ++at) {
+      if (after_.items[at].op == Op::Ref) effects_.result_has_refs = true;
+    }
+  }
+
+ private:
+  void reference(uint32_t r) {
+    const RefDef &was = before_.refs[r], &is = after_.refs[r];
+    if (before_.constant(was.type) != after_.constant(is.type)) {
+      raise_graph_error(ref_paths(before_)[r], "changed its class inside a transform, which cannot be carried over");
+    }
+    if (was.kind == Kind::Variable) {
+      if (!continues(was.leaf, is.leaf)) effects_.changed_values.push_back(r);
+      if (!metadata_equal(before_.constant(was.extra), after_.constant(is.extra)))
+        effects_.changed_metadata.push_back(r);
+      return;
+    }
+    if (was.kind == Kind::Custom && !static_equal(before_.constant(was.extra), after_.constant(is.extra))) {
+      raise_graph_error(
+          ref_paths(before_)[r],
+          "is a registered node whose static part changed inside a transform; keep what changes in children");
+    }
+    attributes(r, was, is);
+  }
+
+  void attributes(uint32_t r, const RefDef &was, const RefDef &is) {
+    bool same_keys = constant_equal(ConstantKind::Keys, before_.constant(was.keys), after_.constant(is.keys));
+    nb::dict positions;
+    if (!same_keys) {
+      for (uint32_t c = 0; c < was.n_children; ++c) positions[key(before_, was, c)] = nb::int_(c);
+    }
+    for (uint32_t c = 0; c < is.n_children; ++c) {
+      uint32_t old = c;
+      if (!same_keys) {
+        nb::handle name = key(after_, is, c);
+        if (!positions.contains(name)) {
+          effects_.sets.push_back({r, c});
+          continue;
+        }
+        old = nb::cast<uint32_t>(positions[name]);
+        PyDict_DelItem(positions.ptr(), name.ptr());
+      }
+      if (!child_continues(before_.child_items[was.children + old], after_.child_items[is.children + c])) {
+        effects_.sets.push_back({r, c});
+      }
+    }
+    if (same_keys) return;
+    for (auto [name, position] : positions) effects_.removals.push_back({r, nb::cast<uint32_t>(position)});
+  }
+
+  static nb::handle key(const GraphDef &def, const RefDef &ref, uint32_t child) {
+    return py::tuple_item(def.constant(ref.keys), static_cast<Py_ssize_t>(child));
+  }
+
+  // True if the expression is the same and all its leaves stay.
+  bool child_continues(uint32_t was, uint32_t is) {
+    uint32_t was_end = before_.skip(was), is_end = after_.skip(is);
+    if (was_end - was != is_end - is) return false;
+    for (uint32_t i = 0; was + i < was_end; ++i) {
+      if (!same_item(before_.items[was + i], after_.items[is + i])) return false;
+    }
+    bool all = true;
+    for (uint32_t i = 0; was + i < was_end; ++i) {
+      const Item &old = before_.items[was + i];
+      if (old.op == Op::Leaf && !continues(old.n, after_.items[is + i].n)) all = false;
+    }
+    return all;
+  }
+
+  bool same_item(const Item &was, const Item &is) const {
+    if (was.op != is.op) return false;
+    switch (was.op) {
+      case Op::Leaf:
+      case Op::None:
+        return true;
+      case Op::Ref:
+      case Op::Tuple:
+      case Op::List:
+        return was.n == is.n;
+      case Op::Static:
+      case Op::Dict:
+      case Op::NamedTuple:
+      case Op::Pytree:
+        return was.n == is.n && constant_equal(before_.constant_kinds[was.constant], before_.constant(was.constant),
+                                               after_.constant(is.constant));
+    }
+    return false;
+  }
+
+  // Records that leaf `is` stands where input leaf `was` stood; true if it still holds that input.
+  bool continues(uint32_t was, uint32_t is) {
+    effects_.input_of[is] = was;
+    placed_[is] = true;
+    if (keep_[was] && after_leaves_[is].ptr() == in_leaves_[was]) {
+      effects_.origins[is] = {false, was};
+      return true;
+    }
+    output(is);
+    return false;
+  }
+
+  void output(uint32_t leaf) {
+    effects_.origins[leaf] = {true, effects_.n_out()};
+    effects_.out_leaf.push_back(leaf);
+  }
+
+  Effects &effects_;
+  const GraphDef &before_, &after_;
+  const LeafSource &in_leaves_;
+  const std::vector<nb::object> &after_leaves_;
+  const std::vector<bool> &keep_;
+  std::vector<bool> placed_;
+};
+
+PyObject *origin_value(const LeafOrigin &origin, const LeafSource &in_leaves, const LeafSource &out_leaves) {
+  const LeafSource &source = origin.is_output ? out_leaves : in_leaves;
+  if (origin.index >= source.size()) throw nb::value_error("apply_effects: too few leaves");
+  return source[origin.index];
+}
+
+LeafSource leaf_values(const Effects &effects, const LeafSource &in_leaves, const LeafSource &out_leaves) {
+  LeafSource values;
+  values.reserve(effects.origins.size());
+  for (const LeafOrigin &origin : effects.origins) values.push_back(origin_value(origin, in_leaves, out_leaves));
+  return values;
+}
+
+void scatter_values(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &in_leaves,
+                    const LeafSource &out_leaves, Transaction &transaction) {
+  const GraphDef &after = effects.after_def();
+  for (uint32_t r : effects.changed_values) {
+    transaction.set_value(refs[r].ptr(), origin_value(effects.origins[after.refs[r].leaf], in_leaves, out_leaves));
+  }
+}
+
+nb::object apply_structure(const Effects &effects, const std::vector<nb::object> &known, const LeafSource &in_leaves,
+                           const LeafSource &out_leaves, const nb::object &trace) {
+  const GraphDef &before = effects.before_def(), &after = effects.after_def();
+  LeafSource leaves = leaf_values(effects, in_leaves, out_leaves);
+  std::vector<nb::object> refs = known;
+  for (uint32_t r = effects.n_known(); r < after.n_refs(); ++r) {
+    PyObject *value = after.refs[r].kind == Kind::Variable ? leaves[after.refs[r].leaf] : nullptr;
+    refs.push_back(new_reference(after, r, value, trace.ptr()));
+  }
+  for (uint32_t r = effects.n_known(); r < after.n_refs(); ++r) fill_node(after, r, refs[r], leaves, refs);
+  std::vector<nb::object> values;
+  for (const AttributeChange &set : effects.sets) {
+    values.push_back(
+        build_expression(after, after.child_items[after.refs[set.ref].children + set.child], leaves, refs));
+  }
+  nb::object result = build_expression(after, after.root_begin, leaves, refs);
+
+  // From here on the caller's objects change.
+  Transaction transaction;
+  auto change = [&](uint32_t r, PyObject *key, PyObject *value) {
+    const NodeType *info = node_type(after.ref_type(r));
+    if (info->kind == Kind::Object) {
+      transaction.set_item(py::instance_dict(refs[r].ptr()), key, value);
+      return;
+    }
+    nb::object old;
+    for (nb::handle entry : nb::object(nb::object(info->flatten(refs[r]))[0])) {
+      if (PyObject_RichCompareBool(nb::object(entry[0]).ptr(), key, Py_EQ) == 1) old = entry[1];
+    }
+    transaction.set_custom(info, refs[r], key, old.ptr(), value);
+  };
+  auto key_at = [](const GraphDef &def, const AttributeChange &at) {
+    return py::tuple_item(def.constant(def.refs[at.ref].keys), static_cast<Py_ssize_t>(at.child));
+  };
+  for (size_t i = 0; i < effects.sets.size(); ++i)
+    change(effects.sets[i].ref, key_at(after, effects.sets[i]), values[i].ptr());
+  for (const AttributeChange &removal : effects.removals) change(removal.ref, key_at(before, removal), nullptr);
+  for (uint32_t r : effects.changed_metadata)
+    transaction.set_metadata(refs[r].ptr(), after.constant(after.refs[r].extra));
+  scatter_values(effects, refs, in_leaves, out_leaves, transaction);
+  transaction.commit();
+  return result;
+}
+
+// ---- descriptions for Python ----------------------------------------------------------------------------------------
+
+// Paths of the leaves of `after`: below known references by the path these had before, in the result by position.
+std::vector<nb::object> after_paths(const Effects &effects) {
+  const GraphDef &before = effects.before_def(), &after = effects.after_def();
+  std::vector<nb::object> paths(after.n_leaves()), ref_path(after.n_refs());
+  std::vector<bool> defined(after.n_refs(), false);
+  nb::tuple known = ref_paths(before);
+  auto expression = [&](uint32_t begin, const nb::list &base) {
+    struct Level {
+      const Item *item;
+      uint32_t next;
+    };
+    std::vector<Level> levels;
+    uint32_t end = after.skip(begin);
+    for (uint32_t at = begin; at < end; ++at) {
+      while (!levels.empty() && levels.back().next == levels.back().item->n) levels.pop_back();
+      const Item &item = after.items[at];
+      if (!levels.empty()) ++levels.back().next;
+      if (item.op == Op::Leaf || item.op == Op::Ref) {
+        nb::list path;
+        for (nb::handle key : base) path.append(key);
+        for (const Level &level : levels) {
+          uint32_t index = level.next - 1;
+          PyObject *keys = level.item->op == Op::Dict ? after.constant(level.item->constant)
+                           : level.item->op == Op::NamedTuple || level.item->op == Op::Pytree
+                               ? after.constant(level.item->constant + 1)
+                               : nullptr;
+          path.append(keys != nullptr ? nb::borrow<nb::object>(py::tuple_item(keys, static_cast<Py_ssize_t>(index)))
+                                      : nb::object(nb::int_(index)));
+        }
+        nb::object done = nb::tuple(path);
+        if (item.op == Op::Leaf) paths[item.n] = done;
+        if (item.op == Op::Ref && !ref_path[item.n].is_valid()) ref_path[item.n] = done;
+      }
+      if (item.op >= Op::Tuple) levels.push_back({&item, 0});
+    }
+  };
+  std::vector<uint32_t> order;
+  for (uint32_t r = 0; r < effects.n_known(); ++r) {
+    ref_path[r] = known[r];
+    order.push_back(r);
+  }
+  auto define = [&](uint32_t r) {
+    const RefDef &ref = after.refs[r];
+    if (ref.kind == Kind::Variable) {
+      paths[ref.leaf] = ref_path[r];
+      return;
+    }
+    PyObject *transparent = node_type(after.ref_type(r))->transparent.ptr();
+    for (uint32_t c = 0; c < ref.n_children; ++c) {
+      nb::list base;
+      for (nb::handle key : ref_path[r]) base.append(key);
+      PyObject *key = py::tuple_item(after.constant(ref.keys), static_cast<Py_ssize_t>(c));
+      if (key != transparent) base.append(nb::borrow<nb::object>(key));
+      expression(after.child_items[ref.children + c], base);
+    }
+  };
+  for (uint32_t r : order) define(r);
+  for (uint32_t r = 0; r < effects.n_known(); ++r) defined[r] = true;
+  nb::list root_base;
+  expression(after.root_begin, root_base);
+  // New references get their path from whoever reaches them first; one pass per generation of new references.
+  for (bool progress = true; progress;) {
+    progress = false;
+    for (uint32_t r = effects.n_known(); r < after.n_refs(); ++r) {
+      if (defined[r] || !ref_path[r].is_valid()) continue;
+      defined[r] = progress = true;
+      define(r);
+    }
+  }
+  return paths;
+}
+
+nb::object outputs(const Effects &effects) {
+  const GraphDef &after = effects.after_def();
+  std::vector<nb::object> paths = after_paths(effects);
+  std::vector<bool> in_result(after.n_leaves(), false);
+  std::vector<uint32_t> position(after.n_leaves(), 0);
+  uint32_t count = 0;
+  for (size_t at = after.root_begin; at < after.items.size(); ++at) {
+    if (after.items[at].op != Op::Leaf) continue;
+    in_result[after.items[at].n] = true;
+    position[after.items[at].n] = count++;
+  }
+  nb::list rows;
+  for (uint32_t leaf : effects.out_leaf) {
+    nb::object path = paths[leaf].is_valid() ? paths[leaf] : nb::make_tuple();
+    if (in_result[leaf]) {
+      rows.append(nb::make_tuple("result", position[leaf], path));
+    } else if (effects.input_of[leaf] != kNone) {
+      rows.append(nb::make_tuple("leaf", effects.input_of[leaf], path));
+    } else {
+      rows.append(nb::make_tuple("new", -1, path));
+    }
+  }
+  return nb::tuple(rows);
+}
+
+nb::object output_types(const Effects &effects) {
+  const GraphDef &after = effects.after_def();
+  nb::list rows;
+  for (uint32_t leaf : effects.out_leaf) {
+    uint32_t owner = after.leaf_owner[leaf];
+    rows.append(owner == kNone ? nb::none() : nb::borrow<nb::object>(after.constant(after.refs[owner].type)));
+  }
+  return nb::tuple(rows);
+}
+
+nb::object output_metadata(const Effects &effects) {
+  const GraphDef &after = effects.after_def();
+  nb::list rows;
+  for (uint32_t leaf : effects.out_leaf) {
+    uint32_t owner = after.leaf_owner[leaf];
+    PyObject *metadata = owner == kNone ? nullptr : after.constant(after.refs[owner].extra);
+    if (owner == kNone) {
+      rows.append(nb::none());
+    } else {
+      rows.append(metadata != nullptr ? nb::borrow<nb::object>(metadata) : nb::object(nb::dict()));
+    }
+  }
+  return nb::tuple(rows);
+}
+
+nb::object final_leaves(const Effects &effects) {
+  std::vector<LeafOrigin> finals;
+  for (uint32_t i = 0; i < effects.before_def().n_leaves(); ++i) finals.push_back({false, i});
+  for (size_t leaf = 0; leaf < effects.origins.size(); ++leaf) {
+    if (effects.input_of[leaf] != kNone) finals[effects.input_of[leaf]] = effects.origins[leaf];
+  }
+  nb::list rows;
+  for (const LeafOrigin &origin : finals) rows.append(nb::make_tuple(origin.is_output, origin.index));
+  return nb::tuple(rows);
+}
+
+int traverse(PyObject *self, visitproc visit, void *arg) {
+  Py_VISIT(Py_TYPE(self));
+  if (!nb::inst_ready(self)) return 0;
+  Effects *effects = nb::inst_ptr<Effects>(self);
+  Py_VISIT(effects->before.ptr());
+  Py_VISIT(effects->after.ptr());
+  return 0;
+}
+
+PyType_Slot effects_slots[] = {{Py_tp_traverse, reinterpret_cast<void *>(traverse)}, {0, nullptr}};
+
+std::vector<nb::object> to_objects(nb::handle sequence) {
+  std::vector<nb::object> result;
+  for (nb::handle item : sequence) result.push_back(nb::borrow<nb::object>(item));
+  return result;
+}
+
+LeafSource borrow_all(const std::vector<nb::object> &objects) {
+  LeafSource source;
+  source.reserve(objects.size());
+  for (const nb::object &object : objects) source.push_back(object.ptr());
+  return source;
+}
+
+std::vector<bool> keep_mask(nb::handle keep, size_t n) {
+  if (nb::isinstance<nb::bool_>(keep)) return std::vector<bool>(n, nb::cast<bool>(keep));
+  std::vector<bool> mask;
+  for (nb::handle entry : keep) mask.push_back(nb::cast<bool>(entry));
+  if (mask.size() != n) throw nb::value_error("trace_effects: one keep flag per leaf is needed");
+  return mask;
+}
+
+}  // namespace
+
+nb::object new_effects() {
+  nb::object object = nb::inst_alloc(*g_effects_type);
+  new (nb::inst_ptr<Effects>(object)) Effects();
+  nb::inst_mark_ready(object);
+  return object;
+}
+
+Effects &effects_of(nb::handle object) {
+  if (!object.type().is(*g_effects_type)) throw nb::type_error("expected an Effects");
+  return *nb::inst_ptr<Effects>(object);
+}
+
+nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const LeafSource &in_leaves,
+                         nb::handle result, const std::vector<bool> &keep, std::vector<nb::object> &outputs) {
+  Walker walker;
+  walker.walk_known(std::move(refs), graphdef_of(before));
+  walker.root(result.ptr(), Outside::Call, nb::make_tuple(nb::str("result")));
+  walker.finish();
+  nb::object object = new_effects();
+  Effects &effects = effects_of(object);
+  effects.before = std::move(before);
+  effects.after = walker.graphdef;
+  Comparer(effects, in_leaves, walker.leaves, keep).run();
+  for (uint32_t leaf : effects.out_leaf) outputs.push_back(walker.leaves[leaf]);
+  return object;
+}
+
+nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &in_leaves,
+                         const LeafSource &out_leaves) {
+  if (refs.size() != effects.n_known() || out_leaves.size() != effects.n_out()) {
+    throw nb::value_error("apply_effects: wrong number of references or output leaves");
+  }
+  nb::object trace = current_trace();
+  for (uint32_t r : effects.changed_values) check_owner(refs[r], trace);
+  for (uint32_t r : effects.changed_metadata) check_owner(refs[r], trace);
+  for (const auto *changes : {&effects.sets, &effects.removals}) {
+    for (const AttributeChange &change : *changes) check_owner(refs[change.ref], trace);
+  }
+  if (!effects.values_only()) return apply_structure(effects, refs, in_leaves, out_leaves, trace);
+  const GraphDef &after = effects.after_def();
+  nb::object result;
+  if (after.items[after.root_begin].op == Op::None) {
+    result = nb::none();
+  } else {
+    result = build_expression(after, after.root_begin, leaf_values(effects, in_leaves, out_leaves), refs);
+  }
+  Transaction transaction;
+  scatter_values(effects, refs, in_leaves, out_leaves, transaction);
+  transaction.commit();
+  return result;
+}
+
+void bind_effects(nb::module_ &m) {
+  nb::class_<Effects> cls(m, "Effects", nb::type_slots(effects_slots), nb::is_final());
+  g_effects_type = new nb::object(cls);
+  cls.def_prop_ro("num_out", &Effects::n_out);
+  cls.def_prop_ro("changes_structure", [](const Effects &effects) { return !effects.values_only(); });
+  cls.def("outputs", &outputs);
+  cls.def("output_types", &output_types);
+  cls.def("output_metadata", &output_metadata);
+  cls.def("final_leaves", &final_leaves);
+
+  m.def(
+      "trace_effects",
+      [](nb::handle refs, nb::object graphdef, nb::handle in_leaves, nb::handle result, nb::handle keep) {
+        std::vector<nb::object> inputs = to_objects(in_leaves), outputs;
+        const GraphDef &def = graphdef_of(graphdef);
+        if (inputs.size() != def.n_leaves()) throw nb::value_error("trace_effects: one value per leaf is needed");
+        nb::object effects = trace_effects(to_objects(refs), graphdef, borrow_all(inputs), result,
+                                           keep_mask(keep, inputs.size()), outputs);
+        nb::list leaves;
+        for (nb::object &output : outputs) leaves.append(std::move(output));
+        return nb::make_tuple(effects, leaves);
+      },
+      nb::arg("inner_refs"), nb::arg("graphdef"), nb::arg("in_leaves"), nb::arg("result").none(), nb::arg("keep"));
+  m.def(
+      "apply_effects",
+      [](nb::handle effects, nb::handle refs, nb::handle in_leaves, nb::handle out_leaves) {
+        std::vector<nb::object> objects = to_objects(refs), inputs = to_objects(in_leaves),
+                                outputs = to_objects(out_leaves);
+        return apply_effects(effects_of(effects), objects, borrow_all(inputs), borrow_all(outputs));
+      },
+      nb::arg("effects"), nb::arg("refs"), nb::arg("in_leaves"), nb::arg("out_leaves"));
+}
+
+}  // namespace weft

@@ -1,0 +1,58 @@
+// What a call did to its graph, and carrying it over to the caller's objects.
+#pragma once
+
+#include "graph/rebuild.h"
+#include "graph/walk.h"
+
+namespace weft {
+
+// Where a leaf's value comes from after the call: an input leaf that stayed, or an output of the transform.
+struct LeafOrigin {
+  bool is_output;
+  uint32_t index;
+};
+
+struct AttributeChange {
+  uint32_t ref;
+  uint32_t child;  // index among the reference's children: in `after` for a set, in `before` for a removal
+};
+
+// Invariant: `before` describes the call's arguments and `after` the same references 0..n-1 once the function ran, new
+// references behind them, and its result as root. Holds structure only: no arrays, no graph objects.
+class Effects {
+ public:
+  nb::object before, after;
+  std::vector<LeafOrigin> origins;         // per leaf of `after`
+  std::vector<uint32_t> input_of;          // per leaf of `after`: the input leaf it continues, or kNone
+  std::vector<uint32_t> out_leaf;          // per output: the leaf of `after`
+  std::vector<uint32_t> changed_values;    // Variables whose value is an output
+  std::vector<uint32_t> changed_metadata;  // Variables whose metadata differ
+  std::vector<AttributeChange> sets, removals;
+  bool result_has_refs = false;
+
+  const GraphDef &before_def() const { return graphdef_of(before); }
+  const GraphDef &after_def() const { return graphdef_of(after); }
+  uint32_t n_known() const { return before_def().n_refs(); }
+  uint32_t n_new() const { return after_def().n_refs() - n_known(); }
+  uint32_t n_out() const { return static_cast<uint32_t>(out_leaf.size()); }
+  // Only Variable values change, and the result is made of leaves: the common case of a training step.
+  bool values_only() const {
+    return sets.empty() && removals.empty() && changed_metadata.empty() && n_new() == 0 && !result_has_refs;
+  }
+};
+
+nb::object new_effects();
+Effects &effects_of(nb::handle object);
+
+// Walks `refs` (fresh objects of `before`, given `in_leaves`) and `result` again. `keep[i]` false forces input leaf i
+// to be output even if unchanged. Returns the Effects object; the output leaves are appended to `outputs`.
+nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const LeafSource &in_leaves,
+                         nb::handle result, const std::vector<bool> &keep, std::vector<nb::object> &outputs);
+
+// Scatters into the caller's objects and returns the result: all of it, or nothing and an exception.
+nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &in_leaves,
+                         const LeafSource &out_leaves);
+
+void bind_effects(nb::module_ &m);
+
+}  // namespace weft

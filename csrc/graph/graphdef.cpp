@@ -1,0 +1,719 @@
+#include "graph/graphdef.h"
+
+#include <nanobind/stl/string.h>
+
+#include <cstring>
+
+#include "graph/filters.h"
+#include "graph/statics.h"
+#include "settings.h"
+
+namespace weft {
+namespace {
+
+nb::object *g_graphdef_type = nullptr;
+
+// Depth-first over the expressions of a GraphDef in canonical order. `Visitor` receives every item with the path that
+// leads to it; a reference's definition is entered at its first occurrence.
+class Traversal {
+ public:
+  explicit Traversal(const GraphDef &def) : def_(def), seen_(def.n_refs(), false) {}
+
+  template <typename Visitor>
+  void run(Visitor &&visit) {
+    if (def_.items.size() <= def_.root_begin) return;
+    expression(def_.root_begin, visit);
+    while (!frames_.empty()) {
+      Frame &frame = frames_.back();
+      if (frame.next == frame.count) {
+        uint32_t cursor = frame.cursor;
+        bool by_value = frame.ref == kNone;
+        path_.resize(frame.path_size);
+        frames_.pop_back();
+        if (by_value && !frames_.empty() && frames_.back().ref == kNone) frames_.back().cursor = cursor;
+        continue;
+      }
+      uint32_t child = frame.next++;
+      path_.resize(frame.path_size);
+      push_key(frame, child);
+      uint32_t at = frame.ref == kNone ? frame.cursor : def_.child_items[def_.refs[frame.ref].children + child];
+      size_t parent = frames_.size() - 1;
+      bool opened = expression(at, visit);
+      if (!opened && frames_[parent].ref == kNone) frames_[parent].cursor = at + 1;
+    }
+  }
+
+  const std::vector<nb::object> &path() const { return path_; }
+  nb::tuple path_tuple() const {
+    nb::object result = py::checked(PyTuple_New(static_cast<Py_ssize_t>(path_.size())));
+    for (size_t i = 0; i < path_.size(); ++i) {
+      py::tuple_init(result.ptr(), static_cast<Py_ssize_t>(i), nb::object(path_[i]).release().ptr());
+    }
+    return nb::steal<nb::tuple>(result.release());
+  }
+
+ private:
+  struct Frame {
+    uint32_t ref;  // kNone for a by-value container
+    uint32_t next, count;
+    uint32_t cursor;  // by-value: where the next child's expression starts
+    size_t path_size;
+    PyObject *keys;  // borrowed from the constants, or null for positions
+    PyObject *transparent;
+    uint8_t hide;  // levels of a call's root, whose own positions do not show
+  };
+
+  // Visits the item at `at`; true if a frame was opened for its children.
+  template <typename Visitor>
+  bool expression(uint32_t at, Visitor &&visit) {
+    const Item &item = def_.items[at];
+    bool first = item.op == Op::Ref && !seen_[item.n];
+    visit(item, first);
+    if (item.op == Op::Ref) {
+      if (!first) return false;
+      seen_[item.n] = true;
+      const RefDef &def = def_.refs[item.n];
+      if (def.kind == Kind::Variable) return false;
+      // The parent continues after the reference, wherever the definition lies.
+      if (!frames_.empty() && frames_.back().ref == kNone) frames_.back().cursor = at + 1;
+      const NodeType *info = node_type(def_.ref_type(item.n));
+      frames_.push_back(
+          {item.n, 0, def.n_children, 0, path_.size(), def_.constant(def.keys), info->transparent.ptr(), 0});
+      return true;
+    }
+    if (item.op < Op::Tuple) return false;
+    uint8_t hide = 0;
+    if (def_.root_kind == RootKind::Call && frames_.empty()) hide = 1;
+    frames_.push_back({kNone, 0, item.n, at + 1, path_.size(), child_keys(item), nullptr, hide});
+    return true;
+  }
+
+  PyObject *child_keys(const Item &item) const {
+    switch (item.op) {
+      case Op::Dict:
+        return def_.constant(item.constant);
+      case Op::NamedTuple:
+      case Op::Pytree:
+        return def_.constant(item.constant + 1);
+      default:
+        return nullptr;
+    }
+  }
+
+  void push_key(const Frame &frame, uint32_t child) {
+    if (frame.hide != 0) return;
+    if (frame.keys == nullptr) {
+      path_.push_back(nb::int_(child));
+      return;
+    }
+    PyObject *key = py::tuple_item(frame.keys, static_cast<Py_ssize_t>(child));
+    if (key != frame.transparent) path_.push_back(nb::borrow<nb::object>(key));
+  }
+
+  const GraphDef &def_;
+  std::vector<bool> seen_;
+  std::vector<Frame> frames_;
+  std::vector<nb::object> path_;
+};
+
+nb::tuple to_tuple(std::vector<nb::object> &values) {
+  nb::object result = py::checked(PyTuple_New(static_cast<Py_ssize_t>(values.size())));
+  for (size_t i = 0; i < values.size(); ++i) {
+    py::tuple_init(result.ptr(), static_cast<Py_ssize_t>(i), values[i].release().ptr());
+  }
+  return nb::steal<nb::tuple>(result.release());
+}
+
+nb::object none_if_null(PyObject *object) { return object != nullptr ? nb::borrow<nb::object>(object) : nb::none(); }
+
+// ---- differences and repr -------------------------------------------------------------------------------------------
+
+// One line of a structure: what stands at a path. Equal rows at equal positions mean equal structures.
+struct Row {
+  nb::tuple path;
+  nb::object shown;  // what a message shows for it
+  Op op;
+  uint32_t n;  // reference id, child count
+  bool first;
+  ConstantKind kind;
+  nb::object constant;  // compared; null where there is none
+  nb::object extra;     // Variable metadata or Custom static part
+};
+
+std::string type_label(PyObject *type) {
+  return nb::cast<std::string>(nb::object(nb::borrow<nb::object>(type).attr("__name__")));
+}
+
+Row make_row(const GraphDef &def, const Traversal &walk, const Item &item, bool first) {
+  static const char *const names[] = {"array", "reference", "static",     "None",  "tuple",
+                                      "list",  "dict",      "namedtuple", "pytree"};
+  Row row{walk.path_tuple(), nb::none(), item.op, item.n, first, ConstantKind::Static, nb::object(), nb::object()};
+  switch (item.op) {
+    case Op::Static:
+      row.constant = row.shown = nb::borrow<nb::object>(def.constant(item.constant));
+      break;
+    case Op::Ref: {
+      const RefDef &ref = def.refs[item.n];
+      row.kind = ConstantKind::Type;
+      row.constant = nb::borrow<nb::object>(def.constant(ref.type));
+      row.shown = first ? row.constant : nb::object(nb::str(("shared " + type_label(row.constant.ptr())).c_str()));
+      if (first && ref.extra != kNone) row.extra = nb::borrow<nb::object>(def.constant(ref.extra));
+      break;
+    }
+    case Op::Leaf:
+      row.n = 0;
+      row.shown = nb::str("array");
+      break;
+    case Op::Dict:
+      row.kind = ConstantKind::Keys;
+      row.constant = nb::borrow<nb::object>(def.constant(item.constant));
+      row.shown = nb::str("dict");
+      break;
+    case Op::NamedTuple:
+    case Op::Pytree:
+      row.kind = def.constant_kinds[item.constant];
+      row.constant = nb::borrow<nb::object>(def.constant(item.constant));
+      row.shown = row.constant;
+      break;
+    default:
+      row.shown = nb::str(
+          item.op == Op::None
+              ? "None"
+              : (std::string(names[static_cast<size_t>(item.op)]) + " of length " + std::to_string(item.n)).c_str());
+  }
+  return row;
+}
+
+std::vector<Row> rows(const GraphDef &def) {
+  std::vector<Row> result;
+  Traversal walk(def);
+  walk.run([&](const Item &item, bool first) { result.push_back(make_row(def, walk, item, first)); });
+  return result;
+}
+
+bool equal_paths(const nb::tuple &a, const nb::tuple &b) {
+  int result = PyObject_RichCompareBool(a.ptr(), b.ptr(), Py_EQ);
+  py::check_status(result);
+  return result == 1;
+}
+
+nb::object missing() { return nb::str("<absent>"); }
+
+nb::object row_difference(const Row &a, const Row &b) {
+  if (a.op != b.op || a.first != b.first) return nb::make_tuple(a.path, a.shown, b.shown);
+  bool constants = a.constant.is_valid() && !constant_equal(a.kind, a.constant.ptr(), b.constant.ptr());
+  // Which keys a dict has shows at the keys themselves.
+  if (constants && a.op == Op::Dict) constants = false;
+  if (constants) return nb::make_tuple(a.path, a.shown, b.shown);
+  bool extras =
+      a.extra.is_valid() != b.extra.is_valid() ||
+      (a.extra.is_valid() && (nb::isinstance<nb::dict>(a.extra) ? !metadata_equal(a.extra.ptr(), b.extra.ptr())
+                                                                : !static_equal(a.extra.ptr(), b.extra.ptr())));
+  if (extras) {
+    return nb::make_tuple(a.path, a.extra.is_valid() ? a.extra : nb::object(nb::dict()),
+                          b.extra.is_valid() ? b.extra : nb::object(nb::dict()));
+  }
+  if (a.n == b.n || a.op == Op::Dict) return nb::none();
+  return nb::make_tuple(a.path, a.shown, b.shown);
+}
+
+std::string repr_of(const GraphDef &def) {
+  std::string text = "GraphDef(" + std::to_string(def.n_refs()) + " references, " + std::to_string(def.n_leaves()) +
+                     " leaves, hash=" + std::to_string(def.hash % 0xffffff) + ")";
+  for (const Row &row : rows(def)) {
+    std::string path;
+    for (nb::handle key : row.path) path += (path.empty() ? "" : ".") + nb::cast<std::string>(nb::str(key));
+    text += "\n  " + (path.empty() ? std::string("<root>") : path) + ": ";
+    text += row.op == Op::Static ? nb::cast<std::string>(nb::repr(row.shown))
+            : row.op == Op::Ref && row.first
+                ? type_label(row.shown.ptr()) + " #" + std::to_string(row.n)
+                : nb::cast<std::string>(nb::str(row.shown)) + (row.op == Op::Ref ? " #" + std::to_string(row.n) : "");
+    if (row.extra.is_valid()) text += " " + nb::cast<std::string>(nb::repr(row.extra));
+  }
+  return text;
+}
+
+// ---- pickling -------------------------------------------------------------------------------------------------------
+
+constexpr int kPickleVersion = 1;
+
+template <typename T>
+nb::bytes to_bytes(const std::vector<T> &values) {
+  return nb::bytes(reinterpret_cast<const char *>(values.data()), values.size() * sizeof(T));
+}
+
+template <typename T>
+std::vector<T> from_bytes(nb::handle object) {
+  if (!nb::isinstance<nb::bytes>(object)) throw nb::value_error("broken GraphDef pickle: a table is not bytes");
+  nb::bytes bytes = nb::borrow<nb::bytes>(object);
+  if (bytes.size() % sizeof(T) != 0) throw nb::value_error("broken GraphDef pickle: a table is truncated");
+  std::vector<T> values(bytes.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), bytes.c_str(), bytes.size());
+  return values;
+}
+
+// Rows as plain numbers: structs have padding, and their layout is not a file format.
+nb::tuple pickle_state(const GraphDef &def) {
+  std::vector<uint32_t> items, refs;
+  for (const Item &item : def.items) items.insert(items.end(), {static_cast<uint32_t>(item.op), item.n, item.constant});
+  for (const RefDef &ref : def.refs) {
+    refs.insert(refs.end(), {static_cast<uint32_t>(ref.kind), ref.type, ref.extra, ref.keys, ref.leaf, ref.children,
+                             ref.n_children});
+  }
+  nb::list constants;
+  std::vector<uint8_t> kinds;
+  for (size_t i = 0; i < def.constants.size(); ++i) {
+    constants.append(def.constants[i]);
+    kinds.push_back(static_cast<uint8_t>(def.constant_kinds[i]));
+  }
+  return nb::make_tuple(kPickleVersion, static_cast<int>(def.root_kind), def.root_begin, to_bytes(items),
+                        to_bytes(refs), to_bytes(def.child_items), to_bytes(def.leaf_owner), to_bytes(kinds),
+                        nb::tuple(constants));
+}
+
+void require(bool condition, const char *what) {
+  if (!condition) throw nb::value_error((std::string("broken GraphDef pickle: ") + what).c_str());
+}
+
+// Everything the engine relies on when it follows the tables: nothing read from a pickle is trusted.
+void validate(const GraphDef &def) {
+  auto has_kind = [&](uint32_t i, ConstantKind kind) {
+    return i < def.constants.size() && def.constant_kinds[i] == kind;
+  };
+  auto is_keys = [&](uint32_t i, uint32_t n, ConstantKind kind) {
+    return has_kind(i, kind) && PyTuple_CheckExact(def.constant(i)) &&
+           PyTuple_Size(def.constant(i)) == static_cast<Py_ssize_t>(n);
+  };
+  require(def.constants.size() == def.constant_kinds.size(), "constants do not match their kinds");
+  std::vector<bool> leaf_seen(def.n_leaves(), false);
+  auto take_leaf = [&](uint32_t leaf, uint32_t owner) {
+    require(leaf < def.n_leaves() && !leaf_seen[leaf] && def.leaf_owner[leaf] == owner, "leaf table");
+    leaf_seen[leaf] = true;
+  };
+  for (const Item &item : def.items) {
+    switch (item.op) {
+      case Op::Leaf:
+        take_leaf(item.n, kNone);
+        break;
+      case Op::Ref:
+        require(item.n < def.n_refs(), "reference out of range");
+        break;
+      case Op::Static:
+        require(has_kind(item.constant, ConstantKind::Static), "static out of range");
+        break;
+      case Op::None:
+      case Op::Tuple:
+      case Op::List:
+        break;
+      case Op::Dict:
+        require(is_keys(item.constant, item.n, ConstantKind::Keys), "dict keys");
+        break;
+      case Op::NamedTuple:
+        require(has_kind(item.constant, ConstantKind::Type) && PyType_Check(def.constant(item.constant)) &&
+                    PyType_IsSubtype(reinterpret_cast<PyTypeObject *>(def.constant(item.constant)), &PyTuple_Type) &&
+                    is_keys(item.constant + 1, item.n, ConstantKind::PathKeys),
+                "namedtuple type");
+        break;
+      case Op::Pytree:
+        require(has_kind(item.constant, ConstantKind::Treedef) &&
+                    is_keys(item.constant + 1, item.n, ConstantKind::PathKeys),
+                "treedef");
+        break;
+      default:
+        require(false, "unknown operation");
+    }
+  }
+  auto end_of = [&](uint32_t begin) {
+    uint64_t open = 1;
+    uint32_t at = begin;
+    while (open > 0) {
+      require(at < def.items.size(), "unfinished expression");
+      const Item &item = def.items[at++];
+      open += (item.op >= Op::Tuple ? item.n : 0);
+      --open;
+    }
+    return at;
+  };
+  uint32_t cursor = 0;
+  std::vector<std::pair<uint32_t, uint32_t>> spans;
+  for (uint32_t r = 0; r < def.n_refs(); ++r) {
+    const RefDef &ref = def.refs[r];
+    require(has_kind(ref.type, ConstantKind::Type) && PyType_Check(def.constant(ref.type)), "node type");
+    require(node_type(def.ref_type(r))->kind == ref.kind, "node kind does not match its type");
+    if (ref.kind == Kind::Variable) {
+      require(
+          ref.extra == kNone || (has_kind(ref.extra, ConstantKind::Metadata) && PyDict_Check(def.constant(ref.extra))),
+          "metadata");
+      require(ref.n_children == 0, "variable with children");
+      take_leaf(ref.leaf, r);
+      continue;
+    }
+    require(ref.kind == Kind::Object || ref.kind == Kind::Custom, "node kind");
+    require(ref.kind != Kind::Custom || has_kind(ref.extra, ConstantKind::Static), "static part");
+    require(is_keys(ref.keys, ref.n_children, ConstantKind::Keys), "attribute names");
+    require(static_cast<uint64_t>(ref.children) + ref.n_children <= def.child_items.size(), "attribute table");
+    for (uint32_t c = 0; c < ref.n_children; ++c) {
+      uint32_t begin = def.child_items[ref.children + c];
+      require(begin < def.root_begin, "attribute out of range");
+      spans.emplace_back(begin, end_of(begin));
+    }
+  }
+  for (bool seen : leaf_seen) require(seen, "leaf without a place");
+  require(def.root_begin < def.items.size() && end_of(def.root_begin) == def.items.size(), "root expression");
+  if (def.root_kind == RootKind::Call) {
+    const Item &root = def.items[def.root_begin];
+    require(root.op == Op::Tuple && root.n == 2 && def.items[def.root_begin + 1].op == Op::Tuple, "call root");
+  }
+  (void)cursor;
+}
+
+nb::object unpickle(const nb::tuple &state) {
+  require(state.size() == 9, "wrong number of tables");
+  for (size_t i : {size_t{0}, size_t{1}, size_t{2}}) require(nb::isinstance<nb::int_>(state[i]), "header");
+  int version = nb::cast<int>(state[0]);
+  if (version != kPickleVersion) {
+    throw nb::value_error(("this GraphDef was pickled in format " + std::to_string(version) +
+                           ", and this weft reads format " + std::to_string(kPickleVersion))
+                              .c_str());
+  }
+  nb::object object = new_graphdef();
+  GraphDef &def = graphdef_of(object);
+  int root_kind = nb::cast<int>(state[1]);
+  require(root_kind == 0 || root_kind == 1, "root kind");
+  def.root_kind = static_cast<RootKind>(root_kind);
+  def.root_begin = nb::cast<uint32_t>(state[2]);
+  std::vector<uint32_t> items = from_bytes<uint32_t>(state[3]), refs = from_bytes<uint32_t>(state[4]);
+  require(items.size() % 3 == 0 && refs.size() % 7 == 0, "table size");
+  for (size_t i = 0; i < items.size(); i += 3) {
+    require(items[i] <= static_cast<uint32_t>(Op::Pytree), "unknown operation");
+    def.items.push_back({static_cast<Op>(items[i]), items[i + 1], items[i + 2]});
+  }
+  for (size_t i = 0; i < refs.size(); i += 7) {
+    require(refs[i] <= static_cast<uint32_t>(Kind::Static), "unknown kind");
+    def.refs.push_back(
+        {static_cast<Kind>(refs[i]), refs[i + 1], refs[i + 2], refs[i + 3], refs[i + 4], refs[i + 5], refs[i + 6]});
+  }
+  def.child_items = from_bytes<uint32_t>(state[5]);
+  def.leaf_owner = from_bytes<uint32_t>(state[6]);
+  for (uint8_t kind : from_bytes<uint8_t>(state[7])) {
+    require(kind <= static_cast<uint8_t>(ConstantKind::PathKeys), "unknown constant kind");
+    def.constant_kinds.push_back(static_cast<ConstantKind>(kind));
+  }
+  require(nb::isinstance<nb::tuple>(state[8]), "constants");
+  for (nb::handle constant : nb::borrow<nb::tuple>(state[8])) def.constants.push_back(nb::borrow<nb::object>(constant));
+  validate(def);
+  size_t statics = 0;
+  for (size_t i = 0; i < def.constants.size(); ++i) {
+    if (def.constant_kinds[i] == ConstantKind::Static)
+      statics = mix(statics, static_cast<size_t>(static_hash(def.constants[i].ptr())));
+  }
+  def.finish(statics);
+  return object;
+}
+
+// ---- tables as Python values ----------------------------------------------------------------------------------------
+
+nb::tuple leaf_refs(const GraphDef &def) {
+  std::vector<nb::object> result;
+  for (uint32_t owner : def.leaf_owner) result.push_back(nb::int_(owner == kNone ? -1 : static_cast<int64_t>(owner)));
+  return to_tuple(result);
+}
+
+nb::tuple leaf_types(const GraphDef &def) {
+  std::vector<nb::object> result;
+  for (uint32_t owner : def.leaf_owner) {
+    result.push_back(none_if_null(owner == kNone ? nullptr : def.constant(def.refs[owner].type)));
+  }
+  return to_tuple(result);
+}
+
+nb::tuple leaf_metadata(const GraphDef &def) {
+  std::vector<nb::object> result;
+  nb::dict empty;
+  for (uint32_t owner : def.leaf_owner) {
+    if (owner == kNone) {
+      result.push_back(nb::none());
+    } else {
+      PyObject *metadata = def.constant(def.refs[owner].extra);
+      result.push_back(metadata != nullptr ? nb::borrow<nb::object>(metadata) : nb::object(empty));
+    }
+  }
+  return to_tuple(result);
+}
+
+nb::tuple ref_types(const GraphDef &def) {
+  std::vector<nb::object> result;
+  for (const RefDef &ref : def.refs) result.push_back(nb::borrow<nb::object>(def.constant(ref.type)));
+  return to_tuple(result);
+}
+
+nb::object path_index(const GraphDef &def) {
+  if (!def.path_index_cache.is_valid()) {
+    nb::dict index;
+    nb::tuple paths = leaf_paths(def);
+    for (size_t i = 0; i < paths.size(); ++i) index[paths[i]] = nb::int_(i);
+    def.path_index_cache = index;
+  }
+  return def.path_index_cache;
+}
+
+nb::tuple reachable(const GraphDef &def, uint32_t start) {
+  if (start >= def.n_refs()) throw nb::index_error("no such reference");
+  std::vector<bool> seen(def.n_refs(), false), leaf_seen(def.n_leaves(), false);
+  std::vector<uint32_t> pending{start};
+  seen[start] = true;
+  while (!pending.empty()) {
+    const RefDef &ref = def.refs[pending.back()];
+    pending.pop_back();
+    if (ref.kind == Kind::Variable) leaf_seen[ref.leaf] = true;
+    for (uint32_t c = 0; c < ref.n_children; ++c) {
+      uint32_t at = def.child_items[ref.children + c];
+      for (uint32_t end = def.skip(at); at < end; ++at) {
+        const Item &item = def.items[at];
+        if (item.op == Op::Leaf) leaf_seen[item.n] = true;
+        if (item.op == Op::Ref && !seen[item.n]) {
+          seen[item.n] = true;
+          pending.push_back(item.n);
+        }
+      }
+    }
+  }
+  std::vector<nb::object> result;
+  for (uint32_t i = 0; i < def.n_leaves(); ++i) {
+    if (leaf_seen[i]) result.push_back(nb::int_(i));
+  }
+  return to_tuple(result);
+}
+
+nb::tuple root_items(const GraphDef &def) {
+  std::vector<nb::object> result;
+  for (size_t at = def.root_begin; at < def.items.size(); ++at) {
+    const Item &item = def.items[at];
+    if (item.op == Op::Leaf || item.op == Op::Ref) result.push_back(nb::make_tuple(item.op == Op::Ref, item.n));
+  }
+  return to_tuple(result);
+}
+
+int traverse_graphdef(PyObject *self, visitproc visit, void *arg) {
+  Py_VISIT(Py_TYPE(self));
+  return nb::inst_ready(self) ? nb::inst_ptr<GraphDef>(self)->traverse(visit, arg) : 0;
+}
+
+int clear_graphdef(PyObject *self) {
+  if (nb::inst_ready(self)) nb::inst_ptr<GraphDef>(self)->clear();
+  return 0;
+}
+
+PyType_Slot graphdef_slots[] = {{Py_tp_traverse, reinterpret_cast<void *>(traverse_graphdef)},
+                                {Py_tp_clear, reinterpret_cast<void *>(clear_graphdef)},
+                                {0, nullptr}};
+
+}  // namespace
+
+uint32_t GraphDef::skip(uint32_t begin) const {
+  uint64_t open = 1;
+  uint32_t at = begin;
+  while (open > 0) {
+    const Item &item = items[at++];
+    if (item.op >= Op::Tuple) open += item.n;
+    --open;
+  }
+  return at;
+}
+
+void GraphDef::finish(size_t statics) {
+  size_t seed = mix(static_cast<size_t>(root_kind), statics);
+  for (const Item &item : items) seed = mix(seed, (static_cast<size_t>(item.op) << 32) | item.n);
+  for (const RefDef &ref : refs) seed = mix(seed, (static_cast<size_t>(ref.kind) << 32) | ref.n_children);
+  for (size_t i = 0; i < constants.size(); ++i) {
+    PyObject *constant = constants[i].ptr();
+    switch (constant_kinds[i]) {
+      case ConstantKind::Type:
+        seed = mix(seed, reinterpret_cast<size_t>(constant) >> 4);
+        break;
+      case ConstantKind::Keys: {
+        Py_hash_t keys = PyObject_Hash(constant);
+        if (keys == -1 && PyErr_Occurred()) throw nb::python_error();
+        seed = mix(seed, static_cast<size_t>(keys));
+        break;
+      }
+      case ConstantKind::Metadata:
+        seed = mix(seed, static_cast<size_t>(metadata_hash(constant)));
+        break;
+      case ConstantKind::Static:
+      case ConstantKind::Treedef:  // aux data need not be hashable; equality decides
+      case ConstantKind::PathKeys:
+        break;
+    }
+  }
+  hash = seed;
+}
+
+bool constant_equal(ConstantKind kind, PyObject *a, PyObject *b) {
+  if (a == b) return true;
+  switch (kind) {
+    case ConstantKind::Static:
+      return static_equal(a, b);
+    case ConstantKind::Type:
+      return false;
+    case ConstantKind::Metadata:
+      return metadata_equal(a, b);
+    case ConstantKind::Keys:
+    case ConstantKind::Treedef: {
+      int result = PyObject_RichCompareBool(a, b, Py_EQ);
+      py::check_status(result);
+      return result == 1;
+    }
+    case ConstantKind::PathKeys:
+      return true;
+  }
+  return false;
+}
+
+bool GraphDef::equals(const GraphDef &other) const {
+  if (this == &other) return true;
+  if (hash != other.hash || root_kind != other.root_kind || root_begin != other.root_begin || items != other.items ||
+      refs != other.refs || child_items != other.child_items || leaf_owner != other.leaf_owner ||
+      constant_kinds != other.constant_kinds) {
+    return false;
+  }
+  for (size_t i = 0; i < constants.size(); ++i) {
+    if (!constant_equal(constant_kinds[i], constants[i].ptr(), other.constants[i].ptr())) return false;
+  }
+  return true;
+}
+
+int GraphDef::traverse(visitproc visit, void *arg) const {
+  for (const nb::object &constant : constants) Py_VISIT(constant.ptr());
+  Py_VISIT(paths_cache.ptr());
+  Py_VISIT(ref_paths_cache.ptr());
+  Py_VISIT(path_index_cache.ptr());
+  Py_VISIT(partition_cache.ptr());
+  return 0;
+}
+
+void GraphDef::clear() {
+  // Swapped out first: dropping constants can run code that looks at this object.
+  std::vector<nb::object> dropped;
+  dropped.swap(constants);
+  items.clear();
+  refs.clear();
+  child_items.clear();
+  leaf_owner.clear();
+  constant_kinds.clear();
+  root_begin = 0;
+  paths_cache.reset();
+  ref_paths_cache.reset();
+  path_index_cache.reset();
+  partition_cache.reset();
+}
+
+nb::object new_graphdef() {
+  nb::object object = nb::inst_alloc(*g_graphdef_type);
+  new (nb::inst_ptr<GraphDef>(object)) GraphDef();
+  nb::inst_mark_ready(object);
+  return object;
+}
+
+GraphDef &graphdef_of(nb::handle object) {
+  if (!nb::type_check(object.type()) || !object.type().is(*g_graphdef_type))
+    throw nb::type_error("expected a GraphDef");
+  return *nb::inst_ptr<GraphDef>(object);
+}
+
+Paths compute_paths(const GraphDef &def) {
+  Paths paths;
+  paths.leaves.resize(def.n_leaves());
+  paths.refs.resize(def.n_refs());
+  Traversal walk(def);
+  walk.run([&](const Item &item, bool first) {
+    if (item.op == Op::Leaf) paths.leaves[item.n] = walk.path_tuple();
+    if (item.op == Op::Ref && first) {
+      paths.refs[item.n] = walk.path_tuple();
+      if (def.refs[item.n].kind == Kind::Variable) paths.leaves[def.refs[item.n].leaf] = paths.refs[item.n];
+    }
+  });
+  nb::object nowhere = nb::make_tuple();
+  for (auto *list : {&paths.leaves, &paths.refs}) {
+    for (nb::object &path : *list) {
+      if (!path.is_valid()) path = nowhere;
+    }
+  }
+  return paths;
+}
+
+nb::tuple leaf_paths(const GraphDef &def) {
+  if (!def.paths_cache.is_valid()) {
+    Paths paths = compute_paths(def);
+    def.paths_cache = to_tuple(paths.leaves);
+    def.ref_paths_cache = to_tuple(paths.refs);
+  }
+  return nb::borrow<nb::tuple>(def.paths_cache);
+}
+
+nb::tuple ref_paths(const GraphDef &def) {
+  leaf_paths(def);
+  return nb::borrow<nb::tuple>(def.ref_paths_cache);
+}
+
+nb::object first_difference(const GraphDef &a, const GraphDef &b) {
+  if (a.equals(b)) return nb::none();
+  std::vector<Row> left = rows(a), right = rows(b);
+  size_t n = std::min(left.size(), right.size());
+  for (size_t i = 0; i < n; ++i) {
+    if (!equal_paths(left[i].path, right[i].path)) {
+      // One side has an entry the other lacks: the one whose path the other side never shows.
+      auto shows = [](const std::vector<Row> &side, const nb::tuple &path) {
+        for (const Row &row : side) {
+          if (equal_paths(row.path, path)) return true;
+        }
+        return false;
+      };
+      if (!shows(right, left[i].path)) return nb::make_tuple(left[i].path, left[i].shown, missing());
+      return nb::make_tuple(right[i].path, missing(), right[i].shown);
+    }
+    nb::object difference = row_difference(left[i], right[i]);
+    if (!difference.is_none()) return difference;
+  }
+  if (left.size() > n) return nb::make_tuple(left[n].path, left[n].shown, missing());
+  if (right.size() > n) return nb::make_tuple(right[n].path, missing(), right[n].shown);
+  return nb::none();
+}
+
+void bind_graphdef(nb::module_ &m) {
+  nb::class_<GraphDef> cls(m, "GraphDef", nb::type_slots(graphdef_slots), nb::is_final());
+  g_graphdef_type = new nb::object(cls);
+  cls.def_prop_ro("num_leaves", &GraphDef::n_leaves);
+  cls.def_prop_ro("num_refs", &GraphDef::n_refs);
+  cls.def_prop_ro("root_kind", [](const GraphDef &def) { return def.root_kind == RootKind::Call ? "call" : "graph"; });
+  cls.def("paths", &leaf_paths);
+  cls.def("ref_paths", &ref_paths);
+  cls.def("leaf_refs", &leaf_refs);
+  cls.def("leaf_types", &leaf_types);
+  cls.def("leaf_metadata", &leaf_metadata);
+  cls.def("ref_types", &ref_types);
+  cls.def("path_index", &path_index);
+  cls.def("partition", &partition, nb::arg("filters"), nb::arg("leaves"));
+  cls.def("reachable", &reachable, nb::arg("ref"));
+  cls.def("root_items", &root_items);
+  cls.def("difference", &first_difference, nb::arg("other"));
+  cls.def("__hash__", [](const GraphDef &def) { return static_cast<Py_ssize_t>(def.hash >> 1); });
+  cls.def(
+      "__eq__",
+      [](const GraphDef &def, nb::handle other) -> nb::object {
+        if (!other.type().is(*g_graphdef_type)) return nb::borrow<nb::object>(Py_NotImplemented);
+        return nb::bool_(def.equals(graphdef_of(other)));
+      },
+      nb::arg("other").none());
+  cls.def("__repr__", &repr_of);
+  cls.def(
+      "__deepcopy__", [](nb::handle self, nb::handle) { return nb::borrow<nb::object>(self); }, nb::arg("memo").none());
+  cls.def("__copy__", [](nb::handle self) { return nb::borrow<nb::object>(self); });
+  cls.def("__reduce__", [](const GraphDef &def) {
+    return nb::make_tuple(nb::module_::import_("weft._core").attr("_unpickle_graphdef"),
+                          nb::make_tuple(pickle_state(def)));
+  });
+  m.def("_unpickle_graphdef", &unpickle, nb::arg("state"));
+}
+
+}  // namespace weft

@@ -1,0 +1,99 @@
+// GraphDef: the immutable structure of a graph, as flat tables.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "graph/node_types.h"
+#include "python_compat.h"
+
+namespace weft {
+
+inline constexpr uint32_t kNone = 0xffffffffu;
+
+// One element of a value expression. Expressions are stored in preorder: a container is followed by its children.
+enum class Op : uint8_t { Leaf, Ref, Static, None, Tuple, List, Dict, NamedTuple, Pytree };
+
+struct Item {
+  Op op;
+  uint32_t n;         // leaf id, reference id, or number of children
+  uint32_t constant;  // Static: value; Dict: sorted keys; NamedTuple: type; Pytree: treedef, followed by its keys
+
+  bool operator==(const Item &) const = default;
+};
+
+enum class ConstantKind : uint8_t { Static, Type, Keys, Metadata, Treedef, PathKeys };
+
+// A node or a Variable. Variables own exactly one leaf; nodes own `n_children` expressions.
+struct RefDef {
+  Kind kind;
+  uint32_t type;      // constant: the Python type
+  uint32_t extra;     // constant: Variable metadata, Custom node's static part; kNone if absent
+  uint32_t keys;      // constant: sorted tuple of attribute names; kNone for Variables
+  uint32_t leaf;      // Variables: leaf id
+  uint32_t children;  // first entry in `child_items`
+  uint32_t n_children;
+
+  bool operator==(const RefDef &) const = default;
+};
+
+enum class RootKind : uint8_t { Graph, Call };
+
+// Tables of a graph. Invariant: item, constant and leaf indices are in range, every reference id in an item is smaller
+// than refs.size(), each reference's children expressions are contiguous in `items`, and `hash` is set once tables are
+// complete.
+class GraphDef {
+ public:
+  std::vector<Item> items;
+  std::vector<RefDef> refs;
+  std::vector<uint32_t> child_items;  // start of each child's expression, per reference
+  std::vector<nb::object> constants;
+  std::vector<ConstantKind> constant_kinds;
+  std::vector<uint32_t> leaf_owner;  // leaf id -> reference id of its Variable, or kNone for a bare array
+  uint32_t root_begin = 0;           // the root expression: items[root_begin..end)
+  RootKind root_kind = RootKind::Graph;
+  size_t hash = 0;
+
+  uint32_t n_leaves() const { return static_cast<uint32_t>(leaf_owner.size()); }
+  uint32_t n_refs() const { return static_cast<uint32_t>(refs.size()); }
+  PyObject *constant(uint32_t i) const { return i == kNone ? nullptr : constants[i].ptr(); }
+  PyTypeObject *ref_type(uint32_t ref) const {
+    return reinterpret_cast<PyTypeObject *>(constants[refs[ref].type].ptr());
+  }
+  // One past the end of the expression that starts at `begin`.
+  uint32_t skip(uint32_t begin) const;
+
+  // To be called once when the tables are complete, with the combined hash of all static values.
+  void finish(size_t statics);
+  bool equals(const GraphDef &other) const;
+
+  int traverse(visitproc visit, void *arg) const;
+  void clear();
+
+  // Lazily computed and cached; null until asked for.
+  mutable nb::object paths_cache, ref_paths_cache, path_index_cache, partition_cache;
+};
+
+// A fresh, empty GraphDef object and the tables inside such an object.
+nb::object new_graphdef();
+GraphDef &graphdef_of(nb::handle object);
+
+bool constant_equal(ConstantKind kind, PyObject *a, PyObject *b);
+
+// The paths of leaves and references in canonical order: the first way each was reached.
+struct Paths {
+  std::vector<nb::object> leaves;
+  std::vector<nb::object> refs;
+};
+Paths compute_paths(const GraphDef &def);
+nb::tuple leaf_paths(const GraphDef &def);
+nb::tuple ref_paths(const GraphDef &def);
+
+// (path, value here, value there) of the first difference; none if equal.
+nb::object first_difference(const GraphDef &a, const GraphDef &b);
+
+void bind_graphdef(nb::module_ &m);
+
+}  // namespace weft

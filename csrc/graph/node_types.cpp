@@ -1,0 +1,165 @@
+#include "graph/node_types.h"
+
+#include <memory>
+#include <string_view>
+#include <unordered_map>
+
+#include "graph/cells.h"
+#include "settings.h"
+
+namespace weft {
+namespace {
+
+struct Entry {
+  std::unique_ptr<NodeType> info;
+  nb::object watcher;  // weak reference to the type; its callback removes the entry
+};
+
+// Never destroyed: entries may be asked for while the interpreter shuts down.
+std::unordered_map<PyTypeObject *, Entry> &table() {
+  static auto *entries = new std::unordered_map<PyTypeObject *, Entry>();
+  return *entries;
+}
+
+nb::object type_object(PyTypeObject *type) { return nb::borrow<nb::object>(reinterpret_cast<PyObject *>(type)); }
+
+bool has_attribute(const nb::object &object, const char *name) {
+  PyObject *found = PyObject_GetAttrString(object.ptr(), name);
+  if (found == nullptr) {
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw nb::python_error();
+    PyErr_Clear();
+    return false;
+  }
+  Py_DECREF(found);
+  return true;
+}
+
+bool is_simple(PyTypeObject *type) {
+  return type == &PyLong_Type || type == &PyFloat_Type || type == &PyBool_Type || type == &PyUnicode_Type ||
+         type == &PyBytes_Type || type == &PyComplex_Type || type == Py_TYPE(Py_Ellipsis);
+}
+
+// Packages whose hashable values are immutable, so that the same pointer means the same value.
+bool from_immutable_package(const nb::object &type) {
+  nb::object module = nb::getattr(type, "__module__", nb::none());
+  if (!nb::isinstance<nb::str>(module)) return false;
+  std::string_view name = nb::borrow<nb::str>(module).c_str();
+  std::string_view root = name.substr(0, name.find('.'));
+  for (std::string_view known : {"builtins", "jax", "jaxlib", "numpy", "ml_dtypes", "optax", "datetime", "decimal",
+                                 "fractions", "pathlib", "re", "uuid"}) {
+    if (root == known) return true;
+  }
+  return false;
+}
+
+bool is_frozen_dataclass(const nb::object &type) {
+  nb::object parameters = nb::getattr(type, "__dataclass_params__", nb::none());
+  return !parameters.is_none() && nb::cast<bool>(parameters.attr("frozen"));
+}
+
+StaticKind static_kind(PyTypeObject *type) {
+  const Settings &s = settings();
+  PyObject *as_object = reinterpret_cast<PyObject *>(type);
+  if (is_simple(type)) return StaticKind::Simple;
+  if (as_object == s.function_type.ptr()) return StaticKind::Function;
+  if (as_object == s.partial_type.ptr()) return StaticKind::Partial;
+  if (as_object == s.method_type.ptr()) return StaticKind::Method;
+  if (PyType_IsSubtype(type, &PyType_Type)) {
+    // Classes compare by identity unless a metaclass says otherwise.
+    if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyType_Type, Py_tp_richcompare))
+      return StaticKind::Identity;
+  }
+  if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_richcompare)) {
+    return StaticKind::Identity;
+  }
+  nb::object object = type_object(type);
+  bool is_enum = PyObject_IsSubclass(as_object, s.enum_type.ptr()) == 1;
+  if (is_enum || from_immutable_package(object) || is_frozen_dataclass(object)) return StaticKind::Frozen;
+  return StaticKind::Mutable;
+}
+
+// The kind of types that need no instance to be recognized; Static stands for "unknown yet".
+Kind kind_of_type(PyTypeObject *type) {
+  if (type == Py_TYPE(Py_None)) return Kind::None;
+  if (PyType_IsSubtype(type, variable_cell_type)) return Kind::Variable;
+  if (PyType_IsSubtype(type, object_node_type)) return Kind::Object;
+  if (type == &PyTuple_Type) return Kind::Tuple;
+  if (type == &PyList_Type) return Kind::List;
+  if (type == &PyDict_Type) return Kind::Dict;
+  if (is_simple(type)) return Kind::Static;
+  if (PyType_IsSubtype(type, &PyTuple_Type) && has_attribute(type_object(type), "_fields")) return Kind::NamedTuple;
+  return Kind::Static;
+}
+
+Kind kind_of_instance(PyObject *object) {
+  const Settings &s = settings();
+  nb::object held = nb::borrow<nb::object>(object);
+  if (nb::cast<bool>(s.is_array(held))) return Kind::Array;
+  if (!s.flatten_one_level(held).is_none()) return Kind::Pytree;
+  return Kind::Static;
+}
+
+const NodeType *remember(PyTypeObject *type, std::unique_ptr<NodeType> info) {
+  nb::object watcher = py::checked(PyWeakref_NewRef(
+      reinterpret_cast<PyObject *>(type), nb::cpp_function([type](nb::handle) { table().erase(type); }).ptr()));
+  Entry &entry = table()[type];
+  entry.info = std::move(info);
+  entry.watcher = std::move(watcher);
+  return entry.info.get();
+}
+
+std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
+  auto info = std::make_unique<NodeType>();
+  info->kind = kind_of_type(type);
+  nb::object as_object = type_object(type);
+  if (info->kind == Kind::Static && !is_simple(type) && object != nullptr) info->kind = kind_of_instance(object);
+  if (info->kind == Kind::Static) info->static_kind = static_kind(type);
+  if (info->kind == Kind::Variable) {
+    info->has_get_hook = has_attribute(as_object, "on_get_value");
+    info->has_set_hook = has_attribute(as_object, "on_set_value");
+  }
+  if (info->kind == Kind::Object && has_attribute(as_object, "_transparent_")) {
+    info->transparent = as_object.attr("_transparent_");
+    PyObject *name = info->transparent.release().ptr();
+    PyUnicode_InternInPlace(&name);
+    info->transparent = nb::steal<nb::object>(name);
+  }
+  return info;
+}
+
+void register_node_type(nb::handle type, nb::object flatten, nb::object create, nb::object set_key,
+                        nb::object pop_key) {
+  if (!PyType_Check(type.ptr())) throw nb::type_error("register_node_type: the first argument must be a type");
+  auto info = std::make_unique<NodeType>();
+  info->kind = Kind::Custom;
+  info->flatten = std::move(flatten);
+  info->create = std::move(create);
+  info->set_key = std::move(set_key);
+  info->pop_key = std::move(pop_key);
+  remember(reinterpret_cast<PyTypeObject *>(type.ptr()), std::move(info));
+}
+
+}  // namespace
+
+const NodeType *classify(PyObject *object) {
+  PyTypeObject *type = Py_TYPE(object);
+  auto &entries = table();
+  if (auto found = entries.find(type); found != entries.end()) return found->second.info.get();
+  return remember(type, describe(type, object));
+}
+
+const NodeType *node_type(PyTypeObject *type) {
+  auto &entries = table();
+  if (auto found = entries.find(type); found != entries.end()) return found->second.info.get();
+  return remember(type, describe(type, nullptr));
+}
+
+void bind_node_types(nb::module_ &m) {
+  m.def("register_node_type", &register_node_type, nb::arg("type"), nb::arg("flatten"), nb::arg("create"),
+        nb::arg("set_key"), nb::arg("pop_key"));
+  m.def(
+      "is_node", [](nb::handle object) { return is_reference(classify(object.ptr())->kind); },
+      nb::arg("object").none());
+}
+
+}  // namespace weft

@@ -1,0 +1,52 @@
+// What the engine knows about each Python type: how it takes part in a graph.
+#pragma once
+
+#include "python_compat.h"
+
+namespace weft {
+
+enum class Kind : uint8_t {
+  None,
+  Variable,  // VariableCell: a cell with identity
+  Object,    // ObjectNode: attributes in its __dict__
+  Custom,    // user-registered node with functions for reading and writing children
+  Tuple,     // from here to Pytree: walked by value, no identity
+  List,
+  Dict,
+  NamedTuple,
+  Pytree,  // known to JAX's registry only
+  Array,
+  Static,
+};
+
+// How a static value is hashed and compared, and whether the same pointer means the same value.
+enum class StaticKind : uint8_t {
+  Simple,    // exact builtin scalars: compared by value, no user code
+  Function,  // compared by code, defaults and closure
+  Partial,   // functools.partial: compared by parts
+  Method,    // bound method: same function and same instance
+  Identity,  // no equality of its own
+  Frozen,    // equality of its own, immutable
+  Mutable,   // equality of its own, possibly changed in place: re-hashed at every check
+};
+
+// Invariant: entries never change after creation; the callables are set for `Custom` only.
+struct NodeType {
+  Kind kind = Kind::Static;
+  StaticKind static_kind = StaticKind::Identity;
+  bool has_get_hook = false;
+  bool has_set_hook = false;
+  nb::object transparent;  // attribute whose container's items appear directly below the node, or null
+  nb::object flatten, create, set_key, pop_key;
+};
+
+// Cached by type; `object` is consulted the first time its type is met. The result lives as long as the type.
+const NodeType *classify(PyObject *object);
+// The same for types of graph nodes and Variables, where no instance is needed.
+const NodeType *node_type(PyTypeObject *type);
+
+inline bool is_reference(Kind kind) { return kind == Kind::Variable || kind == Kind::Object || kind == Kind::Custom; }
+
+void bind_node_types(nb::module_ &m);
+
+}  // namespace weft

@@ -1,0 +1,59 @@
+// All-or-nothing changes to the caller's objects.
+#pragma once
+
+#include <vector>
+
+#include "graph/cells.h"
+#include "graph/node_types.h"
+
+namespace weft {
+
+// Raises TraceContextError unless `object` (a node or Variable) may be changed at trace level `trace`.
+void check_owner(const nb::object &object, const nb::object &trace);
+
+// Changes made so far, to be taken back if a later one fails. Old values stay alive until the whole change is done, so
+// that no destructor runs half-way.
+class Transaction {
+ public:
+  Transaction() = default;
+  Transaction(const Transaction &) = delete;
+  Transaction &operator=(const Transaction &) = delete;
+  ~Transaction();
+
+  void reserve(size_t n) { changes_.reserve(n); }
+  void set_value(PyObject *cell, PyObject *value) { swap(cell, as_cell(cell)->value, value); }
+  void set_metadata(PyObject *cell, PyObject *metadata) { swap(cell, as_cell(cell)->metadata, metadata); }
+
+  // A null `value` removes the key.
+  void set_item(const nb::object &dict, PyObject *key, PyObject *value);
+
+  // Custom nodes are changed by the user's functions, and taken back by them too.
+  void set_custom(const NodeType *type, const nb::object &node, PyObject *key, PyObject *old, PyObject *value);
+
+  void commit() { done_ = true; }
+
+ private:
+  struct Change {
+    PyObject **slot = nullptr;  // a field of the Variable `owner`, or null
+    nb::object owner;           // dict, custom node or Variable
+    nb::object key;
+    nb::object old;  // null if there was none
+    const NodeType *custom = nullptr;
+  };
+
+  void swap(PyObject *owner, PyObject *&slot, PyObject *value) {
+    Change &change = changes_.emplace_back();
+    change.slot = &slot;
+    change.owner = nb::borrow<nb::object>(owner);
+    change.old = nb::steal<nb::object>(slot);
+    Py_XINCREF(value);
+    slot = value;
+  }
+
+  static void undo(Change &change) noexcept;
+
+  std::vector<Change> changes_;
+  bool done_ = false;
+};
+
+}  // namespace weft

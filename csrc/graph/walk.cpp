@@ -1,0 +1,462 @@
+#include "graph/walk.h"
+
+#include <algorithm>
+
+#include "graph/cells.h"
+#include "graph/statics.h"
+#include "settings.h"
+
+namespace weft {
+namespace {
+
+// Insertion orders remembered at most. A program has as many as it has kinds of modules; the bound only matters for
+// graphs whose attribute names are made up at run time.
+constexpr size_t kMaxKeyOrders = 4096;
+
+using OrderBucket = std::vector<std::shared_ptr<const KeyOrder>>;
+
+std::unordered_map<size_t, OrderBucket> &order_cache() {
+  static auto *cache = new std::unordered_map<size_t, OrderBucket>();
+  return *cache;
+}
+
+std::vector<nb::object> dict_keys(PyObject *dict) {
+  std::vector<nb::object> keys;
+  keys.reserve(static_cast<size_t>(py::dict_size(dict)));
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(dict, &position, &key, &value)) keys.push_back(nb::borrow<nb::object>(key));
+  return keys;
+}
+
+bool same_pointers(const std::vector<nb::object> &a, const std::vector<nb::object> &b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const nb::object &x, const nb::object &y) { return x.is(y); });
+}
+
+// Sorts like Python's `sorted`; keys that do not compare raise its TypeError.
+std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys) {
+  nb::object list = py::checked(PyList_New(static_cast<Py_ssize_t>(keys.size())));
+  for (size_t i = 0; i < keys.size(); ++i) {
+    py::list_init(list.ptr(), static_cast<Py_ssize_t>(i), nb::object(keys[i]).release().ptr());
+  }
+  py::check_status(PyList_Sort(list.ptr()));
+  auto order = std::make_shared<KeyOrder>();
+  order->sorted = py::checked(PyList_AsTuple(list.ptr()));
+  std::unordered_map<PyObject *, uint32_t> rank;
+  for (Py_ssize_t i = 0; i < py::tuple_size(order->sorted.ptr()); ++i) {
+    rank[py::tuple_item(order->sorted.ptr(), i)] = static_cast<uint32_t>(i);
+  }
+  for (const nb::object &key : keys) order->rank.push_back(rank.at(key.ptr()));
+  order->inserted = std::move(keys);
+  return order;
+}
+
+nb::object plain_key(const nb::object &entry) {
+  for (const char *field : {"key", "idx", "name"}) {
+    nb::object value = nb::getattr(entry, field, nb::object());
+    if (value.is_valid()) return value;
+  }
+  return entry;
+}
+
+std::string type_name(PyObject *value) {
+  nb::object name = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value))).attr("__name__");
+  return nb::borrow<nb::str>(name).c_str();
+}
+
+}  // namespace
+
+std::shared_ptr<const KeyOrder> key_order(PyObject *dict) {
+  std::vector<nb::object> keys = dict_keys(dict);
+  size_t hash = keys.size();
+  bool all_strings = true;
+  for (const nb::object &key : keys) {
+    hash = mix(hash, reinterpret_cast<size_t>(key.ptr()) >> 4);
+    all_strings = all_strings && py::is_exact(key.ptr(), &PyUnicode_Type);
+  }
+  if (!all_strings) return sort_keys(std::move(keys));
+  auto &cache = order_cache();
+  if (auto found = cache.find(hash); found != cache.end()) {
+    for (const auto &order : found->second) {
+      if (same_pointers(order->inserted, keys)) return order;
+    }
+  }
+  auto order = sort_keys(std::move(keys));
+  if (cache.size() >= kMaxKeyOrders) cache.clear();
+  cache[hash].push_back(order);
+  return order;
+}
+
+Walker::Walker() : graphdef(new_graphdef()), def_(&graphdef_of(graphdef)), path_prefix_(nb::make_tuple()) {}
+
+uint32_t Walker::add_constant(ConstantKind kind, nb::object value) {
+  def_->constants.push_back(std::move(value));
+  def_->constant_kinds.push_back(kind);
+  return static_cast<uint32_t>(def_->constants.size() - 1);
+}
+
+void Walker::add_leaf(PyObject *value, uint32_t owner) {
+  leaves.push_back(nb::borrow<nb::object>(value));
+  def_->leaf_owner.push_back(owner);
+}
+
+void Walker::add_static(PyObject *value) {
+  nb::object held = nb::borrow<nb::object>(value);
+  size_t hash = 0;
+  try {
+    hash = static_cast<size_t>(static_hash(value));
+  } catch (nb::python_error &error) {
+    if (!error.matches(PyExc_TypeError)) throw;
+    raise_graph_error(
+        current_path(),
+        "holds a static value of type '" + type_name(value) +
+            "' that is not hashable; use a hashable value (a tuple instead of a set or bytearray, a frozen "
+            "dataclass), or wrap arrays and state in a Variable");
+  }
+  static_hash_ = mix(static_hash_, hash);
+  scratch_.push_back({Op::Static, 0, add_constant(ConstantKind::Static, std::move(held))});
+}
+
+void Walker::open(const Frame &frame) {
+  size_t depth = frames_.size();
+  // A container that holds itself has no end. Looking for it at every power of two keeps the check out of normal walks
+  // and linear in deep ones.
+  if (frame.ref == kNone && depth >= 1024 && (depth & (depth - 1)) == 0) {
+    for (const Frame &outer : frames_) {
+      if (outer.ref == kNone && outer.object == frame.object) {
+        raise_graph_error(nb::tuple(path_prefix_),
+                          "is a plain container that contains itself; use weft.List or weft.Dict, "
+                          "which are nodes with identity");
+      }
+    }
+  }
+  frames_.push_back(frame);
+}
+
+// Children are the values of `dict` by sorted key: a node's attributes, or a plain dict walked by value.
+void Walker::open_dict(PyObject *dict, Op op, uint32_t ref, PyObject *transparent, bool dynamic) {
+  std::shared_ptr<const KeyOrder> order;
+  try {
+    order = key_order(dict);
+  } catch (nb::python_error &error) {
+    if (!error.matches(PyExc_TypeError)) throw;
+    raise_graph_error(current_path(), "is a dict whose keys cannot be sorted; use keys of one type, such as str");
+  }
+  auto count = static_cast<uint32_t>(order->rank.size());
+  uint32_t keys = add_constant(ConstantKind::Keys, order->sorted);
+  size_t begin = values_.size();
+  values_.resize(begin + count);
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  for (uint32_t i = 0; i < count && PyDict_Next(dict, &position, &key, &value); ++i) {
+    values_[begin + order->rank[i]] = nb::borrow<nb::object>(value);
+  }
+  for (size_t i = begin; i < values_.size(); ++i) {
+    if (!values_[i].is_valid()) raise_graph_error(current_path(), "changed size while it was walked");
+  }
+  if (ref == kNone) {
+    scratch_.push_back({op, count, keys});
+  } else {
+    def_->refs[ref].keys = keys;
+    def_->refs[ref].n_children = count;
+  }
+  open({order->sorted.ptr(), begin, 0, count, ref, transparent, scratch_.size(), offsets_.size(), dynamic, dict});
+}
+
+void Walker::open_sequence(PyObject *value, Op op, bool dynamic) {
+  bool is_list = op == Op::List;
+  Py_ssize_t n = is_list ? py::list_size(value) : PyTuple_Size(value);
+  size_t begin = values_.size();
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    values_.push_back(nb::borrow<nb::object>(is_list ? py::list_item(value, i) : py::tuple_item(value, i)));
+  }
+  PyObject *keys = nullptr;
+  uint32_t constant = kNone;
+  if (op == Op::NamedTuple) {
+    nb::object type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value)));
+    constant = add_constant(ConstantKind::Type, type);
+    nb::object fields = nb::tuple(nb::object(type.attr("_fields")));
+    keys = fields.ptr();
+    add_constant(ConstantKind::PathKeys, fields);
+  }
+  auto count = static_cast<uint32_t>(n);
+  scratch_.push_back({op, count, constant});
+  open({keys, begin, 0, count, kNone, nullptr, scratch_.size(), offsets_.size(), dynamic, value});
+}
+
+// A type only JAX's registry knows: one level through the registry, kept as a treedef for rebuilding.
+void Walker::open_pytree(PyObject *value, bool dynamic) {
+  const Settings &s = settings();
+  nb::object held = nb::borrow<nb::object>(value);
+  nb::object one_level = s.flatten_one_level(held);
+  if (one_level.is_none()) raise_graph_error(current_path(), "was a registered pytree and no longer is");
+  nb::object is_leaf = nb::cpp_function([held](nb::handle other) { return !other.is(held); }, nb::arg().none());
+  nb::object flattened = s.tree_flatten(held, is_leaf);
+  nb::object children = flattened[0], treedef = flattened[1];
+  std::vector<nb::object> keys;
+  for (nb::handle entry : nb::object(one_level[0])) keys.push_back(plain_key(nb::borrow<nb::object>(entry[0])));
+  size_t begin = values_.size();
+  for (nb::handle child : children) values_.push_back(nb::borrow<nb::object>(child));
+  auto count = static_cast<uint32_t>(values_.size() - begin);
+  if (keys.size() != count)
+    raise_graph_error(current_path(), "is a pytree whose flatten function is not deterministic");
+  nb::object key_tuple = py::checked(PyTuple_New(static_cast<Py_ssize_t>(count)));
+  for (uint32_t i = 0; i < count; ++i) py::tuple_init(key_tuple.ptr(), i, keys[i].release().ptr());
+  uint32_t constant = add_constant(ConstantKind::Treedef, treedef);
+  PyObject *borrowed_keys = key_tuple.ptr();
+  add_constant(ConstantKind::PathKeys, key_tuple);
+  scratch_.push_back({Op::Pytree, count, constant});
+  open({borrowed_keys, begin, 0, count, kNone, nullptr, scratch_.size(), offsets_.size(), dynamic, value});
+}
+
+void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
+  nb::object type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value)));
+  RefDef &def = def_->refs[ref];
+  def = {info->kind, add_constant(ConstantKind::Type, type), kNone, kNone, kNone, 0, 0};
+  if (info->kind == Kind::Variable) {
+    VariableCell *cell = as_cell(value);
+    if (cell->metadata != nullptr) {
+      def_->refs[ref].extra = add_constant(ConstantKind::Metadata, nb::borrow<nb::object>(cell->metadata));
+    }
+    def_->refs[ref].leaf = def_->n_leaves();
+    add_leaf(cell->value, ref);
+  } else if (info->kind == Kind::Object) {
+    nb::object dict = py::instance_dict(value);
+    open_dict(dict.ptr(), Op::Dict, ref, info->transparent.ptr(), false);
+  } else {
+    nb::object parts = info->flatten(nb::borrow<nb::object>(value));
+    nb::dict children;
+    for (nb::handle entry : nb::object(parts[0])) children[nb::object(entry[0])] = nb::object(entry[1]);
+    nb::object extra = parts[1];
+    static_hash_ = mix(static_hash_, static_cast<size_t>(static_hash(extra.ptr())));
+    uint32_t constant = add_constant(ConstantKind::Static, extra);
+    def_->refs[ref].extra = constant;
+    open_dict(children.ptr(), Op::Dict, ref, nullptr, false);
+  }
+}
+
+void Walker::visit_reference(PyObject *value, const NodeType *info) {
+  auto next = static_cast<uint32_t>(refs.size());
+  auto [entry, fresh] = ids.try_emplace(value, next);
+  scratch_.push_back({Op::Ref, entry->second, kNone});
+  if (!fresh) return;
+  refs.push_back(nb::borrow<nb::object>(value));
+  def_->refs.push_back({});
+  define(next, value, info);
+}
+
+void Walker::visit(PyObject *value, bool dynamic) {
+  const NodeType *info = classify(value);
+  switch (info->kind) {
+    case Kind::None:
+      scratch_.push_back({Op::None, 0, kNone});
+      break;
+    case Kind::Variable:
+    case Kind::Object:
+    case Kind::Custom:
+      visit_reference(value, info);
+      break;
+    case Kind::Tuple:
+      open_sequence(value, Op::Tuple, dynamic);
+      break;
+    case Kind::List:
+      open_sequence(value, Op::List, dynamic);
+      break;
+    case Kind::NamedTuple:
+      open_sequence(value, Op::NamedTuple, dynamic);
+      break;
+    case Kind::Dict:
+      open_dict(value, Op::Dict, kNone, nullptr, dynamic);
+      break;
+    case Kind::Pytree:
+      open_pytree(value, dynamic);
+      break;
+    case Kind::Array:
+      scratch_.push_back({Op::Leaf, def_->n_leaves(), kNone});
+      add_leaf(value, kNone);
+      break;
+    case Kind::Static:
+      if (dynamic) {
+        scratch_.push_back({Op::Leaf, def_->n_leaves(), kNone});
+        add_leaf(value, kNone);
+      } else {
+        add_static(value);
+      }
+      break;
+  }
+}
+
+void Walker::close(const Frame &frame) {
+  if (frame.ref != kNone) {
+    auto base = static_cast<uint32_t>(def_->items.size());
+    def_->refs[frame.ref].children = static_cast<uint32_t>(def_->child_items.size());
+    for (size_t i = frame.offsets_begin; i < offsets_.size(); ++i) def_->child_items.push_back(base + offsets_[i]);
+    offsets_.resize(frame.offsets_begin);
+    auto first = scratch_.begin() + static_cast<std::ptrdiff_t>(frame.items_begin);
+    def_->items.insert(def_->items.end(), first, scratch_.end());
+    scratch_.erase(first, scratch_.end());
+  }
+  values_.resize(frame.values_begin);
+}
+
+void Walker::run() {
+  while (!frames_.empty()) {
+    Frame &frame = frames_.back();
+    if (frame.next == frame.count) {
+      Frame done = frame;
+      frames_.pop_back();
+      close(done);
+      continue;
+    }
+    size_t index = frame.values_begin + frame.next++;
+    if (frame.ref != kNone) offsets_.push_back(static_cast<uint32_t>(scratch_.size() - frame.items_begin));
+    visit(values_[index].ptr(), frame.dynamic);
+  }
+}
+
+void Walker::walk_known(std::vector<nb::object> known, const GraphDef &before) {
+  known_def_ = &before;
+  for (const nb::object &object : known) ids.emplace(object.ptr(), static_cast<uint32_t>(ids.size()));
+  if (ids.size() != known.size()) throw nb::value_error("known references must be distinct");
+  refs = std::move(known);
+  def_->refs.resize(refs.size());
+  auto count = static_cast<uint32_t>(def_->refs.size());
+  for (uint32_t i = 0; i < count; ++i) {
+    known_ref_ = i;
+    nb::object object = refs[i];
+    const NodeType *info = classify(object.ptr());
+    if (!is_reference(info->kind)) throw nb::type_error("known references must be graph nodes or Variables");
+    define(i, object.ptr(), info);
+    run();
+  }
+  known_ref_ = kNone;
+}
+
+void Walker::root_container(Op op, uint32_t n, const nb::object &keys) {
+  uint32_t constant = keys.is_valid() ? add_constant(ConstantKind::Keys, keys) : kNone;
+  scratch_.push_back({op, n, constant});
+}
+
+void Walker::root(PyObject *value, Outside outside, const nb::object &path_prefix) {
+  path_prefix_ = path_prefix;
+  visit(value, outside == Outside::Call);
+  run();
+}
+
+void Walker::root_static(PyObject *value, const nb::object &path_prefix) {
+  path_prefix_ = path_prefix;
+  add_static(value);
+}
+
+void Walker::finish() {
+  def_->root_begin = static_cast<uint32_t>(def_->items.size());
+  def_->items.insert(def_->items.end(), scratch_.begin(), scratch_.end());
+  scratch_.clear();
+  def_->finish(static_hash_);
+}
+
+nb::object Walker::current_path() const {
+  nb::list path;
+  nb::object prefix = path_prefix_;
+  if (known_ref_ != kNone) prefix = ref_paths(*known_def_)[known_ref_];
+  for (nb::handle key : prefix) path.append(key);
+  for (const Frame &frame : frames_) {
+    if (frame.next == 0) continue;
+    uint32_t child = frame.next - 1;
+    nb::object key = frame.keys != nullptr
+                         ? nb::borrow<nb::object>(py::tuple_item(frame.keys, static_cast<Py_ssize_t>(child)))
+                         : nb::object(nb::int_(child));
+    if (frame.transparent != nullptr && PyObject_RichCompareBool(key.ptr(), frame.transparent, Py_EQ) == 1) continue;
+    path.append(key);
+  }
+  return nb::tuple(path);
+}
+
+namespace {
+
+Flat take(Walker &walker) {
+  walker.finish();
+  return {walker.graphdef, std::move(walker.leaves), std::move(walker.refs), std::move(walker.ids)};
+}
+
+}  // namespace
+
+Flat flatten(nb::handle root) {
+  Walker walker;
+  walker.root(root.ptr(), Outside::Graph, nb::make_tuple());
+  return take(walker);
+}
+
+bool StaticArguments::has_position(size_t i) const {
+  return std::binary_search(positions.begin(), positions.end(), static_cast<uint32_t>(i));
+}
+
+bool StaticArguments::has_name(PyObject *name) const {
+  for (const nb::object &known : names) {
+    if (known.ptr() == name || PyObject_RichCompareBool(known.ptr(), name, Py_EQ) == 1) return true;
+  }
+  return false;
+}
+
+StaticArguments static_arguments(nb::handle positions, nb::handle names) {
+  StaticArguments statics;
+  for (nb::handle position : positions) statics.positions.push_back(nb::cast<uint32_t>(position));
+  std::sort(statics.positions.begin(), statics.positions.end());
+  for (nb::handle name : names) statics.names.push_back(nb::borrow<nb::object>(name));
+  return statics;
+}
+
+Flat flatten_arguments(PyObject *const *values, size_t n_positional, PyObject *keyword_names,
+                       const StaticArguments &statics) {
+  Walker walker;
+  graphdef_of(walker.graphdef).root_kind = RootKind::Call;
+  size_t n_keywords = keyword_names != nullptr ? static_cast<size_t>(py::tuple_size(keyword_names)) : 0;
+  walker.root_container(Op::Tuple, 2, nb::object());
+  walker.root_container(Op::Tuple, static_cast<uint32_t>(n_positional), nb::object());
+  auto add = [&](PyObject *value, bool is_static, const nb::object &label) {
+    nb::object prefix = nb::make_tuple(label);
+    if (is_static) {
+      walker.root_static(value, prefix);
+    } else {
+      walker.root(value, Outside::Call, prefix);
+    }
+  };
+  for (size_t i = 0; i < n_positional; ++i) add(values[i], statics.has_position(i), nb::int_(i));
+  std::vector<std::pair<PyObject *, PyObject *>> keywords;
+  for (size_t i = 0; i < n_keywords; ++i) {
+    keywords.emplace_back(py::tuple_item(keyword_names, static_cast<Py_ssize_t>(i)), values[n_positional + i]);
+  }
+  std::sort(keywords.begin(), keywords.end(),
+            [](const auto &a, const auto &b) { return PyUnicode_Compare(a.first, b.first) < 0; });
+  nb::object names = py::checked(PyTuple_New(static_cast<Py_ssize_t>(n_keywords)));
+  for (size_t i = 0; i < n_keywords; ++i) {
+    py::tuple_init(names.ptr(), static_cast<Py_ssize_t>(i), nb::borrow<nb::object>(keywords[i].first).release().ptr());
+  }
+  walker.root_container(Op::Dict, static_cast<uint32_t>(n_keywords), names);
+  for (const auto &[name, value] : keywords) add(value, statics.has_name(name), nb::borrow<nb::object>(name));
+  return take(walker);
+}
+
+Flat flatten_call(nb::handle args, nb::handle kwargs, nb::handle static_argnums, nb::handle static_argnames) {
+  nb::object positional = py::checked(PySequence_Tuple(args.ptr()));
+  nb::object keywords = py::checked(PyDict_New());
+  py::check_status(PyDict_Update(keywords.ptr(), kwargs.ptr()));
+  std::vector<PyObject *> values;
+  for (Py_ssize_t i = 0; i < py::tuple_size(positional.ptr()); ++i)
+    values.push_back(py::tuple_item(positional.ptr(), i));
+  nb::list names;
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  size_t n_positional = values.size();
+  while (PyDict_Next(keywords.ptr(), &position, &key, &value)) {
+    if (!PyUnicode_Check(key)) throw nb::type_error("keyword names must be strings");
+    names.append(nb::borrow<nb::object>(key));
+    values.push_back(value);
+  }
+  nb::object name_tuple = nb::tuple(names);
+  return flatten_arguments(values.data(), n_positional, name_tuple.ptr(),
+                           static_arguments(static_argnums, static_argnames));
+}
+
+}  // namespace weft

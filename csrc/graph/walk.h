@@ -1,0 +1,105 @@
+// Walking objects into a GraphDef, leaves and references.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "graph/graphdef.h"
+
+namespace weft {
+
+// Attribute names of one insertion order, and how they sort. Invariant: `sorted[rank[i]] == inserted[i]`.
+struct KeyOrder {
+  std::vector<nb::object> inserted;
+  nb::object sorted;           // tuple
+  std::vector<uint32_t> rank;  // position among the sorted keys, by insertion position
+};
+std::shared_ptr<const KeyOrder> key_order(PyObject *dict);
+
+// Result of a walk. `leaves[i]` is the value of leaf i, `refs[r]` the object with reference id r. `refs` are owned: a
+// Flat keeps its graph alive, so plans never hold one.
+struct Flat {
+  nb::object graphdef;
+  std::vector<nb::object> leaves;
+  std::vector<nb::object> refs;
+  std::unordered_map<PyObject *, uint32_t> ids;
+};
+
+// How values outside any node are read: in a call scalars and all unknown objects are leaves for JAX to judge.
+enum class Outside : uint8_t { Graph, Call };
+
+// One walk. Explicit stacks only: depth is bounded by memory, not by the C stack.
+class Walker {
+ public:
+  Walker();
+
+  // The structure walked so far, complete after `finish`.
+  nb::object graphdef;
+
+  // Walks the definitions of objects that already have ids 0..n-1 in `before`, in id order: how a call left them.
+  void walk_known(std::vector<nb::object> known, const GraphDef &before);
+  // Appends to the root expression: a container header whose elements follow, or a whole value.
+  void root_container(Op op, uint32_t n, const nb::object &keys);
+  void root(PyObject *value, Outside outside, const nb::object &path_prefix);
+  void root_static(PyObject *value, const nb::object &path_prefix);
+  // Completes the tables.
+  void finish();
+
+  std::vector<nb::object> leaves;
+  std::vector<nb::object> refs;
+  std::unordered_map<PyObject *, uint32_t> ids;
+
+ private:
+  struct Frame {
+    PyObject *keys;       // borrowed tuple of child keys, or null for positions (kept alive by `def_` constants)
+    size_t values_begin;  // children: values_[values_begin + i]
+    uint32_t next, count;
+    uint32_t ref;           // reference whose definition this is, or kNone for a by-value container
+    PyObject *transparent;  // borrowed attribute name that does not show in paths, or null
+    size_t items_begin;     // start of this definition in scratch_
+    size_t offsets_begin;   // start of its child offsets in offsets_
+    bool dynamic;           // outside any node in a call: scalars are leaves
+    PyObject *object;       // borrowed: what is being walked, for telling a container that holds itself
+  };
+
+  void run();
+  void visit(PyObject *value, bool dynamic);
+  void visit_reference(PyObject *value, const NodeType *info);
+  void define(uint32_t ref, PyObject *value, const NodeType *info);
+  void open(const Frame &frame);
+  void open_dict(PyObject *dict, Op op, uint32_t ref, PyObject *transparent, bool dynamic);
+  void open_sequence(PyObject *value, Op op, bool dynamic);
+  void open_pytree(PyObject *value, bool dynamic);
+  void add_static(PyObject *value);
+  void add_leaf(PyObject *value, uint32_t owner);
+  void close(const Frame &frame);
+  uint32_t add_constant(ConstantKind kind, nb::object value);
+  nb::object current_path() const;
+
+  GraphDef *def_;  // inside `graphdef`
+  const GraphDef *known_def_ = nullptr;
+  uint32_t known_ref_ = kNone;
+  std::vector<Frame> frames_;
+  std::vector<nb::object> values_;
+  std::vector<Item> scratch_;
+  std::vector<uint32_t> offsets_;
+  nb::object path_prefix_;
+  size_t static_hash_ = 0;
+};
+
+Flat flatten(nb::handle root);
+Flat flatten_call(nb::handle args, nb::handle kwargs, nb::handle static_argnums, nb::handle static_argnames);
+
+// Adds the root of a call, from arguments in vectorcall form. `values` holds positional, then keyword arguments.
+struct StaticArguments {
+  std::vector<uint32_t> positions;  // sorted
+  std::vector<nb::object> names;
+  bool has_position(size_t i) const;
+  bool has_name(PyObject *name) const;
+};
+Flat flatten_arguments(PyObject *const *values, size_t n_positional, PyObject *keyword_names,
+                       const StaticArguments &statics);
+StaticArguments static_arguments(nb::handle positions, nb::handle names);
+
+}  // namespace weft

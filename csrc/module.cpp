@@ -1,0 +1,20 @@
+// Bindings only: each part of the engine binds itself.
+#include "dispatch/dispatcher.h"
+#include "graph/cells.h"
+#include "graph/effects.h"
+#include "graph/graphdef.h"
+#include "graph/node_types.h"
+#include "graph/update.h"
+#include "settings.h"
+
+NB_MODULE(_core, m) {
+  // Type objects and registries live as long as the interpreter; leak reports at exit would only be about those.
+  nb::set_leak_warnings(false);
+  weft::bind_settings(m);
+  weft::bind_cells(m);
+  weft::bind_node_types(m);
+  weft::bind_graphdef(m);
+  weft::bind_update(m);
+  weft::bind_effects(m);
+  weft::bind_dispatcher(m);
+}

@@ -1,0 +1,69 @@
+#include "settings.h"
+
+#include <nanobind/stl/string.h>
+
+namespace weft {
+namespace {
+
+// Never freed: module teardown may run destructors that still need the error types.
+Settings *g_settings = nullptr;
+
+nb::object setting(const nb::kwargs &options, const char *name) {
+  if (!options.contains(name)) throw nb::value_error((std::string("configure: missing setting ") + name).c_str());
+  return nb::borrow<nb::object>(options[name]);
+}
+
+void configure(const nb::kwargs &options) {
+  auto fresh = std::make_unique<Settings>();
+  fresh->graph_error = setting(options, "graph_error");
+  fresh->trace_error = setting(options, "trace_error");
+  fresh->flatten_one_level = setting(options, "pytree_registry").attr("flatten_one_level_with_keys");
+  fresh->tree_flatten = setting(options, "tree_flatten");
+  fresh->is_array = setting(options, "is_array");
+  nb::object source = setting(options, "trace_source");
+  fresh->trace_owner = source[0];
+  fresh->trace_attribute = source[1];
+  fresh->variable_state_repr = setting(options, "variable_state_repr");
+  nb::module_ types = nb::module_::import_("types");
+  fresh->function_type = types.attr("FunctionType");
+  fresh->method_type = types.attr("MethodType");
+  fresh->builtin_type = types.attr("BuiltinFunctionType");
+  fresh->partial_type = nb::module_::import_("functools").attr("partial");
+  fresh->enum_type = nb::module_::import_("enum").attr("Enum");
+  delete g_settings;
+  g_settings = fresh.release();
+}
+
+}  // namespace
+
+const Settings &settings() {
+  if (g_settings == nullptr) {
+    throw std::runtime_error("weft._core is not configured: import weft, not weft._core");
+  }
+  return *g_settings;
+}
+
+void bind_settings(nb::module_ &m) { m.def("configure", &configure); }
+
+void raise_graph_error(const nb::object &path, const std::string &reason) {
+  nb::object error = settings().graph_error(reason, path);
+  PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(error.ptr())), error.ptr());
+  throw nb::python_error();
+}
+
+nb::object current_trace() {
+  const Settings &s = settings();
+  nb::object trace = py::checked(PyObject_GetAttr(s.trace_owner.ptr(), s.trace_attribute.ptr()));
+  if (trace.is_none()) return trace;
+  return py::checked(PyWeakref_NewRef(trace.ptr(), nullptr));
+}
+
+void check_trace(PyObject *owner, PyObject *object) {
+  nb::object now = current_trace();
+  if (owner == now.ptr() || owner == nullptr) return;
+  nb::object name = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(object))).attr("__name__");
+  PyErr_Format(settings().trace_error.ptr(), "Cannot mutate '%U' from different trace level", name.ptr());
+  throw nb::python_error();
+}
+
+}  // namespace weft

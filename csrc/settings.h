@@ -1,0 +1,40 @@
+// What the package tells the engine once at import: error types, JAX's pytree registry, where to read the trace level.
+//
+// Invariant: after `configure` every field is set and never changes; the engine holds one reference to each for the
+// life of the interpreter.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "python_compat.h"
+
+namespace weft {
+
+struct Settings {
+  nb::object graph_error;        // (reason: str, path: tuple) -> exception
+  nb::object trace_error;        // exception type for cross-trace mutation
+  nb::object flatten_one_level;  // pytree registry: (obj) -> (children with keys, aux) | None
+  nb::object tree_flatten;       // (obj, is_leaf) -> (leaves, treedef)
+  nb::object is_array;           // (obj) -> bool, asked once a type
+  nb::object trace_owner;        // object whose attribute `trace_attribute` is JAX's current trace
+  nb::object trace_attribute;
+  nb::object variable_state_repr;
+  nb::object function_type, partial_type, method_type, builtin_type, enum_type;
+};
+
+// The process-wide settings; throws RuntimeError when the package has not configured the engine.
+const Settings &settings();
+void bind_settings(nb::module_ &m);
+
+// Raises the package's GraphError for the object at `path`.
+[[noreturn]] void raise_graph_error(const nb::object &path, const std::string &reason);
+
+// Identity of JAX's current trace: the canonical weak reference to it (borrowed trace objects would keep tracers
+// alive).
+nb::object current_trace();
+
+// "Cannot mutate 'Dict' from different trace level", unless `owner` is the current trace.
+void check_trace(PyObject *owner, PyObject *object);
+
+}  // namespace weft
