@@ -1,4 +1,5 @@
 // Bindings only: each part of the engine binds itself.
+#include "build_info.h"
 #include "dispatch/dispatcher.h"
 #include "graph/cells.h"
 #include "graph/effects.h"
@@ -10,6 +11,7 @@
 NB_MODULE(_core, m) {
   // Type objects and registries live as long as the interpreter; leak reports at exit would only be about those.
   nb::set_leak_warnings(false);
+  weft::bind_build_info(m);
   weft::bind_settings(m);
   weft::bind_cells(m);
   weft::bind_node_types(m);
