@@ -1,0 +1,405 @@
+"""The lifting mechanism: how a JAX transform comes to work on graph nodes.
+
+Every transform does the same four things with the pieces here:
+
+1. `Call.collect` walks the arguments: one structure, a flat list of leaves, each object once.
+2. The transform says what happens to each leaf (differentiate, map, carry, broadcast ...).
+3. The JAX transform runs on flat leaves. Inside, `trace` rebuilds fresh objects over the tracers,
+   runs the user's function and walks again, which tells what changed.
+4. `Call.finish` scatters the new leaves into the caller's own objects and rebuilds the result.
+
+The caller's objects are touched by step 4 only, so whatever raises before it changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+import jax
+import numpy as np
+
+from weft import _core
+from weft.errors import format_path
+from weft.filters import Filter, compile_filters
+from weft.state import State
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+Path = tuple[Hashable, ...]
+Function = Callable[..., Any]
+
+
+# -- how a transform is called ---------------------------------------------------------------------
+
+
+class Transform(Protocol, Generic[P, R_co]):
+    """A transform of functions: ``transform(f, ...)``, or ``transform(...)`` as a decorator."""
+
+    @overload
+    def __call__(self, f: Function, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Callable[[Function], R_co]: ...
+
+
+_MISSING: Any = object()
+
+
+def transform(define: Callable[Concatenate[Function, P], R_co]) -> Transform[P, R_co]:
+    """Let `define`, whose first parameter is a function, be used without it as a decorator."""
+
+    @functools.wraps(define)
+    def wrapper(f: Any = _MISSING, *args: Any, **kwargs: Any) -> Any:
+        if f is _MISSING:
+            return functools.partial(wrapper, *args, **kwargs)
+        if not callable(f):
+            raise TypeError(f"{name} expects a function as its first argument, got {f!r}.")
+        return define(f, *args, **kwargs)
+
+    name = getattr(define, "__name__", "transform")
+    return cast("Transform[P, R_co]", wrapper)
+
+
+def function_name(function: Function) -> str:
+    """Name of a function for messages."""
+    if isinstance(function, functools.partial):
+        return function_name(function.func)
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+@functools.lru_cache(maxsize=512)
+def _parameters(function: Function) -> tuple[tuple[str, ...], str | None]:
+    """Names of the positional parameters, and of the one that takes the rest."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return (), None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = tuple(p.name for p in parameters if p.kind in positional)
+    rest = [p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL]
+    return names, rest[0] if rest else None
+
+
+def parameter_name(function: Function, position: int) -> str:
+    """What the author of `function` calls its positional argument number `position`."""
+    try:
+        names, rest = _parameters(function)
+    except TypeError:  # unhashable callable
+        names, rest = (), None
+    if position < len(names):
+        return names[position]
+    if rest is not None:
+        return f"{rest}[{position - len(names)}]"
+    return f"args[{position}]"
+
+
+def argument_label(function: Function, path: Path) -> str:
+    """Write a path of a walked call as the function's author would: ``model.kernel``, ``x[0]``.
+
+    The path starts with the position of a positional argument, or with a keyword.
+    """
+    if not path:
+        return "the arguments"
+    which, *inner = path
+    root = parameter_name(function, which) if isinstance(which, int) else str(which)
+    return format_path(inner, root)
+
+
+def normalize_argnums(
+    name: str, parameter: str, argnums: Iterable[int], function: Function, count: int
+) -> tuple[int, ...]:
+    """Non-negative positions, checked against the `count` positional arguments of a call."""
+    normal = []
+    for argnum in argnums:
+        if not -count <= argnum < count:
+            raise ValueError(
+                f"{name} of {function_name(function)}: {parameter}={argnum} is out of range, the "
+                f"call has {count} positional argument{'' if count == 1 else 's'}. Pass that "
+                f"argument by position, or correct {parameter}."
+            )
+        normal.append(argnum % count)
+    return tuple(normal)
+
+
+# -- pytrees whose leaves may be nodes -------------------------------------------------------------
+
+
+def is_none(value: Any) -> bool:
+    """True for None: an axis that says "not mapped" rather than an empty pytree."""
+    return value is None
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """Leaves of a pytree; graph nodes and Variables count as leaves."""
+    return jax.tree_util.tree_leaves(tree, is_leaf=_core.is_node)
+
+
+def tree_flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Leaves and structure of a pytree; graph nodes and Variables count as leaves."""
+    return jax.tree_util.tree_flatten(tree, is_leaf=_core.is_node)
+
+
+def spread_prefix(
+    prefix: Any, tree: Any, what: str, is_leaf: Callable[[Any], bool] = is_none
+) -> list[Any]:
+    """One entry of `prefix` for each leaf of `tree`, which `prefix` is a pytree prefix of.
+
+    Raises:
+        ValueError: `prefix` does not fit; the message starts with `what`.
+    """
+    spread: list[Any] = []
+
+    def add(entry: Any, subtree: Any) -> None:
+        spread.extend([entry] * len(tree_leaves(subtree)))
+
+    try:
+        jax.tree_util.tree_map(add, prefix, tree, is_leaf=is_leaf)
+    except ValueError as error:
+        shown = jax.tree_util.tree_map(_short, tree, is_leaf=_core.is_node)
+        raise ValueError(
+            f"{what} must be one entry, or a pytree prefix of what it describes. "
+            f"Got {prefix!r} for {shown!r}."
+        ) from error
+    return spread
+
+
+class _Short:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _short(value: Any) -> _Short:
+    if _core.is_node(value):
+        return _Short(type(value).__name__)
+    return _Short(type_of(value))
+
+
+def type_of(value: Any) -> str:
+    """Shape and dtype of an array (``float32[2,3]``), the type's name of anything else."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return type(value).__name__
+    return f"{dtype}[{','.join(map(str, np.shape(value)))}]"
+
+
+class _Indistinct:
+    """Holds a value of which JAX need not know whether it is equal to another."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Indistinct)
+
+    def __hash__(self) -> int:
+        return hash(_Indistinct)
+
+
+@jax.tree_util.register_pytree_node_class
+class Aside:
+    """A leafless pytree that carries a value out of a traced function.
+
+    JAX keeps it with the traced program, so when the program is reused the value comes along.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def tree_flatten(self) -> tuple[tuple[()], Any]:
+        """No leaves; the value is structure."""
+        return (), _Indistinct(self.value)
+
+    @classmethod
+    def tree_unflatten(cls, held: Any, leaves: Iterable[Any]) -> Aside:
+        """Rebuild from the structure."""
+        return cls(held.value)
+
+
+# -- one call --------------------------------------------------------------------------------------
+
+
+class Call:
+    """The walked arguments of one call of a lifted function."""
+
+    __slots__ = ("_relative", "args", "flat", "function", "graphdef", "kwargs", "leaves", "name")
+
+    def __init__(
+        self,
+        name: str,
+        function: Function,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        flat: _core.Flat,
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.flat = flat
+        self.graphdef = flat.graphdef
+        self.leaves = flat.leaves
+        self._relative: dict[int, dict[int, Path]] = {}
+
+    @classmethod
+    def collect(
+        cls,
+        name: str,
+        function: Function,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        static_argnums: frozenset[int] = frozenset(),
+    ) -> Call:
+        """Walk `args` and `kwargs`: each node and Variable once, at any depth.
+
+        Args:
+            name: the transform, for messages.
+            function: the user's function.
+            static_argnums: positions of arguments that are compared instead of traced.
+        """
+        flat = _core.flatten_call(args, kwargs, static_argnums, frozenset())
+        return cls(name, function, args, kwargs, flat)
+
+    def label(self, leaf: int) -> str:
+        """Where a leaf is, as the user would write it."""
+        return argument_label(self.function, self.graphdef.paths()[leaf])
+
+    def finish(self, effects: _core.Effects, out_leaves: Sequence[Any]) -> Any:
+        """Scatter the new leaves into the caller's objects; return the function's result."""
+        return _core.apply_effects(effects, self.flat.refs, self.leaves, out_leaves)
+
+    def partition(self, filters: Sequence[Filter]) -> tuple[int, ...]:
+        """Index of the first filter that selects each leaf, -1 where none does."""
+        return self.graphdef.partition(compile_filters(filters), self.leaves)
+
+    def argument_items(self) -> list[tuple[int | str, tuple[tuple[bool, int], ...]]]:
+        """For each argument its position or keyword, and its items.
+
+        An item is (True, reference id) for a node or Variable and (False, leaf id) for a value.
+        """
+        items = self.graphdef.root_items()
+        found: list[tuple[int | str, tuple[tuple[bool, int], ...]]] = []
+        start = 0
+        arguments = [*enumerate(self.args), *sorted(self.kwargs.items())]
+        for which, argument in arguments:
+            stop = start + len(tree_leaves(argument))
+            found.append((which, items[start:stop]))
+            start = stop
+        return found
+
+    def relative_paths(self, ref: int) -> dict[int, Path]:
+        """Path from the object `ref` to each leaf that it reaches."""
+        known = self._relative.get(ref)
+        if known is None:
+            known = self._relative[ref] = _relative_paths(self.graphdef, ref)
+        return known
+
+    def state(self, ref: int, values: Mapping[int, Any]) -> State | _core.VariableState:
+        """State, as seen from the object `ref`, of the leaves in `values` that it reaches.
+
+        For an object that is itself a Variable it is the one `VariableState`.
+        """
+        paths: list[Path] = []
+        entries: list[Any] = []
+        types, metadata = self.graphdef.leaf_types(), self.graphdef.leaf_metadata()
+        for leaf, path in self.relative_paths(ref).items():
+            if leaf not in values:
+                continue
+            kind = types[leaf]
+            paths.append(path)
+            entries.append(
+                values[leaf]
+                if kind is None
+                else _core.VariableState(kind, values[leaf], **(metadata[leaf] or {}))
+            )
+        if paths == [()]:
+            return entries[0]
+        return State._view(_core.nest(paths, entries))
+
+
+def _relative_paths(graphdef: _core.GraphDef, ref: int) -> dict[int, Path]:
+    prefix = graphdef.ref_paths()[ref]
+    paths = graphdef.paths()
+    reached = graphdef.reachable(ref)
+    depth = len(prefix)
+    if all(paths[leaf][:depth] == prefix for leaf in reached):
+        return {leaf: paths[leaf][depth:] for leaf in reached}
+    # Part of the object was met earlier by another way. Walk a copy whose leaves are leaf numbers.
+    numbers = [np.asarray(leaf) for leaf in range(graphdef.num_leaves)]
+    _, refs = _core.unflatten(graphdef, numbers)
+    walked = _core.flatten(refs[ref])
+    return {
+        int(number): path
+        for number, path in zip(walked.leaves, walked.graphdef.paths(), strict=True)
+    }
+
+
+# -- inside the transform --------------------------------------------------------------------------
+
+Hook = Callable[[list[Any]], None]
+Leave = Callable[[list[Any], Any, Any], Any]
+
+
+def trace(
+    function: Function,
+    graphdef: _core.GraphDef,
+    leaves: Sequence[Any],
+    *,
+    enter: Hook | None = None,
+    leave: Leave | None = None,
+    keep: bool = True,
+) -> tuple[_core.Effects, list[Any]]:
+    """Rebuild the arguments over `leaves`, run `function`, and tell what it did.
+
+    Args:
+        enter: called with the rebuilt objects before the function runs.
+        leave: called with the rebuilt objects, (args, kwargs) and the function's result; returns
+            what to take as the result.
+        keep: leave out the leaves that did not change.
+
+    Returns:
+        The effects, and the leaves that they number.
+    """
+    arguments, refs = _core.unflatten(graphdef, leaves)
+    if enter is not None:
+        enter(refs)
+    args, kwargs = arguments
+    result = function(*args, **kwargs)
+    if leave is not None:
+        result = leave(refs, arguments, result)
+    return _core.trace_effects(refs, graphdef, leaves, result, keep)
+
+
+class Bodies(Generic[T]):
+    """Functions that one lifted function has handed to JAX, by what they were made from.
+
+    JAX reuses the trace of a loop body or checkpointed function when it gets the same function
+    object again. The body must therefore depend on its key only, and never on one call's leaves.
+    """
+
+    __slots__ = ("_known", "_limit")
+
+    def __init__(self, limit: int = 64) -> None:
+        self._known: OrderedDict[Hashable, T] = OrderedDict()
+        self._limit = limit
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The body for `key`, made when it is not known yet."""
+        try:
+            body = self._known[key]
+        except KeyError:
+            body = self._known[key] = make()
+            while len(self._known) > self._limit:
+                self._known.popitem(last=False)
+        return body

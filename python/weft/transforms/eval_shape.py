@@ -1,0 +1,48 @@
+"""eval_shape over graph nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from weft import _core
+from weft.transforms._lift import Call, Function
+
+__all__ = ["eval_shape"]
+
+
+def eval_shape(f: Function, *args: Any, **kwargs: Any) -> Any:
+    """What ``f(*args, **kwargs)`` returns, with `jax.ShapeDtypeStruct` in the place of arrays.
+
+    Nothing is computed and nothing is allocated: the way to see a large model's structure and
+    shapes. The arguments stay as they are; nodes in the result are new ones.
+
+    Args:
+        f: function whose arguments and result may be or contain graph nodes.
+        *args: its positional arguments; `jax.ShapeDtypeStruct` may stand for arrays.
+        **kwargs: its keyword arguments.
+
+    Returns:
+        The result of `f`; every array, also as the value of a Variable, is a
+        `jax.ShapeDtypeStruct`.
+
+    >>> import weft as nnx
+    >>> model = nnx.eval_shape(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    >>> model.kernel.value
+    ShapeDtypeStruct(shape=(2, 3), dtype=float32)
+    """
+    call = Call.collect("eval_shape", f, args, kwargs)
+    structure: Any = None
+
+    def flat(leaves: tuple[Any, ...]) -> tuple[Any, ...]:
+        nonlocal structure
+        (inner_args, inner_kwargs), _ = _core.unflatten(call.graphdef, leaves)
+        result = f(*inner_args, **inner_kwargs)
+        walked = _core.flatten_call((result,), {}, frozenset(), frozenset())
+        structure = walked.graphdef
+        return tuple(walked.leaves)
+
+    shapes = jax.eval_shape(flat, tuple(call.leaves))
+    ((result,), _), _ = _core.unflatten(structure, shapes)
+    return result

@@ -1,0 +1,552 @@
+"""scan over graph nodes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from weft import _core
+from weft.errors import format_path
+from weft.filters import Filter
+from weft.transforms._lift import (
+    Aside,
+    Bodies,
+    Call,
+    Function,
+    Path,
+    argument_label,
+    function_name,
+    trace,
+    transform,
+    tree_flatten,
+    type_of,
+)
+from weft.transforms._mapping import (
+    DEFAULT_STATE_AXES,
+    NO_METADATA,
+    AxisNames,
+    AxisRole,
+    MapOptions,
+    NewState,
+    Part,
+    Resolver,
+    Role,
+    is_axis,
+    output_label,
+    restore_keys,
+    split_key,
+)
+from weft.transforms.axes import Carry, StateAxes
+
+__all__ = ["scan"]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which leaves of a call go where in `jax.lax.scan`."""
+
+    roles: tuple[AxisRole, ...]
+
+    def of(self, *wanted: AxisRole | type[int]) -> tuple[int, ...]:
+        """Ids of the leaves with one of the roles; `int` stands for all mapped ones."""
+        return tuple(
+            leaf
+            for leaf, role in enumerate(self.roles)
+            if role in wanted or (int in wanted and isinstance(role, int))
+        )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where an output leaf of the call is found in what `jax.lax.scan` returns."""
+
+    kind: str  # "carry", "count" or "stack"
+    index: int
+    axis: int = 0
+
+
+class _Body:
+    """The function that `jax.lax.scan` runs. Knows structure only, so that JAX can reuse its trace."""
+
+    def __init__(
+        self,
+        options: MapOptions,
+        call: Call,
+        roles: tuple[AxisRole, ...],
+        carry: int | None,
+        scan_output: bool,
+    ) -> None:
+        function, graphdef = call.function, call.graphdef
+        self.options = options
+        self.function = function
+        self.graphdef = graphdef
+        self.roles = roles
+        self.carry = carry
+        self.scan_output = scan_output
+        self.items = dict(call.argument_items())
+        if carry is not None:
+            found, self.carry_structure = jax.tree_util.tree_flatten_with_path(
+                call.args[carry], is_leaf=_core.is_node
+            )
+            self.carry_labels = [
+                argument_label(function, (carry, *_plain_path(path))) for path, _ in found
+            ]
+        self.where = f"{options.name} of {function_name(function)}"
+        layout = _Layout(roles)
+        self.carried = layout.of(Role.CARRY)
+        self.constant = layout.of(Role.BROADCAST, Role.COUNT)
+        self.counts = layout.of(Role.COUNT)
+        self.scanned = layout.of(int, Role.SPLIT)
+        self.split = layout.of(Role.SPLIT)
+        self.names = AxisNames(options, graphdef, roles)
+
+    # -- parts of the result ---------------------------------------------------------------------
+
+    def parts(self, result: Any) -> list[tuple[bool, Part]]:
+        """The result in pytree order, as parts that are the carry (True) or are stacked (False)."""
+        out_axes = self.options.out_axes
+        if out_axes is Carry:
+            return [(True, Part((), result, Carry))]
+        if isinstance(out_axes, (tuple, list)) and any(axis is Carry for axis in out_axes):
+            if not isinstance(result, (tuple, list)) or len(result) != len(out_axes):
+                raise TypeError(
+                    f"{self.where}: out_axes={out_axes!r} describes a tuple of {len(out_axes)}, "
+                    f"but the function returned {_described(result)}."
+                )
+            return [
+                (axis is Carry, Part((i,), value, axis))
+                for i, (axis, value) in enumerate(zip(out_axes, result, strict=True))
+            ]
+        if self.carry is None:
+            return [(False, Part((), result, out_axes))]
+        if not self.scan_output:
+            return [(True, Part((), result, Carry))]
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise TypeError(
+                f"{self.where}: the function must return a pair (carry, out), but it returned "
+                f"{_described(result)}. Return (carry, None) when there is nothing to stack, or "
+                "pass scan_output=False and return the carry alone."
+            )
+        return [(True, Part((0,), result[0], Carry)), (False, Part((1,), result[1], out_axes))]
+
+    # -- the body --------------------------------------------------------------------------------
+
+    def __call__(self, carry: Any, xs: tuple[Any, ...]) -> Any:
+        carried, constant, _ = carry
+        leaves: list[Any] = [None] * self.graphdef.num_leaves
+        for ids, values in (
+            (self.carried, carried),
+            (self.constant, constant),
+            (self.scanned, xs),
+        ):
+            for leaf, value in zip(ids, values, strict=True):
+                leaves[leaf] = value
+        entered: Any = None
+        seen: Any = None
+
+        def enter(refs: list[Any]) -> None:
+            nonlocal entered
+            entered = self._carried_structure(refs)
+            self.names.remove(refs)
+
+        def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
+            nonlocal seen
+            self._check_carried_structure(refs, entered)
+            restore_keys(self.graphdef, refs, leaves, self.split)
+            parts = self.parts(result)
+            carries = self._carry_leaves(refs, leaves, parts)
+            stacked = [part for is_carry, part in parts if not is_carry]
+            new = NewState(
+                self.options,
+                self.function,
+                self.graphdef,
+                leaves,
+                refs,
+                arguments,
+                result,
+                stacked,
+            )
+            self.names.add(refs, arguments, result, new)
+            seen = parts, carries, new
+            return result
+
+        effects, out = trace(
+            self.function, self.graphdef, leaves, enter=enter, leave=leave
+        )
+        return self._collect(effects, out, leaves, constant, *seen)
+
+    def _collect(
+        self,
+        effects: _core.Effects,
+        out: Sequence[Any],
+        leaves: Sequence[Any],
+        constant: Sequence[Any],
+        parts: Sequence[tuple[bool, Part]],
+        carries: Sequence[int],
+        new: NewState,
+    ) -> Any:
+        """Sort the output leaves into next carry and stacked outputs."""
+        following = dict(zip(self.carried, (leaves[i] for i in self.carried), strict=True))
+        counts = {leaf: leaves[leaf] for leaf in self.counts}
+        stack: list[Any] = []
+        sources: list[_Source] = []
+        made = new.new_axes(effects, out)
+        axes = iter(new.value_axes)
+        carried_results = iter(carries)
+        in_carry = iter(_which_part(parts))
+        for i, (kind, leaf, path) in enumerate(effects.outputs()):
+            value = out[i]
+            axis: Any
+            if kind == "result" and next(in_carry):
+                leaf = next(carried_results)
+                following[leaf] = value
+                sources.append(_Source("carry", self.carried.index(leaf)))
+                continue
+            if kind == "leaf":
+                role = self.roles[leaf]
+                if role is Role.CARRY:
+                    self._check_carry_type(argument_label(self.function, path), leaves[leaf], value)
+                    following[leaf] = value
+                    sources.append(_Source("carry", self.carried.index(leaf)))
+                    continue
+                if role is Role.COUNT:
+                    counts[leaf] = value
+                    sources.append(_Source("count", self.counts.index(leaf)))
+                    continue
+                if not isinstance(role, int):
+                    raise ValueError(
+                        f"{self.where}: {argument_label(self.function, path)} is broadcast to all "
+                        "iterations, but the function changes it. Carry it from iteration to "
+                        "iteration (no filter of state_axes selects it, or Carry in StateAxes), "
+                        "or map it over an axis."
+                    )
+                axis = role
+            else:
+                axis = made[i] if kind == "new" else next(axes)
+            if not isinstance(axis, int):
+                raise ValueError(self._no_axis_message(kind, path, axis))
+            sources.append(_Source("stack", len(stack), axis))
+            stack.append(value)
+        carry = (
+            tuple(following[leaf] for leaf in self.carried),
+            tuple(constant),
+            tuple(counts[leaf] for leaf in self.counts),
+        )
+        return carry, (Aside((effects, tuple(sources))), tuple(stack))
+
+    def _no_axis_message(self, kind: str, path: Path, axis: Any) -> str:
+        label = output_label(self.function, kind, path)
+        if kind == "result":
+            return (
+                f"{self.where}: out_axes has None for {label}, but every iteration gives one. Give "
+                "the axis to stack it along, or carry it to have the last one."
+            )
+        return (
+            f"{self.where}: {label} is made inside, but is to be "
+            f"{'carried' if axis is Carry else 'broadcast'}, so it must exist before. Make it "
+            "beforehand, or select it with an axis in state_axes to have it stacked."
+        )
+
+    # -- the carry -------------------------------------------------------------------------------
+
+    def _carried_refs(self) -> list[int]:
+        """Objects among the arguments that are carried as a whole."""
+        found = []
+        for position, items in self.items.items():
+            for is_object, number in items:
+                if not is_object:
+                    continue
+                roles = {self.roles[leaf] for leaf in self.graphdef.reachable(number)}
+                if roles == {Role.CARRY} or (not roles and position == self.carry):
+                    found.append(number)
+        return found
+
+    def _carried_structure(self, refs: Sequence[Any]) -> Any:
+        carried = [refs[ref] for ref in self._carried_refs()]
+        return _core.flatten(carried).graphdef if carried else None
+
+    def _check_carried_structure(self, refs: Sequence[Any], before: Any) -> None:
+        if before is None:
+            return
+        numbers = self._carried_refs()
+        after = _core.flatten([refs[ref] for ref in numbers]).graphdef
+        difference = before.difference(after)
+        if difference is None:
+            return
+        (which, *path), was, now = difference
+        paths = self.graphdef.ref_paths()
+        label = argument_label(self.function, (*paths[numbers[which]], *path))
+        raise TypeError(
+            f"{self.where}: {label} is carried from iteration to iteration, so its structure must "
+            f"stay the same, but it changes from {was!r} to {now!r}. Make the change before the "
+            "scan, or keep what changes in a Variable."
+        )
+
+    def _carry_leaves(
+        self, refs: Sequence[Any], leaves: Sequence[Any], parts: Sequence[tuple[bool, Part]]
+    ) -> list[int]:
+        """Leaf ids that the arrays of the returned carry continue.
+
+        Raises:
+            TypeError: the returned carry is not like the one that came in.
+        """
+        returned = [part for is_carry, part in parts if is_carry]
+        if not returned:
+            return []
+        if self.carry is None:
+            raise ValueError(
+                f"{self.where}: out_axes has a Carry, but no argument is one. Put Carry at the "
+                "carry's place in in_axes."
+            )
+        (part,) = returned
+        after, structure = tree_flatten(part.value)
+        if structure != self.carry_structure:
+            raise TypeError(
+                f"{self.where}: the carry {argument_label(self.function, (self.carry,))} must come "
+                f"back with the structure it came in, {self.carry_structure}, but the function "
+                f"returned {structure}."
+            )
+        continued = []
+        for (is_object, number), label, now in zip(
+            self.items[self.carry], self.carry_labels, after, strict=True
+        ):
+            if not is_object and not _core.is_node(now):
+                self._check_carry_type(label, leaves[number], now)
+                continued.append(number)
+            elif not is_object or now is not refs[number]:
+                was = type(refs[number]).__name__ if is_object else type_of(leaves[number])
+                raise TypeError(
+                    f"{self.where}: the carry {label} is {was}; the function must return "
+                    f"{'that same object' if is_object else 'an array'}, but it returned "
+                    f"{_other_object(now, refs, self.graphdef, self.function)}. Update the object "
+                    "it was given, for example with nnx.update, and return that."
+                )
+        return continued
+
+    def _check_carry_type(self, label: str, was: Any, now: Any) -> None:
+        try:
+            now_dtype = jnp.result_type(now)
+        except TypeError:
+            raise TypeError(
+                f"{self.where}: {label} is carried, but comes back as a "
+                f"{type(now).__name__}, which is not an array."
+            ) from None
+        # JAX itself widens a carry that started as a Python number.
+        same_dtype = jnp.result_type(was) == now_dtype or getattr(was, "weak_type", False)
+        if np.shape(was) != np.shape(now) or not same_dtype:
+            raise TypeError(
+                f"{self.where}: {label} is carried from iteration to iteration, so its shape and "
+                f"dtype must stay the same, but it changes from {type_of(was)} to {type_of(now)}. "
+                "Convert what the function returns, or what it is given at first."
+            )
+
+
+def _which_part(parts: Sequence[tuple[bool, Part]]) -> list[bool]:
+    """For each array of the result, whether it is part of the carry."""
+    return [
+        is_carry
+        for is_carry, part in parts
+        for leaf in tree_flatten(part.value)[0]
+        if not _core.is_node(leaf)
+    ]
+
+
+def _plain_path(path: Sequence[Any]) -> Path:
+    return tuple(
+        getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path
+    )
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type_of(value)
+
+
+def _other_object(
+    now: Any, refs: Sequence[Any], graphdef: _core.GraphDef, function: Function
+) -> str:
+    for ref, known in enumerate(refs):
+        if known is now:
+            return argument_label(function, graphdef.ref_paths()[ref])
+    if _core.is_node(now):
+        return f"another {type(now).__name__}"
+    return type_of(now)
+
+
+def _carry_position(options: MapOptions, call: Call) -> int | None:
+    """Position of the carry among the call's arguments, None if there is none."""
+    in_axes, count = options.in_axes, len(call.args)
+    where = f"{options.name} of {function_name(call.function)}"
+    if in_axes is Carry:
+        if count != 1:
+            raise ValueError(
+                f"{where}: in_axes=Carry says that the only argument is the carry, but the call has "
+                f"{count} positional arguments. Give a tuple with one entry per argument."
+            )
+        return 0
+    if isinstance(in_axes, tuple):
+        carries = [position for position, axis in enumerate(in_axes) if axis is Carry]
+        if len(carries) > 1:
+            raise ValueError(
+                f"{where}: in_axes has more than one Carry, at {carries}. Put what is carried in "
+                "one argument, for example in a tuple."
+            )
+        if carries:
+            return carries[0]
+    argnum = options.carry_argnum
+    if argnum is None:
+        return None
+    if (
+        isinstance(in_axes, tuple)
+        and argnum < len(in_axes)
+        and isinstance(in_axes[argnum], StateAxes)
+    ):
+        return None
+    if not -count <= argnum < count:
+        needed = argnum + 1 if argnum >= 0 else -argnum
+        raise TypeError(
+            f"Expected at least {needed} positional arguments, got {count}: {where} has its carry "
+            f"at carry_argnum={argnum}."
+        )
+    return argnum % count
+
+
+@transform
+def scan(
+    f: Function,
+    *,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+    _split_transpose: bool = False,
+    in_axes: Any = 0,
+    in_axes_kwargs: Any = 0,
+    out_axes: Any = 0,
+    carry_argnum: int = 0,
+    state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
+    split_rngs: Filter = ...,
+    transform_metadata: Mapping[str, Any] = NO_METADATA,
+    scan_output: bool = True,
+) -> Function:
+    """A function that runs `f` in a loop, compiled once, over slices of its arguments.
+
+    One argument is the carry: each iteration gets what the one before returned for it. If it is or
+    contains nodes they are carried whole, and `f` returns the same objects. The other arrays follow
+    `in_axes`. The state of other nodes follows `state_axes`: what a filter there selects is sliced, so
+    that each iteration sees its own (one set of parameters per layer, say); what none selects is
+    carried (statistics that flow from layer to layer). Random streams are as in `vmap`. State that `f`
+    makes is stacked along its axis.
+
+    Args:
+        f: function that returns ``(carry, out)``.
+        length: number of iterations; needed when nothing is sliced.
+        reverse: run from the last slice to the first.
+        unroll: how many iterations to compile as one, or True for all.
+        _split_transpose: passed to `jax.lax.scan`: splits the backward pass in two loops.
+        in_axes: axis of arrays in positional arguments: an int, None for the same in all iterations,
+            or a tuple with a pytree prefix of them per argument, ``self`` included; the carry's
+            entry does not matter. `Carry` there names the carry instead of `carry_argnum`, and a
+            `StateAxes` says everything about a node's state.
+        in_axes_kwargs: as `in_axes`, for keyword arguments: one entry, or a dict of them.
+        out_axes: axis along which to stack arrays in ``out``, a pytree prefix of it. With `Carry` in
+            it, it describes the whole result.
+        carry_argnum: position of the carry.
+        state_axes: filter -> axis (None: the same in all iterations) of the state of nodes.
+        split_rngs: filter (or list of stream names, True, False, None) of streams to split.
+        transform_metadata: as in `vmap`.
+        scan_output: False: `f` returns the carry alone.
+
+    Returns:
+        A function with the arguments of `f` that returns ``(carry, stacked out)``, or the carry
+        alone.
+
+    Raises:
+        TypeError: too few positional arguments for the carry, `f` does not return a pair, or the
+            carry changes its structure, shape or dtype.
+        ValueError: an axis is out of bounds, sizes disagree or cannot be inferred, broadcast state
+            changes, or a shared Variable is reached under two axes.
+
+    >>> import jax.numpy as jnp
+    >>> import weft as nnx
+    >>> layers = nnx.vmap(lambda rngs: nnx.Linear(3, 3, rngs=rngs), axis_size=4)(nnx.Rngs(0))
+    >>> forward = nnx.scan(lambda x, layer: (layer(x), x.sum()))
+    >>> x, sums = forward(jnp.ones(3), layers)
+    >>> x.shape, sums.shape
+    ((3,), (4,))
+    """
+    options = MapOptions(
+        "scan",
+        in_axes=in_axes,
+        in_axes_kwargs=in_axes_kwargs,
+        out_axes=out_axes,
+        state_axes=state_axes,
+        split_rngs=split_rngs,
+        transform_metadata=transform_metadata,
+        carry_argnum=carry_argnum,
+        unselected=Role.CARRY,
+    )
+    for axis in jax.tree_util.tree_leaves(out_axes, is_leaf=is_axis):
+        if axis is None:
+            raise ValueError(
+                "scan: out_axes has None, but every iteration gives an output. Give the axis to "
+                "stack it along, or carry it to have the last one."
+            )
+    bodies: Bodies[_Body] = Bodies()
+
+    @functools.wraps(f)
+    def scan_wrapper(*args: Any, **kwargs: Any) -> Any:
+        call = Call.collect("scan", f, args, kwargs)
+        carry = _carry_position(options, call)
+        resolver = Resolver(call, replace(options, carry_argnum=carry))
+        roles = resolver.roles()
+        size = resolver.size(roles, length, "length")
+        body = bodies.get(
+            (call.graphdef, roles, carry),
+            lambda: _Body(resolver.options, call, roles, carry, scan_output),
+        )
+        leaves = call.leaves
+        xs = tuple(
+            split_key(leaves[leaf], size)
+            if roles[leaf] is Role.SPLIT
+            else _axis_first(leaves[leaf], roles[leaf])
+            for leaf in body.scanned
+        )
+        start = tuple(
+            tuple(leaves[leaf] for leaf in ids)
+            for ids in (body.carried, body.constant, body.counts)
+        )
+        (carried, _, counts), (aside, stack) = jax.lax.scan(
+            body,
+            start,
+            xs,
+            length=size,
+            reverse=reverse,
+            unroll=unroll,
+            _split_transpose=_split_transpose,
+        )
+        effects, sources = aside.value
+        found = {"carry": carried, "count": counts, "stack": stack}
+        out = [
+            _axis_to(found[source.kind][source.index], source.axis)
+            if source.kind == "stack"
+            else found[source.kind][source.index]
+            for source in sources
+        ]
+        return call.finish(effects, out)
+
+    return scan_wrapper
+
+
+def _axis_first(value: Any, axis: Any) -> Any:
+    return value if axis == 0 else jnp.moveaxis(value, axis, 0)
+
+
+def _axis_to(value: Any, axis: int) -> Any:
+    return value if axis == 0 else jnp.moveaxis(value, 0, axis)

@@ -1,0 +1,244 @@
+"""vmap over graph nodes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from weft import _core
+from weft.filters import Filter
+from weft.transforms._lift import Call, Function, trace, transform
+from weft.transforms._mapping import (
+    DEFAULT_STATE_AXES,
+    NO_METADATA,
+    AxisNames,
+    MapOptions,
+    AxisRole,
+    NewState,
+    Part,
+    Resolver,
+    Role,
+    candidate_axes,
+    output_label,
+    restore_keys,
+    split_key,
+)
+
+__all__ = ["vmap"]
+
+
+def map_call(
+    options: MapOptions,
+    call: Call,
+    axis_size: int | None,
+    apply: Callable[..., Any],
+) -> Any:
+    """Run a call under a mapping transform that takes ``in_axes`` and ``out_axes``.
+
+    Args:
+        apply: ``apply(body, in_axes, out_axes, size, leaves)`` maps `body`, a function of one
+            tuple of leaves, and returns what it gives.
+    """
+    resolver = Resolver(call, options)
+    roles = resolver.roles()
+    size = resolver.size(roles, axis_size, "axis_size")
+    leaves = tuple(
+        split_key(leaf, size) if role is Role.SPLIT else leaf
+        for leaf, role in zip(call.leaves, roles, strict=True)
+    )
+    in_axes = tuple(
+        0 if role is Role.SPLIT else role if isinstance(role, int) else None for role in roles
+    )
+    axes = candidate_axes(options, roles)
+    body = _Body(options, call, resolver, roles, in_axes, axes)
+    groups = apply(body, in_axes, axes, size, leaves)
+    out: list[Any] = [None] * body.effects.num_out
+    for members, group in zip(body.members, groups, strict=True):
+        for index, value in zip(members, group, strict=True):
+            out[index] = value
+    return call.finish(body.effects, out)
+
+
+class _Body:
+    """The function that JAX maps: leaves in, tuples of changed leaves by axis out."""
+
+    def __init__(
+        self,
+        options: MapOptions,
+        call: Call,
+        resolver: Resolver,
+        roles: Sequence[AxisRole],
+        in_axes: tuple[int | None, ...],
+        out_axes: tuple[int | None, ...],
+    ) -> None:
+        self.options = options
+        self.call = call
+        self.resolver = resolver
+        self.in_axes = in_axes
+        self.out_axes = out_axes
+        self.effects: Any = None
+        self.members: list[list[int]] = []
+        self.split = [leaf for leaf, role in enumerate(roles) if role is Role.SPLIT]
+        self.names = AxisNames(options, call.graphdef, roles)
+
+    def __call__(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
+        call = self.call
+        new: Any = None
+
+        def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
+            nonlocal new
+            restore_keys(call.graphdef, refs, leaves, self.split)
+            parts = [Part((), result, self.options.out_axes)]
+            new = NewState(
+                self.options, call.function, call.graphdef, leaves, refs, arguments, result, parts
+            )
+            self.names.add(refs, arguments, result, new)
+            return result
+
+        effects, out = trace(
+            call.function, call.graphdef, leaves, enter=self.names.remove, leave=leave
+        )
+        axes = self._output_axes(effects, out, new)
+        self._check_unmapped(effects, axes, out, leaves)
+        self.effects = effects
+        self.members = [
+            [i for i, axis in enumerate(axes) if axis == candidate] for candidate in self.out_axes
+        ]
+        return tuple(tuple(out[i] for i in members) for members in self.members)
+
+    def _output_axes(
+        self, effects: _core.Effects, out: Sequence[Any], new: NewState
+    ) -> list[int | None]:
+        made = new.new_axes(effects, out)
+        values = iter(new.value_axes)
+        axes: list[int | None] = []
+        for i, (kind, leaf, _) in enumerate(effects.outputs()):
+            if kind == "new":
+                axes.append(made[i])
+            else:
+                axes.append(self.in_axes[leaf] if kind == "leaf" else next(values))
+        return axes
+
+    def _check_unmapped(
+        self,
+        effects: _core.Effects,
+        axes: Sequence[int | None],
+        out: Sequence[Any],
+        leaves: Sequence[Any],
+    ) -> None:
+        level = next(
+            (
+                getattr(leaf, "_trace", None)
+                for leaf, axis in zip(leaves, self.in_axes, strict=True)
+                if axis is not None
+            ),
+            None,
+        )
+        if level is None:
+            return
+        for (kind, leaf, path), axis, value in zip(effects.outputs(), axes, out, strict=True):
+            is_batched = (
+                getattr(value, "_trace", None) is level
+                and getattr(value, "batch_dim", None) is not None
+            )
+            if axis is not None or not is_batched:
+                continue
+            label = output_label(self.call.function, kind, path)
+            raise ValueError(
+                f"{self.resolver.where}: {label} is broadcast, but comes back with a value that "
+                "differs between slices. Map it over an axis (state_axes for state, out_axes for "
+                "results), or make its value the same in all slices, for example with "
+                "jax.lax.pmean over axis_name."
+            )
+
+
+@transform
+def vmap(
+    f: Function,
+    *,
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    axis_name: Hashable | None = None,
+    axis_size: int | None = None,
+    spmd_axis_name: Hashable | tuple[Hashable, ...] | None = None,
+    in_axes_kwargs: Any = 0,
+    state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
+    split_rngs: Filter = ...,
+    transform_metadata: Mapping[str, Any] = NO_METADATA,
+) -> Function:
+    """A function that maps `f`, whose arguments may be or contain graph nodes, over an axis.
+
+    Arrays follow `in_axes`, the state of nodes follows `state_axes`. What no filter there selects is
+    the same in all slices and must come back without the mapped axis. Random streams are special: one
+    that `split_rngs` selects has key ``jax.random.split(key, size)[i]`` in slice i, with the caller's
+    count; afterwards the caller's key is back and its count is the one that the slices reached. The
+    other streams are the same in all slices. A stream whose key is an array of keys already (see
+    `split_rngs`) is mapped over its first axis. Nodes and Variables that `f` makes come back stacked
+    along their axis.
+
+    Args:
+        f: function to map; a method, and ``__init__``, too.
+        in_axes: axis of arrays in positional arguments: an int, None for not mapped, or a tuple with
+            a pytree prefix of them per argument (``self`` included). `StateAxes` in the place of a
+            node says everything about that node's state; then ints and None speak of nodes too.
+        out_axes: axis of arrays in the result, a pytree prefix of it.
+        axis_name: name of the axis for collectives such as ``jax.lax.pmean``.
+        axis_size: number of slices; needed when nothing is mapped.
+        spmd_axis_name: mesh axes over which the mapped axis is sharded inside ``jit``.
+        in_axes_kwargs: as `in_axes`, for keyword arguments: one entry, or a dict of them.
+        state_axes: filter -> axis (or None) of the Variables and arrays in nodes, first match wins.
+            ``{}`` broadcasts all.
+        split_rngs: filter (or list of stream names, True, False, None) of streams to split.
+        transform_metadata: ``{PARTITION_NAME: name}`` puts `name` at the mapped axis of the sharding
+            metadata outside and takes it away inside, through `Variable.add_axis` and
+            `Variable.remove_axis`.
+
+    Returns:
+        A function with the arguments of `f`.
+
+    Raises:
+        ValueError: an axis is out of bounds, sizes disagree or cannot be inferred, something
+            broadcast comes back mapped, or a shared Variable is reached under two axes.
+        TypeError: an axis is of the wrong type.
+
+    >>> import jax.numpy as jnp
+    >>> import weft as nnx
+    >>> @nnx.vmap(axis_size=5)
+    ... def make(rngs):
+    ...     return nnx.Linear(2, 3, rngs=rngs)
+    >>> model = make(nnx.Rngs(0))
+    >>> model.kernel.shape
+    (5, 2, 3)
+    >>> nnx.vmap(lambda m, x: m(x), in_axes=(None, 0))(model, jnp.ones((5, 2))).shape
+    (5, 3)
+    """
+    options = MapOptions(
+        "vmap",
+        in_axes=in_axes,
+        in_axes_kwargs=in_axes_kwargs,
+        out_axes=out_axes,
+        state_axes=state_axes,
+        split_rngs=split_rngs,
+        transform_metadata=transform_metadata,
+    )
+
+    def apply(
+        body: Function, in_axes: Any, out_axes: Any, size: int, leaves: tuple[Any, ...]
+    ) -> Any:
+        return jax.vmap(
+            body,
+            in_axes=(in_axes,),
+            out_axes=out_axes,
+            axis_name=axis_name,
+            axis_size=size,
+            spmd_axis_name=spmd_axis_name,
+        )(leaves)
+
+    @functools.wraps(f)
+    def vmap_wrapper(*args: Any, **kwargs: Any) -> Any:
+        return map_call(options, Call.collect("vmap", f, args, kwargs), axis_size, apply)
+
+    return vmap_wrapper
