@@ -92,12 +92,16 @@ def __getattr__(name: str) -> _Anything:
             if package == f"weft.{name}":
                 return importlib.import_module(package)
             module = importlib.import_module(package)
-            if name in module.__all__:
+            if name in getattr(module, "__all__", ()):
                 found = globals()[name] = getattr(module, name)
                 return found
     raise AttributeError(f"module 'weft' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    lazy = [name for package in _LAZY for name in importlib.import_module(package).__all__]
+    lazy = [
+        name
+        for package in _LAZY
+        for name in getattr(importlib.import_module(package), "__all__", ())
+    ]
     return sorted({*globals(), *lazy})

@@ -45,7 +45,7 @@ jax.tree_util.register_pytree_node(
 
 class _Side(NamedTuple):
     graphdef: GraphDef
-    leaves: list[Any]
+    leaves: Sequence[Any]
     refs: list[Any]
 
 
@@ -68,12 +68,12 @@ class UpdateContext:
     ...         model = inner.merge(graphdef, state)
     ...         model.weight.value *= 2
     ...         model.me = model
-    ...         return inner.collect("done")
+    ...         return inner.collect(model.weight.value.sum())
     >>> model = nnx.Dict(weight=nnx.Param(jax.numpy.ones(2)))
     >>> with nnx.UpdateContext() as outer:
-    ...     result = outer.update(double(*outer.split(model)))
-    >>> result, model.weight.value, model.me is model
-    ('done', Array([2., 2.], dtype=float32), True)
+    ...     total = outer.update(double(*outer.split(model)))
+    >>> float(total), model.weight.value, model.me is model
+    (4.0, Array([2., 2.], dtype=float32), True)
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,8 @@ class UpdateContext:
         """Inside: gather what was done to the merged objects.
 
         Args:
-            result: what `update` shall return, any pytree; objects in it are returned by reference.
+            result: what `update` shall return, a pytree of arrays and graph objects; objects that
+                went in are returned as the caller's own.
             only_changed: leave out leaves that are the very values that went in. Transforms that
                 need the same leaves every time (a loop's carry, say) pass False.
 

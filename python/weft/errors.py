@@ -41,10 +41,11 @@ class TraceContextError(GraphError):
     >>> @jax.jit
     ... def f():
     ...     d["b"] = 2
-    >>> f()
-    Traceback (most recent call last):
-        ...
-    weft.errors.TraceContextError: Cannot mutate 'Dict' from different trace level
+    >>> try:
+    ...     f()
+    ... except nnx.TraceContextError as error:
+    ...     print(error)
+    Cannot mutate 'Dict' from different trace level
     """
 
 
@@ -101,5 +102,5 @@ def format_paths(paths: Iterable[Iterable[Hashable]], root: str = "model", limit
 
 
 def engine_error(reason: str, path: Iterable[Hashable]) -> GraphError:
-    """The exception for what the C++ engine found wrong at `path`."""
-    return GraphError(f"{format_path(path)}: {reason}")
+    """The exception for what the C++ engine found wrong: `reason` is said of what is at `path`."""
+    return GraphError(f"{format_path(path)} {reason}")

@@ -16,7 +16,6 @@ predicates are called back.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -43,8 +42,30 @@ Predicate: TypeAlias = Callable[[Path, Any], bool]
 Spec: TypeAlias = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class OfType:
+class _Atom:
+    """A filter with one constant; equal when its constant is equal."""
+
+    __slots__ = ("constant",)
+    _name: str
+
+    def __init__(self, constant: Any, /) -> None:
+        self.constant = constant
+
+    def _spec(self) -> Spec:
+        return (self._name, self.constant)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Atom) and self._spec() == other._spec()
+
+    def __hash__(self) -> int:
+        return hash(self._spec())
+
+    def __repr__(self) -> str:
+        shown = self.constant.__name__ if isinstance(self.constant, type) else repr(self.constant)
+        return f"{type(self).__name__}({shown})"
+
+
+class OfType(_Atom):
     """Selects Variables of a type (or a subclass) and bare leaves that are instances of it.
 
     >>> import weft as nnx
@@ -53,40 +74,32 @@ class OfType:
     (True, False)
     """
 
-    type: type[Any]
-
-    def _spec(self) -> Spec:
-        return ("type", self.type)
+    __slots__ = ()
+    _name = "type"
 
 
-@dataclass(frozen=True)
-class WithTag:
-    """Selects Variables whose ``tag`` metadata equals `tag`.
+class WithTag(_Atom):
+    """Selects Variables whose ``tag`` metadata equals the given tag.
 
     >>> import weft as nnx
     >>> nnx.to_predicate(nnx.WithTag("frozen"))((), nnx.Param(1.0, tag="frozen"))
     True
     """
 
-    tag: str
-
-    def _spec(self) -> Spec:
-        return ("tag", self.tag)
+    __slots__ = ()
+    _name = "tag"
 
 
-@dataclass(frozen=True)
-class PathContains:
-    """Selects leaves that have `key` as one element of their path.
+class PathContains(_Atom):
+    """Selects leaves that have the given key as one element of their path.
 
     >>> import weft as nnx
     >>> nnx.to_predicate(nnx.PathContains("head"))(("head", "kernel"), None)
     True
     """
 
-    key: Hashable
-
-    def _spec(self) -> Spec:
-        return ("path", self.key)
+    __slots__ = ()
+    _name = "path"
 
 
 class _Combination:
@@ -108,7 +121,7 @@ class _Combination:
         return hash(self._spec())
 
     def __repr__(self) -> str:
-        return f"{self._name.capitalize()}({', '.join(map(repr, self.filters))})"
+        return f"{type(self).__name__.rstrip('_')}({', '.join(map(repr, self.filters))})"
 
 
 class All(_Combination):
@@ -192,7 +205,7 @@ def to_filter_spec(filter: Filter) -> Spec:
         return ("true",)
     if filter is None or filter is False:
         return ("false",)
-    if isinstance(filter, (OfType, WithTag, PathContains, _Combination)):
+    if isinstance(filter, (_Atom, _Combination)):
         return filter._spec()
     if isinstance(filter, type):
         return ("type", filter)

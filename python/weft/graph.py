@@ -127,19 +127,23 @@ def merge(graphdef: GraphDef, state: Any, /, *states: Any) -> Any:
     return _build(graphdef, (state, *states))[0]
 
 
-def _build(graphdef: GraphDef, states: Sequence[Any]) -> tuple[Any, list[Any], list[Any]]:
+def _build(graphdef: GraphDef, states: Sequence[Any]) -> tuple[Any, list[Any], Sequence[Any]]:
     """New objects: the root, all objects by reference id, and the leaves they were made of."""
     graphdef, leaves = _complete_leaves(graphdef, states)
     root, refs = _core.unflatten(graphdef, leaves)
     return root, refs, leaves
 
 
-def _complete_leaves(graphdef: GraphDef, states: Sequence[Any]) -> tuple[GraphDef, list[Any]]:
+def _complete_leaves(graphdef: GraphDef, states: Sequence[Any]) -> tuple[GraphDef, Sequence[Any]]:
+    """The leaves in order, and the structure with the metadata that the States have."""
     if not isinstance(graphdef, GraphDef):
         raise GraphError(
             f"The first argument must be a GraphDef, got {type(graphdef).__name__}. "
             "Call merge(graphdef, state, ...) with what split returned, in that order."
         )
+    whole = _whole_leaves(graphdef, states)
+    if whole is not None:
+        return graphdef, whole
     by_id = _shared_leaves(graphdef, states)
     new_metadata: dict[int, Mapping[str, Any]] = {}
     if by_id is None:
@@ -155,6 +159,14 @@ def _complete_leaves(graphdef: GraphDef, states: Sequence[Any]) -> tuple[GraphDe
         metadata = [new_metadata.get(i) for i in range(graphdef.num_leaves)]
         graphdef = graphdef.with_metadata(metadata)
     return graphdef, gather_ids(by_id, range(graphdef.num_leaves))
+
+
+def _whole_leaves(graphdef: GraphDef, states: Sequence[Any]) -> Sequence[Any] | None:
+    """All values in order, if there is one State with all leaves, not looked into."""
+    flat = states[0]._flat() if len(states) == 1 and isinstance(states[0], State) else None
+    if flat is None or flat[1] is not None or not (flat[0] is graphdef or flat[0] == graphdef):
+        return None
+    return flat[2]
 
 
 def _shared_leaves(graphdef: GraphDef, states: Sequence[Any]) -> dict[int, Any] | None:
