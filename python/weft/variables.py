@@ -132,7 +132,8 @@ class Variable(VariableCell, Generic[A]):
     Reading an attribute that a Variable does not have looks in the metadata and then at the value,
     so ``v.shape`` and ``v.at[0].set(1)`` do what they do for an array. Setting one sets metadata.
 
-    Operators act on the value and give plain values; ``v += 1`` changes the Variable. Comparisons,
+    Operators act on the value and give plain values; ``v += 1`` changes the Variable. To call a
+    function of ``jax.numpy``, pass ``v.value``: many of them take nothing but arrays. Comparisons,
     ``==`` included, are comparisons of the values, elementwise for arrays; ``is`` tells whether two
     names mean the same Variable, and hashing goes by identity too, so Variables can be dictionary
     keys.
