@@ -11,7 +11,9 @@ walked by value, a *leaf* is an array or a Variable's value, anything else is *s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import functools
+import types
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -117,54 +119,81 @@ class Kinds:
 
 
 def same_static(a: Any, b: Any) -> bool:
-    """Statics are equal if they are the same object, or equal values of one type."""
+    """Statics are equal if they are the same object, or equal values of one type.
+
+    Functions are equal if they are the same code over equal values, partials if their parts are equal.
+    """
     if a is b:
         return True
-    return type(a) is type(b) and bool(a == b)
-
-
-def same(a: Expr, b: Expr) -> bool:
-    """Structural equality."""
-    return first_difference(a, b) is None
-
-
-def first_difference(a: Expr, b: Expr, path: Path = ()) -> Path | None:
-    """Path of the first place, in canonical order, where two structures part, or None."""
     if type(a) is not type(b):
-        return path
+        return False
+    match a:
+        case types.FunctionType():
+            parts = ("__code__", "__defaults__", "__kwdefaults__")
+            return all(same_static(getattr(a, p), getattr(b, p)) for p in parts) and same_static(
+                _closure(a), _closure(b)
+            )
+        case functools.partial():
+            return all(same_static(getattr(a, p), getattr(b, p)) for p in ("func", "args", "keywords"))
+        case tuple():
+            return len(a) == len(b) and all(map(same_static, a, b))
+        case dict():
+            return a.keys() == b.keys() and all(same_static(a[k], b[k]) for k in a)
+        case float() | complex():
+            return repr(a) == repr(b)  # tells 0.0 from -0.0, and takes NaN for itself
+    return bool(a == b)
+
+
+def _closure(function: types.FunctionType) -> tuple[Any, ...]:
+    return tuple(cell.cell_contents for cell in function.__closure__ or ())
+
+
+def first_difference(a: Expr, b: Expr) -> Path | None:
+    """Path of the first place, in canonical order, where two structures part, or None."""
+    return next(differences(a, b), None)
+
+
+def differences(a: Expr, b: Expr, path: Path = ()) -> Iterator[Path]:
+    """Paths of all places, in canonical order, where two structures part."""
+    if type(a) is not type(b):
+        yield path
+        return
     match a:
         case Static(value):
-            return None if same_static(value, b.value) else path
-        case Leaf():
-            return None
+            if not same_static(value, b.value):
+                yield path
         case Ref(ref):
-            return None if ref == b.ref else path
+            if ref != b.ref:
+                yield path
         case Cell():
             equal = a.type is b.type and len(a.metadata) == len(b.metadata)
             equal = equal and all(
                 k == m and same_static(v.value, w.value)
-                for (k, v), (m, w) in zip(a.metadata, b.metadata, strict=False)
+                for (k, v), (m, w) in zip(a.metadata, b.metadata, strict=True)
             )
-            return None if equal else path
+            if not equal:
+                yield path
         case Node():
             if a.type is not b.type or not same_static(a.meta.value, b.meta.value):
-                return path
-            return _first_item_difference(a.items, b.items, path)
+                yield path
+            else:
+                yield from _item_differences(a.items, b.items, path)
         case Tree():
-            found = _first_item_difference(a.items, b.items, path)
-            return found if found is not None or a.treedef == b.treedef else path
-    raise AssertionError(a)
+            # Of the same kind but with other keys or another length: what is missing says it better.
+            other_kind = a.treedef.node_data()[0] is not b.treedef.node_data()[0]
+            if other_kind or (a.treedef != b.treedef and len(a.items) == len(b.items)):
+                yield path
+            if not other_kind:
+                yield from _item_differences(a.items, b.items, path)
 
 
-def _first_item_difference(a: Any, b: Any, path: Path) -> Path | None:
+def _item_differences(a: Any, b: Any, path: Path) -> Iterator[Path]:
     ours, theirs = dict(a), dict(b)
     for key in canonical(set(ours) | set(theirs)):
-        if key not in ours or key not in theirs:
-            return (*path, key)
-        found = first_difference(ours[key], theirs[key], (*path, key))
-        if found is not None:
-            return found
-    return None
+        if key in ours and key in theirs:
+            yield from differences(ours[key], theirs[key], (*path, key))
+        else:
+            yield (*path, key)
 
 
 # --- walk ----------------------------------------------------------------------------------------

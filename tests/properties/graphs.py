@@ -1,0 +1,252 @@
+"""Random object graphs, built from a `Source`.
+
+The same bytes always build the same graph, so calling `build` twice gives *twins*: equal graphs
+without a common node or Variable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import weft as nnx
+from tests.reference.kinds import teach
+from tests.reference.model import NodeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from .source import Source
+
+
+class Block(nnx.Module):
+    """A module without behaviour."""
+
+
+class Other(nnx.Module):
+    """A second module type, so that types matter."""
+
+
+class Scale(nnx.Param):
+    """A Variable type below `Param`."""
+
+
+class Box:
+    """A user's own node type: children by name, and a label that belongs to the structure."""
+
+    __slots__ = ("__weakref__", "items", "label")
+
+    def __init__(self, label: Hashable = None) -> None:
+        self.items: dict[str, Any] = {}
+        self.label = label
+
+
+nnx.register_graph_node_type(
+    Box,
+    flatten=lambda box: (list(box.items.items()), box.label),
+    create=lambda label: Box(label),
+    set_key=lambda box, key, value: box.items.__setitem__(key, value),
+    pop_key=lambda box, key: box.items.pop(key),
+)
+
+
+def _fill_box(box: Box, children: list[tuple[Hashable, Any]]) -> None:
+    box.items = dict(children)  # type: ignore[arg-type]
+
+
+teach(
+    Box,
+    NodeKind(
+        lambda box: box.items.items(), lambda box: box.label, lambda _, label: Box(label), _fill_box
+    ),
+)
+
+
+class Pair(NamedTuple):
+    """A namedtuple pytree."""
+
+    left: Any
+    right: Any
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["x", "y"], meta_fields=["unit"])
+@dataclasses.dataclass
+class Point:
+    """A dataclass pytree with one field that is structure."""
+
+    x: Any
+    y: Any
+    unit: str = "m"
+
+
+class Mode(enum.Enum):
+    """An enumeration as a static."""
+
+    FAST = 1
+    SLOW = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A static with equality of its own."""
+
+    width: int
+    name: str = "config"
+
+
+def halve(x: Any) -> Any:
+    """A function as a static."""
+    return x / 2
+
+
+NAMES = ("a", "b", "c", "kernel", "_private", "z9", "B", "é")
+SHAPES = ((), (2,), (1,), (2, 2), (0,), (3,))
+VARIABLES = (nnx.Param, nnx.BatchStat, Scale, nnx.Variable)
+ARRAYS = tuple(
+    jnp.full(SHAPES[i % len(SHAPES)], i, (jnp.float32, jnp.int32, jnp.bfloat16)[i % 3])
+    for i in range(24)
+)
+NUMPY = tuple(np.full(SHAPES[i % len(SHAPES)], 100 + i, np.float32) for i in range(6))
+
+# Each call gives an equal value, and where the type allows it not the same object.
+STATICS: tuple[Callable[[], Any], ...] = (
+    lambda: None,
+    lambda: int("7000"),
+    lambda: float("2.5"),
+    lambda: "".join(["re", "lu"]),
+    lambda: True,
+    lambda: Config(int("3000")),
+    lambda: Mode.SLOW,
+    lambda: halve,
+    lambda: lambda x: x + 1,
+    lambda: functools.partial(jnp.sum, axis=0),
+    lambda: frozenset({"a", "b"}),
+    lambda: jnp.float32,
+    lambda: np.dtype("int8"),
+    lambda: b"".join([b"by", b"tes"]),
+    lambda: complex(1, 2),
+    lambda: Block,
+)
+METADATA: tuple[Callable[[], dict[str, Any]], ...] = (
+    dict,
+    lambda: {"tag": "".join(["de", "cay"])},
+    lambda: {"sharding": ("data", None), "tag": "frozen"},
+    lambda: {"note": Config(1)},
+)
+
+
+@dataclasses.dataclass
+class Graph:
+    """A built graph, with its nodes and Variables in the order in which they were made."""
+
+    root: Any
+    objects: list[Any]
+
+
+def new_variable(source: Source) -> Any:
+    """A Variable of a random type, value and metadata."""
+    kind = source.pick(VARIABLES)
+    value = source.weighted(
+        [(12, ARRAYS), (2, NUMPY), (1, (1.5, 2, True))]  # Python numbers are leaves in Variables
+    )
+    return kind(source.pick(value), **source.pick(METADATA)())
+
+
+NODES: tuple[Callable[[Source], Any], ...] = (
+    lambda _: Block(),
+    lambda _: nnx.List([]),
+    lambda _: nnx.Dict(),
+    lambda source: Box(source.pick(["plain", None, ("t", 1)])),
+    lambda _: Other(),
+)
+
+
+def build(source: Source, *, shuffle: int | None = None) -> Graph:
+    """A random graph; `shuffle` changes the order of insertion and nothing else."""
+    order = random.Random(shuffle)
+    count = 1 + source.below(10)
+    objects: list[Any] = []
+    for _ in range(count):
+        make = source.weighted([(3, new_variable), (4, lambda s: s.pick(NODES)(s))])
+        objects.append(make(source))
+
+    for node in objects:
+        if isinstance(node, nnx.Variable):
+            continue
+        wanted = source.below(5)
+        if isinstance(node, nnx.List):
+            node.extend(value(source, objects, order) for _ in range(wanted))
+            continue
+        items = {source.pick(NAMES): value(source, objects, order) for _ in range(wanted)}
+        for key, child in _ordered(items, order):
+            set_item(node, key, child)
+
+    roots = objects[: 1 + source.below(3)]
+    root = roots[0] if len(roots) == 1 else pytree(source, objects, order)
+    return Graph(root, objects)
+
+
+def _ordered(items: dict[str, Any], order: random.Random) -> list[tuple[str, Any]]:
+    pairs = list(items.items())
+    order.shuffle(pairs)
+    return pairs
+
+
+def value(source: Source, objects: list[Any], order: random.Random, depth: int = 0) -> Any:
+    """What an attribute may hold; references may point anywhere, so cycles and sharing arise."""
+    kinds: list[tuple[int, Callable[[], Any]]] = [
+        (6, lambda: source.pick(objects)),
+        (2, lambda: source.pick(STATICS)()),
+        (1, lambda: source.pick(ARRAYS)),
+        (1, lambda: source.pick(NUMPY)),
+    ]
+    if depth < 2:
+        kinds.append((3, lambda: pytree(source, objects, order, depth + 1)))
+    return source.weighted(kinds)()
+
+
+def pytree(source: Source, objects: list[Any], order: random.Random, depth: int = 0) -> Any:
+    """A plain Python container, or one of the registered ones."""
+    kind = source.pick(("list", "tuple", "dict", "pair", "point"))
+    size = 2 if kind in ("pair", "point") else source.below(4)
+    children = [value(source, objects, order, depth + 1) for _ in range(size)]
+    match kind:
+        case "list":
+            return children
+        case "tuple":
+            return tuple(children)
+        case "dict":
+            return dict(_ordered({source.pick(NAMES): c for c in children}, order))
+        case "pair":
+            return Pair(*children)
+    return Point(*children, unit=source.pick(("m", "km")))
+
+
+# --- one way to write to nodes of every kind -----------------------------------------------------
+
+
+def set_item(node: Any, key: Any, child: Any) -> None:
+    """Set a child of any node."""
+    if isinstance(node, Box):
+        node.items[key] = child
+    elif isinstance(node, nnx.List | nnx.Dict):
+        node[key] = child
+    else:
+        setattr(node, key, child)
+
+
+def del_item(node: Any, key: Any) -> None:
+    """Remove a child of any node."""
+    if isinstance(node, Box):
+        del node.items[key]
+    elif isinstance(node, nnx.List | nnx.Dict):
+        del node[key]
+    else:
+        delattr(node, key)

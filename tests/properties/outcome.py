@@ -1,0 +1,40 @@
+"""Comparison of what two runs of one program left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tests.reference.kinds import WEFT
+from tests.reference.model import Walk, first_difference, walk
+
+if TYPE_CHECKING:
+    from .graphs import Graph
+
+
+def identities(found: Walk, graph: Graph) -> list[int]:
+    """For each object of a walk its place among the graph's original objects, or -1 if new."""
+    places = {id(obj): i for i, obj in enumerate(graph.objects)}
+    return [places.get(id(ref), -1) for ref in found.refs]
+
+
+def assert_same_leaves(seen: list[Any], expected: list[Any]) -> None:
+    """Leaves agree in number, shape, dtype and value."""
+    assert len(seen) == len(expected)
+    for a, b in zip(seen, expected, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.shape == b.shape
+        if a.dtype == b.dtype:
+            assert np.array_equal(a.astype(np.float64), b.astype(np.float64))
+        else:  # a Python number in a Variable is weakly typed: tracing may narrow it
+            assert np.allclose(a.astype(np.float64), b.astype(np.float64))
+
+
+def assert_same_outcome(seen: Graph, seen_result: Any, kept: Graph, kept_result: Any) -> None:
+    """Two graphs and two results agree in structure, identity and values."""
+    ours = walk((seen.root, seen_result), WEFT)
+    theirs = walk((kept.root, kept_result), WEFT)
+    assert first_difference(ours.root, theirs.root) is None, (ours.root, theirs.root)
+    assert identities(ours, seen) == identities(theirs, kept)
+    assert_same_leaves(ours.leaves, theirs.leaves)

@@ -1,0 +1,15 @@
+"""Hypothesis strategies: bytes for graphs and programs, and settings for tests that compile."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+graph_bytes = st.binary(min_size=16, max_size=220)
+program_bytes = st.binary(min_size=2, max_size=40)
+seeds = st.integers(0, 2**16)
+
+
+def compiling(share: int) -> settings:
+    """Settings for a test that compiles with every example: fewer of them, by `share`."""
+    return settings(max_examples=max(10, settings.default.max_examples // share))

@@ -1,0 +1,81 @@
+"""Random programs do the same eagerly and under transforms: values, identities, structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from hypothesis import given
+
+import weft as nnx
+
+from .graphs import build
+from .outcome import assert_same_outcome
+from .programs import run
+from .source import Source
+from .strategies import compiling, graph_bytes, program_bytes
+
+Program = Callable[[Any], Any]
+
+
+def assert_agrees(lift: Callable[[Program], Program], data: bytes, program: bytes) -> None:
+    """Run a program eagerly on one graph and lifted on its twin, and compare."""
+    plain, lifted = build(Source(data)), build(Source(data))
+    expected = run(plain.root, Source(program))
+    seen = lift(lambda root: run(root, Source(program)))(lifted.root)
+    assert_same_outcome(lifted, seen, plain, expected)
+
+
+@compiling(6)
+@given(graph_bytes, program_bytes)
+def test_programs_under_jit(data: bytes, program: bytes) -> None:
+    assert_agrees(nnx.jit, data, program)
+
+
+@given(graph_bytes, program_bytes)
+def test_programs_under_jit_disabled(data: bytes, program: bytes) -> None:
+    with jax.disable_jit():
+        assert_agrees(nnx.jit, data, program)
+
+
+@compiling(6)
+@given(graph_bytes, program_bytes)
+def test_programs_under_remat(data: bytes, program: bytes) -> None:
+    assert_agrees(nnx.remat, data, program)
+
+
+def through_grad(program: Program) -> Program:
+    """The program as a side effect of a function that is differentiated."""
+
+    def loss(x: Any, root: Any) -> Any:
+        return x * x, program(root)
+
+    return lambda root: nnx.grad(loss, has_aux=True)(1.0, root)[1]
+
+
+@compiling(6)
+@given(graph_bytes, program_bytes)
+def test_programs_inside_grad(data: bytes, program: bytes) -> None:
+    assert_agrees(through_grad, data, program)
+
+
+@compiling(12)
+@given(graph_bytes, program_bytes)
+def test_programs_under_jit_of_grad(data: bytes, program: bytes) -> None:
+    assert_agrees(lambda f: nnx.jit(through_grad(f)), data, program)
+
+
+@compiling(12)
+@given(graph_bytes, program_bytes)
+def test_programs_run_twice_through_one_jitted_function(data: bytes, program: bytes) -> None:
+    """The second call finds the structure that the first one left, the third a known one."""
+    plain, lifted = build(Source(data)), build(Source(data))
+    jitted = nnx.jit(lambda root: run(root, Source(program), steps=3))
+    for _ in range(2):
+        expected = run(plain.root, Source(program), steps=3)
+        seen = jitted(lifted.root)
+        assert_same_outcome(lifted, seen, plain, expected)
+    twin = build(Source(data))
+    plain = build(Source(data))
+    assert_same_outcome(twin, jitted(twin.root), plain, run(plain.root, Source(program), steps=3))

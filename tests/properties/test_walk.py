@@ -1,0 +1,95 @@
+"""The engine's walk agrees with the oracle on random graphs."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+from hypothesis import given, note
+
+from tests.reference.kinds import WEFT
+from tests.reference.model import differences, first_difference, walk
+from weft import _core
+
+from .graphs import build
+from .programs import run
+from .source import Source
+from .strategies import graph_bytes, program_bytes, seeds
+
+
+@given(graph_bytes)
+def test_leaves_references_and_paths_come_in_canonical_order(data: bytes) -> None:
+    graph = build(Source(data))
+    expected = walk(graph.root, WEFT)
+    note(str(expected.root))
+    flat = _core.flatten(graph.root)
+    assert [id(x) for x in flat.leaves] == [id(x) for x in expected.leaves]
+    assert [id(x) for x in flat.refs] == [id(x) for x in expected.refs]
+    graphdef = flat.graphdef
+    assert graphdef.num_leaves == len(expected.leaves)
+    assert graphdef.num_refs == len(expected.refs)
+    assert graphdef.paths() == tuple(expected.leaf_paths)
+    assert graphdef.ref_paths() == tuple(expected.ref_paths)
+    assert graphdef.leaf_refs() == tuple(expected.leaf_refs)
+    assert graphdef.ref_types() == tuple(type(ref) for ref in expected.refs)
+    assert [flat.ref_id(ref) for ref in expected.refs] == list(range(len(expected.refs)))
+
+
+@given(graph_bytes, seeds)
+def test_insertion_order_does_not_show_in_the_structure(data: bytes, seed: int) -> None:
+    one, two = build(Source(data)), build(Source(data), shuffle=seed)
+    a, b = _core.flatten(one.root), _core.flatten(two.root)
+    assert a.graphdef == b.graphdef
+    assert hash(a.graphdef) == hash(b.graphdef)
+    assert a.graphdef.difference(b.graphdef) is None
+    assert [id(x) for x in a.leaves] == [id(x) for x in b.leaves]  # twins share their arrays
+
+
+@given(graph_bytes, graph_bytes)
+def test_graphdefs_are_equal_exactly_if_the_oracle_says_so(data: bytes, other: bytes) -> None:
+    one, two = build(Source(data)), build(Source(other))
+    a, b = _core.flatten(one.root).graphdef, _core.flatten(two.root).graphdef
+    expected = first_difference(walk(one.root, WEFT).root, walk(two.root, WEFT).root)
+    assert (a == b) == (expected is None)
+    assert (a.difference(b) is None) == (expected is None)
+
+
+@given(graph_bytes, program_bytes)
+def test_any_change_of_structure_is_seen_and_explained(data: bytes, program: bytes) -> None:
+    one, two = build(Source(data)), build(Source(data))
+    run(two.root, Source(program), steps=2)
+    a, b = _core.flatten(one.root).graphdef, _core.flatten(two.root).graphdef
+    expected = list(differences(walk(one.root, WEFT).root, walk(two.root, WEFT).root))
+    assert (a == b) == (not expected)
+    assert (a != b) == bool(expected)
+    if not expected:
+        assert hash(a) == hash(b)
+        assert a.difference(b) is None
+        return
+    note(str(expected))
+    # A list of another length is a difference of its own.
+    places = {*expected, *(path[:-1] for path in expected)}
+    assert a.difference(b)[0] in places
+    assert b.difference(a)[0] in places
+
+
+@given(graph_bytes)
+def test_graphdef_survives_pickle_and_deepcopy(data: bytes) -> None:
+    graphdef = _core.flatten(build(Source(data)).root).graphdef
+    loaded = pickle.loads(pickle.dumps(graphdef))
+    assert loaded == graphdef
+    assert hash(loaded) == hash(graphdef)
+    assert loaded.paths() == graphdef.paths()
+    assert copy.deepcopy(graphdef) == graphdef
+
+
+@given(graph_bytes)
+def test_walking_changes_nothing_and_repeats_exactly(data: bytes) -> None:
+    graph = build(Source(data))
+    before = walk(graph.root, WEFT)
+    first, second = _core.flatten(graph.root), _core.flatten(graph.root)
+    after = walk(graph.root, WEFT)
+    assert first_difference(before.root, after.root) is None
+    assert [id(x) for x in before.leaves] == [id(x) for x in after.leaves]
+    assert first.graphdef == second.graphdef
+    assert repr(first.graphdef) == repr(second.graphdef)
