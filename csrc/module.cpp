@@ -1,6 +1,7 @@
 // Bindings only: each part of the engine binds itself.
 #include "build_info.h"
 #include "dispatch/dispatcher.h"
+#include "dispatch/outputs.h"
 #include "graph/cells.h"
 #include "graph/effects.h"
 #include "graph/graphdef.h"
@@ -18,5 +19,7 @@ NB_MODULE(_core, m) {
   weft::bind_graphdef(m);
   weft::bind_update(m);
   weft::bind_effects(m);
+  weft::bind_outputs(m);
   weft::bind_dispatcher(m);
+  weft::bind_build_info(m);
 }

@@ -1,4 +1,474 @@
 #include "dispatch/dispatcher.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "dispatch/outputs.h"
+#include "dispatch/plan.h"
+#include "graph/effects.h"
+
 namespace weft {
-void bind_dispatcher(nb::module_ &) {}
+namespace {
+
+// Plans tried by their guards before the arguments are walked: enough for a few models taking turns.
+constexpr size_t kRecentPlans = 4;
+
+using PlanRef = std::shared_ptr<Plan>;
+
+// What a call cost, for the profiling tool. Times in nanoseconds.
+struct Timings {
+  int64_t verify = 0, dispatch = 0, scatter = 0;
+  size_t leaves_in = 0, leaves_out = 0;
+  const char *call_class = "";
+};
+
+// Invariant: every plan in `recent` is in `plans`; there are at most `capacity` plans.
+struct DispatcherState {
+  nb::object api;  // plan(graphdef, leaves), on_error(graphdef, leaves, error), copy(array)
+  StaticArguments statics;
+  size_t capacity = 1;
+  std::unordered_map<size_t, std::vector<PlanRef>> plans;
+  std::vector<PlanRef> recent;  // most recently used first
+  std::vector<PlanRef> age;     // all plans, oldest use first
+  uint64_t hot = 0, warm = 0, cold = 0;
+
+  PlanRef find(const GraphDef &def) const {
+    auto bucket = plans.find(def.hash);
+    if (bucket == plans.end()) return nullptr;
+    // Comparing runs user code, which may change the bucket.
+    std::vector<PlanRef> candidates = bucket->second;
+    for (const PlanRef &plan : candidates) {
+      nb::object held = plan->graphdef;
+      if (graphdef_of(held).equals(def)) return plan;
+    }
+    return nullptr;
+  }
+
+  void add(const PlanRef &plan) {
+    while (age.size() >= capacity) drop(PlanRef(age.front()));
+    plans[graphdef_of(plan->graphdef).hash].push_back(plan);
+    age.push_back(plan);
+  }
+
+  void drop(const PlanRef &plan) {
+    auto remove = [&](std::vector<PlanRef> &list) {
+      list.erase(std::remove(list.begin(), list.end(), plan), list.end());
+    };
+    remove(recent);
+    remove(age);
+    for (auto bucket = plans.begin(); bucket != plans.end();) {
+      remove(bucket->second);
+      bucket = bucket->second.empty() ? plans.erase(bucket) : std::next(bucket);
+    }
+  }
+
+  void use(const PlanRef &plan) {
+    if (!recent.empty() && recent.front() == plan) return;
+    recent.erase(std::remove(recent.begin(), recent.end(), plan), recent.end());
+    recent.insert(recent.begin(), plan);
+    if (recent.size() > kRecentPlans) recent.pop_back();
+    auto place = std::find(age.begin(), age.end(), plan);
+    if (place != age.end()) std::rotate(place, place + 1, age.end());
+  }
+
+  void clear() {
+    // Swapped out first: what plans hold may run code when released.
+    std::vector<PlanRef> dropped_recent, dropped_age;
+    std::unordered_map<size_t, std::vector<PlanRef>> dropped;
+    dropped_recent.swap(recent);
+    dropped_age.swap(age);
+    dropped.swap(plans);
+  }
+};
+
+struct Dispatcher {
+  PyObject_HEAD vectorcallfunc vectorcall;
+  PyObject *dict;
+  PyObject *weak_references;
+  DispatcherState *state;
+};
+
+PyTypeObject *dispatcher_type = nullptr;
+
+Dispatcher *as_dispatcher(PyObject *self) { return reinterpret_cast<Dispatcher *>(self); }
+
+// A frame from the thread's pool, given back when the call ends.
+class FrameLease {
+ public:
+  FrameLease() {
+    if (pool().empty()) pool().push_back(std::make_unique<CallFrame>());
+    frame_ = std::move(pool().back());
+    pool().pop_back();
+  }
+  ~FrameLease() {
+    frame_->clear();
+    pool().push_back(std::move(frame_));
+  }
+  FrameLease(const FrameLease &) = delete;
+  FrameLease &operator=(const FrameLease &) = delete;
+  CallFrame &operator*() { return *frame_; }
+
+ private:
+  static std::vector<std::unique_ptr<CallFrame>> &pool() {
+    thread_local std::vector<std::unique_ptr<CallFrame>> frames;
+    return frames;
+  }
+  std::unique_ptr<CallFrame> frame_;
+};
+
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+nb::object to_list(const std::vector<nb::object> &values) {
+  nb::list list;
+  for (const nb::object &value : values) list.append(value);
+  return list;
+}
+
+// Structure never seen: the Python side traces it.
+PlanRef make_plan(DispatcherState &state, const Flat &flat) {
+  nb::object made = state.api.attr("plan")(flat.graphdef, to_list(flat.leaves));
+  // Another thread, or the traced function itself, may have come first.
+  if (PlanRef plan = state.find(graphdef_of(flat.graphdef))) return plan;
+  std::vector<uint32_t> donated;
+  for (nb::handle leaf : nb::object(made[1])) donated.push_back(nb::cast<uint32_t>(leaf));
+  auto plan = std::make_shared<Plan>(made[0], std::move(donated));
+  plan->graphdef = flat.graphdef;
+  state.add(plan);
+  return plan;
+}
+
+// The Python side may know a better error than the one at hand, naming the argument or leaf to blame.
+[[noreturn]] void rethrow_explained(const DispatcherState &state, const nb::object &graphdef,
+                                    const std::vector<nb::object> &leaves, nb::python_error &error) {
+  if (!error.matches(PyExc_Exception)) throw std::move(error);
+  nb::object value = nb::borrow<nb::object>(error.value());
+  nb::object better = state.api.attr("on_error")(graphdef, to_list(leaves), value);
+  if (better.is_none()) throw std::move(error);
+  PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(better.ptr())), better.ptr());
+  throw nb::python_error();
+}
+
+Flat walk(const DispatcherState &state, const Arguments &arguments) {
+  try {
+    return flatten_arguments(arguments.values, arguments.n_positional, arguments.keyword_names, state.statics);
+  } catch (nb::python_error &error) {
+    rethrow_explained(state, nb::none(), {}, error);
+  }
+}
+
+PlanRef walk_and_find(DispatcherState &state, const Arguments &arguments, CallFrame &frame, Timings &timings) {
+  Flat flat = walk(state, arguments);
+  PlanRef plan = state.find(graphdef_of(flat.graphdef));
+  if (plan != nullptr) {
+    ++state.warm;
+    timings.call_class = "warm";
+  } else {
+    ++state.cold;
+    timings.call_class = "cold";
+    plan = make_plan(state, flat);
+  }
+  plan->remember(flat);
+  frame.take(std::move(flat));
+  return plan;
+}
+
+PlanRef find_plan(DispatcherState &state, const Arguments &arguments, CallFrame &frame, Timings &timings) {
+  for (size_t i = 0; i < state.recent.size(); ++i) {
+    PlanRef plan = state.recent[i];
+    if (!plan->verify(arguments, frame)) continue;
+    ++state.hot;
+    timings.call_class = "hot";
+    return plan;
+  }
+  return walk_and_find(state, arguments, frame, timings);
+}
+
+// An array that is donated must not be reachable otherwise in the same call: the second use gets a copy.
+void separate_donated(DispatcherState &state, const Plan &plan, CallFrame &frame) {
+  std::unordered_set<PyObject *> met;
+  met.reserve(2 * frame.leaves.size());
+  std::vector<bool> donated(frame.leaves.size(), false);
+  for (uint32_t leaf : plan.donated) donated[leaf] = true;
+  for (size_t i = 0; i < frame.leaves.size(); ++i) {
+    if (!donated[i]) met.insert(frame.leaves[i]);
+  }
+  for (uint32_t leaf : plan.donated) {
+    if (met.insert(frame.leaves[leaf]).second) continue;
+    frame.owned_leaves[leaf] = state.api.attr("copy")(frame.owned_leaves[leaf]);
+    frame.leaves[leaf] = frame.owned_leaves[leaf].ptr();
+  }
+}
+
+nb::object call_compiled(DispatcherState &state, const Plan &plan, CallFrame &frame) {
+  try {
+    return py::checked(PyObject_Vectorcall(plan.call.ptr(), frame.leaves.data(), frame.leaves.size(), nullptr));
+  } catch (nb::python_error &error) {
+    rethrow_explained(state, plan.graphdef, frame.owned_leaves, error);
+  }
+}
+
+// The whole of a call: verify, gather, call, scatter; the one way out is `walk_and_find`.
+nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &timings, bool timed) {
+  int64_t start = timed ? now() : 0;
+  FrameLease lease;
+  CallFrame &frame = *lease;
+  PlanRef plan = find_plan(state, arguments, frame, timings);
+  state.use(plan);
+  if (!plan->donated.empty()) separate_donated(state, *plan, frame);
+  int64_t verified = timed ? now() : 0;
+  OutputsScope scope;
+  nb::object returned = call_compiled(state, *plan, frame);
+  int64_t called = timed ? now() : 0;
+  auto [effects_object, leaves] = scope.take(returned);
+  returned.reset();
+  const Effects &effects = effects_of(effects_object);
+  for (Py_ssize_t i = 0; i < py::tuple_size(leaves.ptr()); ++i)
+    frame.outputs.push_back(py::tuple_item(leaves.ptr(), i));
+  nb::object result = apply_effects(effects, frame.refs, frame.leaves, frame.outputs);
+  if (timed) {
+    timings.leaves_in = frame.leaves.size();
+    timings.leaves_out = frame.outputs.size();
+  }
+  frame.clear();
+  if (timed) {
+    int64_t end = now();
+    timings.verify = verified - start;
+    timings.dispatch = called - verified;
+    timings.scatter = end - called;
+  }
+  return result;
+}
+
+PyObject *dispatcher_call(PyObject *self, PyObject *const *values, size_t nargsf, PyObject *keyword_names) {
+  try {
+    DispatcherState *state = as_dispatcher(self)->state;
+    if (state == nullptr || !state->api.is_valid())
+      throw std::runtime_error("this jitted function was not initialized");
+    nb::object keep = nb::borrow<nb::object>(self);
+    Timings timings;
+    Arguments arguments{values, static_cast<size_t>(py::vectorcall_nargs(nargsf)), keyword_names};
+    return invoke(*state, arguments, timings, false).release().ptr();
+  } catch (nb::python_error &error) {
+    error.restore();
+  } catch (const nb::builtin_exception &error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::bad_alloc &) {
+    PyErr_NoMemory();
+  } catch (const std::exception &error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyObject *dispatcher_new(PyTypeObject *type, PyObject *, PyObject *) {
+  auto alloc = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
+  PyObject *self = alloc(type, 0);
+  if (self == nullptr) return nullptr;
+  as_dispatcher(self)->vectorcall = dispatcher_call;
+  return self;
+}
+
+int dispatcher_init(PyObject *self, PyObject *args, PyObject *kwargs) {
+  PyObject *api = nullptr, *positions = nullptr, *names = nullptr;
+  Py_ssize_t capacity = 0;
+  static const char *const keywords[] = {"api", "static_argnums", "static_argnames", "capacity", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOn:Dispatcher", const_cast<char **>(keywords), &api, &positions,
+                                   &names, &capacity)) {
+    return -1;
+  }
+  if (capacity < 1) {
+    PyErr_SetString(PyExc_ValueError, "Dispatcher: capacity must be at least 1");
+    return -1;
+  }
+  try {
+    auto state = std::make_unique<DispatcherState>();
+    state->api = nb::borrow<nb::object>(api);
+    state->statics = static_arguments(positions, names);
+    state->capacity = static_cast<size_t>(capacity);
+    std::unique_ptr<DispatcherState> old(as_dispatcher(self)->state);
+    as_dispatcher(self)->state = state.release();
+    return 0;
+  } catch (nb::python_error &error) {
+    error.restore();
+  } catch (const std::exception &error) {
+    PyErr_SetString(PyExc_TypeError, error.what());
+  }
+  return -1;
+}
+
+int dispatcher_traverse(PyObject *self, visitproc visit, void *arg) {
+  Dispatcher *dispatcher = as_dispatcher(self);
+  Py_VISIT(Py_TYPE(self));
+  Py_VISIT(dispatcher->dict);
+  if (dispatcher->state == nullptr) return 0;
+  Py_VISIT(dispatcher->state->api.ptr());
+  for (const PlanRef &plan : dispatcher->state->age) {
+    Py_VISIT(plan->graphdef.ptr());
+    Py_VISIT(plan->call.ptr());
+  }
+  return 0;
+}
+
+int dispatcher_clear(PyObject *self) {
+  Dispatcher *dispatcher = as_dispatcher(self);
+  Py_CLEAR(dispatcher->dict);
+  if (dispatcher->state != nullptr) {
+    nb::object api = std::move(dispatcher->state->api);
+    dispatcher->state->clear();
+  }
+  return 0;
+}
+
+void dispatcher_dealloc(PyObject *self) {
+  PyObject_GC_UnTrack(self);
+  Dispatcher *dispatcher = as_dispatcher(self);
+  if (dispatcher->weak_references != nullptr) PyObject_ClearWeakRefs(self);
+  Py_CLEAR(dispatcher->dict);
+  delete dispatcher->state;
+  dispatcher->state = nullptr;
+  PyTypeObject *type = Py_TYPE(self);
+  reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
+  Py_DECREF(type);
+}
+
+// As a method: `instance.step` is bound to the instance.
+PyObject *dispatcher_get(PyObject *self, PyObject *instance, PyObject *) {
+  if (instance == nullptr || instance == Py_None) {
+    Py_INCREF(self);
+    return self;
+  }
+  try {
+    nb::object method = nb::module_::import_("types").attr("MethodType");
+    return method(nb::borrow<nb::object>(self), nb::borrow<nb::object>(instance)).release().ptr();
+  } catch (nb::python_error &error) {
+    error.restore();
+  } catch (const std::exception &error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+// What is not an attribute of its own is asked of the Python side: lower, trace, eval_shape, retraces, ...
+PyObject *dispatcher_getattro(PyObject *self, PyObject *name) {
+  PyObject *found = PyObject_GenericGetAttr(self, name);
+  if (found != nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError)) return found;
+  Dispatcher *dispatcher = as_dispatcher(self);
+  if (dispatcher->state == nullptr || !dispatcher->state->api.is_valid()) return nullptr;
+  PyErr_Clear();
+  return PyObject_GetAttr(dispatcher->state->api.ptr(), name);
+}
+
+// (args, kwargs) -> (result, timings)
+PyObject *dispatcher_timed(PyObject *self, PyObject *args) {
+  PyObject *positional = nullptr, *keywords = nullptr;
+  if (!PyArg_ParseTuple(args, "O!O!:_timed", &PyTuple_Type, &positional, &PyDict_Type, &keywords)) return nullptr;
+  try {
+    std::vector<PyObject *> values;
+    for (Py_ssize_t i = 0; i < py::tuple_size(positional); ++i) values.push_back(py::tuple_item(positional, i));
+    nb::list names;
+    size_t n_positional = values.size();
+    PyObject *key = nullptr, *value = nullptr;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(keywords, &position, &key, &value)) {
+      names.append(nb::borrow<nb::object>(key));
+      values.push_back(value);
+    }
+    nb::object name_tuple = nb::tuple(names);
+    Timings timings;
+    nb::object result =
+        invoke(*as_dispatcher(self)->state, {values.data(), n_positional, name_tuple.ptr()}, timings, true);
+    nb::dict report;
+    report["verify"] = timings.verify;
+    report["dispatch"] = timings.dispatch;
+    report["scatter"] = timings.scatter;
+    report["leaves_in"] = timings.leaves_in;
+    report["leaves_out"] = timings.leaves_out;
+    report["call_class"] = timings.call_class;
+    return nb::make_tuple(result, report).release().ptr();
+  } catch (nb::python_error &error) {
+    error.restore();
+  } catch (const std::exception &error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyObject *dispatcher_clear_cache(PyObject *self, PyObject *) {
+  if (as_dispatcher(self)->state != nullptr) as_dispatcher(self)->state->clear();
+  Py_RETURN_NONE;
+}
+
+PyObject *dispatcher_counts(PyObject *self, void *) {
+  try {
+    const DispatcherState &state = *as_dispatcher(self)->state;
+    nb::dict counts;
+    counts["hot"] = state.hot;
+    counts["warm"] = state.warm;
+    counts["cold"] = state.cold;
+    counts["plans"] = state.age.size();
+    return counts.release().ptr();
+  } catch (nb::python_error &error) {
+    error.restore();
+  }
+  return nullptr;
+}
+
+// The structures with a plan, oldest use first.
+PyObject *dispatcher_structures(PyObject *self, void *) {
+  try {
+    nb::list structures;
+    std::vector<PlanRef> plans = as_dispatcher(self)->state->age;
+    for (const PlanRef &plan : plans) structures.append(plan->graphdef);
+    return structures.release().ptr();
+  } catch (nb::python_error &error) {
+    error.restore();
+  }
+  return nullptr;
+}
+
+PyMemberDef members[] = {
+    {"__vectorcalloffset__", py::kMemberSsize, offsetof(Dispatcher, vectorcall), py::kMemberReadonly, nullptr},
+    {"__dictoffset__", py::kMemberSsize, offsetof(Dispatcher, dict), py::kMemberReadonly, nullptr},
+    {"__weaklistoffset__", py::kMemberSsize, offsetof(Dispatcher, weak_references), py::kMemberReadonly, nullptr},
+    {nullptr, 0, 0, 0, nullptr}};
+
+PyGetSetDef getset[] = {{"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, nullptr, nullptr},
+                        {"_counts", dispatcher_counts, nullptr, "Calls by class, and plans held.", nullptr},
+                        {"_structures", dispatcher_structures, nullptr, "The structures with a plan.", nullptr},
+                        {nullptr, nullptr, nullptr, nullptr, nullptr}};
+
+PyMethodDef methods[] = {{"_timed", dispatcher_timed, METH_VARARGS, "Call with (args, kwargs) and report times."},
+                         {"_clear_plans", dispatcher_clear_cache, METH_NOARGS, "Forget every structure."},
+                         {nullptr, nullptr, 0, nullptr}};
+
+PyType_Slot slots[] = {{Py_tp_new, reinterpret_cast<void *>(dispatcher_new)},
+                       {Py_tp_init, reinterpret_cast<void *>(dispatcher_init)},
+                       {Py_tp_traverse, reinterpret_cast<void *>(dispatcher_traverse)},
+                       {Py_tp_clear, reinterpret_cast<void *>(dispatcher_clear)},
+                       {Py_tp_dealloc, reinterpret_cast<void *>(dispatcher_dealloc)},
+                       {Py_tp_call, reinterpret_cast<void *>(PyVectorcall_Call)},
+                       {Py_tp_descr_get, reinterpret_cast<void *>(dispatcher_get)},
+                       {Py_tp_getattro, reinterpret_cast<void *>(dispatcher_getattro)},
+                       {Py_tp_members, members},
+                       {Py_tp_getset, getset},
+                       {Py_tp_methods, methods},
+                       {0, nullptr}};
+
+PyType_Spec spec = {"weft._core.Dispatcher", sizeof(Dispatcher), 0,
+                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | py::kHasVectorcall | py::kMethodDescriptor, slots};
+
+}  // namespace
+
+void bind_dispatcher(nb::module_ &m) {
+  nb::object type = py::checked(PyType_FromSpec(&spec));
+  m.attr("Dispatcher") = type;
+  dispatcher_type = reinterpret_cast<PyTypeObject *>(type.release().ptr());
+}
+
 }  // namespace weft

@@ -35,6 +35,7 @@ class Comparer {
     }
     for (size_t at = after_.root_begin; at < after_.items.size(); ++at) {
       if (after_.items[at].op == Op::Ref) effects_.result_has_refs = true;
+      if (after_.items[at].op == Op::Leaf) effects_.result_leaves.push_back(after_.items[at].n);
     }
   }
 
@@ -166,6 +167,35 @@ void scatter_values(const Effects &effects, const std::vector<nb::object> &refs,
   for (uint32_t r : effects.changed_values) {
     transaction.set_value(refs[r].ptr(), origin_value(effects.origins[after.refs[r].leaf], in_leaves, out_leaves));
   }
+}
+
+// The hot form: nothing can fail once the result is built, so values are exchanged directly.
+nb::object apply_values(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &in_leaves,
+                        const LeafSource &out_leaves) {
+  const GraphDef &after = effects.after_def();
+  nb::object result;
+  const Item &root = after.items[after.root_begin];
+  if (root.op == Op::None) {
+    result = nb::none();
+  } else if (root.op == Op::Leaf) {
+    result = nb::borrow<nb::object>(origin_value(effects.origins[root.n], in_leaves, out_leaves));
+  } else {
+    LeafSource leaves(after.n_leaves(), nullptr);
+    for (uint32_t leaf : effects.result_leaves)
+      leaves[leaf] = origin_value(effects.origins[leaf], in_leaves, out_leaves);
+    result = build_expression(after, after.root_begin, leaves, refs);
+  }
+  // Old values go only when all are replaced: their destructors may run code that looks at the graph.
+  std::vector<nb::object> dropped;
+  dropped.reserve(effects.changed_values.size());
+  for (uint32_t r : effects.changed_values) {
+    PyObject *value = origin_value(effects.origins[after.refs[r].leaf], in_leaves, out_leaves);
+    VariableCell *cell = as_cell(refs[r].ptr());
+    dropped.push_back(nb::steal<nb::object>(cell->value));
+    Py_INCREF(value);
+    cell->value = value;
+  }
+  return result;
 }
 
 nb::object apply_structure(const Effects &effects, const std::vector<nb::object> &known, const LeafSource &in_leaves,
@@ -414,23 +444,15 @@ nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &
     throw nb::value_error("apply_effects: wrong number of references or output leaves");
   }
   nb::object trace = current_trace();
-  for (uint32_t r : effects.changed_values) check_owner(refs[r], trace);
+  for (uint32_t r : effects.changed_values) {
+    if (as_cell(refs[r].ptr())->trace != trace.ptr()) check_owner(refs[r], trace);
+  }
+  if (effects.values_only()) return apply_values(effects, refs, in_leaves, out_leaves);
   for (uint32_t r : effects.changed_metadata) check_owner(refs[r], trace);
   for (const auto *changes : {&effects.sets, &effects.removals}) {
     for (const AttributeChange &change : *changes) check_owner(refs[change.ref], trace);
   }
-  if (!effects.values_only()) return apply_structure(effects, refs, in_leaves, out_leaves, trace);
-  const GraphDef &after = effects.after_def();
-  nb::object result;
-  if (after.items[after.root_begin].op == Op::None) {
-    result = nb::none();
-  } else {
-    result = build_expression(after, after.root_begin, leaf_values(effects, in_leaves, out_leaves), refs);
-  }
-  Transaction transaction;
-  scatter_values(effects, refs, in_leaves, out_leaves, transaction);
-  transaction.commit();
-  return result;
+  return apply_structure(effects, refs, in_leaves, out_leaves, trace);
 }
 
 void bind_effects(nb::module_ &m) {

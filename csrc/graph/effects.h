@@ -28,6 +28,7 @@ class Effects {
   std::vector<uint32_t> changed_values;    // Variables whose value is an output
   std::vector<uint32_t> changed_metadata;  // Variables whose metadata differ
   std::vector<AttributeChange> sets, removals;
+  std::vector<uint32_t> result_leaves;  // leaves of `after` that the result holds
   bool result_has_refs = false;
 
   const GraphDef &before_def() const { return graphdef_of(before); }

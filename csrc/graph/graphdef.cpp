@@ -411,6 +411,23 @@ nb::object unpickle(const nb::tuple &state) {
   return object;
 }
 
+// A plain C function, because pickle can only name those.
+PyObject *unpickle_function(PyObject *, PyObject *state) {
+  try {
+    if (!PyTuple_CheckExact(state)) throw nb::value_error("broken GraphDef pickle: the state is not a tuple");
+    return unpickle(nb::borrow<nb::tuple>(state)).release().ptr();
+  } catch (nb::python_error &error) {
+    error.restore();
+  } catch (const nb::builtin_exception &error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::exception &error) {
+    PyErr_Format(PyExc_ValueError, "broken GraphDef pickle: %s", error.what());
+  }
+  return nullptr;
+}
+
+PyMethodDef unpickle_method = {"_unpickle_graphdef", unpickle_function, METH_O, "Rebuild a GraphDef from its tables."};
+
 // ---- tables as Python values ----------------------------------------------------------------------------------------
 
 nb::tuple leaf_refs(const GraphDef &def) {
@@ -713,7 +730,8 @@ void bind_graphdef(nb::module_ &m) {
     return nb::make_tuple(nb::module_::import_("weft._core").attr("_unpickle_graphdef"),
                           nb::make_tuple(pickle_state(def)));
   });
-  m.def("_unpickle_graphdef", &unpickle, nb::arg("state"));
+  nb::object module_name = m.attr("__name__");
+  m.attr("_unpickle_graphdef") = py::checked(PyCFunction_NewEx(&unpickle_method, nullptr, module_name.ptr()));
 }
 
 }  // namespace weft

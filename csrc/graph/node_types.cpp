@@ -148,6 +148,12 @@ const NodeType *classify(PyObject *object) {
   return remember(type, describe(type, object));
 }
 
+const NodeType *known_type(PyTypeObject *type) {
+  auto &entries = table();
+  auto found = entries.find(type);
+  return found == entries.end() ? nullptr : found->second.info.get();
+}
+
 const NodeType *node_type(PyTypeObject *type) {
   auto &entries = table();
   if (auto found = entries.find(type); found != entries.end()) return found->second.info.get();

@@ -42,6 +42,8 @@ struct NodeType {
 
 // Cached by type; `object` is consulted the first time its type is met. The result lives as long as the type.
 const NodeType *classify(PyObject *object);
+// The entry of a type already met, or null: runs no Python.
+const NodeType *known_type(PyTypeObject *type);
 // The same for types of graph nodes and Variables, where no instance is needed.
 const NodeType *node_type(PyTypeObject *type);
 

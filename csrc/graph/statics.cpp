@@ -21,6 +21,7 @@ class Comparison {
     nb::object keep_a = nb::borrow<nb::object>(a), keep_b = nb::borrow<nb::object>(b);
     const NodeType *info = classify(a);
     if (info->kind == Kind::Tuple || info->kind == Kind::NamedTuple) return tuples_equal(a, b);
+    if (info->kind == Kind::Pytree) return rich_equal(a, b);
     if (info->kind != Kind::Static) return false;
     switch (info->static_kind) {
       case StaticKind::Identity:
@@ -149,12 +150,30 @@ size_t typed_hash(PyObject *value) {
   return mix(pointer_hash(reinterpret_cast<PyObject *>(Py_TYPE(value))), static_cast<size_t>(checked_hash(value)));
 }
 
+// Element-wise, so that functions inside hash as they compare. Depth is bounded like comparison is.
+Py_hash_t tuple_hash(PyObject *value) {
+  thread_local size_t depth = 0;
+  size_t total = 1;
+  if (depth >= kMaxDepth) return 1;
+  struct Level {
+    Level() { ++depth; }
+    ~Level() { --depth; }
+  } level;
+  for (Py_ssize_t i = 0; i < py::tuple_size(value); ++i) {
+    total = mix(total, static_cast<size_t>(static_hash(py::tuple_item(value, i))));
+  }
+  return static_cast<Py_hash_t>(total);
+}
+
 }  // namespace
 
 Py_hash_t static_hash(PyObject *value) {
   nb::object held = nb::borrow<nb::object>(value);
   const NodeType *info = classify(value);
   if (info->kind == Kind::Array) throw nb::type_error("arrays are not hashable");
+  if (info->kind == Kind::Tuple || info->kind == Kind::NamedTuple) return tuple_hash(value);
+  if (is_reference(info->kind)) return static_cast<Py_hash_t>(pointer_hash(value));
+  if (info->kind != Kind::Static) return checked_hash(value);
   switch (info->static_kind) {
     case StaticKind::Identity:
       return static_cast<Py_hash_t>(pointer_hash(value));

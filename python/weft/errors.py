@@ -31,6 +31,9 @@ class GraphError(ValueError):
     True
     """
 
+    path: tuple[Hashable, ...] | None = None
+    reason: str | None = None
+
 
 class TraceContextError(GraphError):
     """An object was changed at a trace level other than the one it was made at.
@@ -103,4 +106,8 @@ def format_paths(paths: Iterable[Iterable[Hashable]], root: str = "model", limit
 
 def engine_error(reason: str, path: Iterable[Hashable]) -> GraphError:
     """The exception for what the C++ engine found wrong: `reason` is said of what is at `path`."""
-    return GraphError(f"{format_path(path)} {reason}")
+    path = tuple(path)
+    error = GraphError(f"{format_path(path)} {reason}")
+    # Kept apart so that a transform can name the argument of its function instead of `model`.
+    error.path, error.reason = path, reason
+    return error

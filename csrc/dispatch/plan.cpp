@@ -1,0 +1,243 @@
+#include "dispatch/plan.h"
+
+#include "graph/cells.h"
+#include "graph/statics.h"
+
+namespace weft {
+namespace {
+
+// Arguments nested deeper than this take the warm path, whose walk has no depth limit.
+constexpr int kMaxGuardDepth = 100;
+
+bool is_plain_key(PyObject *key) { return py::is_exact(key, &PyUnicode_Type) || py::is_exact(key, &PyLong_Type); }
+
+// Looking up such a dict compares builtin keys only, which runs no Python.
+bool has_plain_keys(PyObject *dict) {
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(dict, &position, &key, &value)) {
+    if (!is_plain_key(key)) return false;
+  }
+  return true;
+}
+
+// Every operation here can be checked without running Python.
+bool can_guard(const GraphDef &def) {
+  for (const Item &item : def.items) {
+    if (item.op == Op::Pytree) return false;
+    if (item.op == Op::Dict) {
+      PyObject *keys = def.constant(item.constant);
+      for (Py_ssize_t i = 0; i < py::tuple_size(keys); ++i) {
+        if (!is_plain_key(py::tuple_item(keys, i))) return false;
+      }
+    }
+  }
+  for (const RefDef &ref : def.refs) {
+    if (ref.kind == Kind::Custom) return false;
+  }
+  return true;
+}
+
+bool same_static(PyObject *known, PyObject *value) {
+  if (known == value) return true;
+  if (Py_TYPE(known) != Py_TYPE(value)) return false;
+  const NodeType *type = known_type(Py_TYPE(value));
+  if (type == nullptr || type->kind != Kind::Static || type->static_kind != StaticKind::Simple) return false;
+  return static_equal(known, value);
+}
+
+}  // namespace
+
+void CallFrame::own(const std::vector<PyObject *> &references) {
+  owned_leaves.reserve(leaves.size());
+  for (PyObject *leaf : leaves) owned_leaves.push_back(nb::borrow<nb::object>(leaf));
+  refs.reserve(references.size());
+  for (PyObject *reference : references) refs.push_back(nb::borrow<nb::object>(reference));
+}
+
+void CallFrame::take(Flat &&flat) {
+  owned_leaves = std::move(flat.leaves);
+  refs = std::move(flat.refs);
+  leaves.clear();
+  for (const nb::object &leaf : owned_leaves) leaves.push_back(leaf.ptr());
+}
+
+void CallFrame::clear() {
+  leaves.clear();
+  outputs.clear();
+  owned_leaves.clear();
+  refs.clear();
+}
+
+void Plan::remember(const Flat &flat) {
+  const GraphDef &def = graphdef_of(flat.graphdef);
+  guardable_ = false;
+  graphdef = flat.graphdef;
+  addresses_.clear();
+  orders_.assign(def.n_refs(), nullptr);
+  unstable_.clear();
+  argument_items_.clear();
+  keyword_items_.clear();
+  if (!can_guard(def)) return;
+  for (uint32_t r = 0; r < def.n_refs(); ++r) {
+    addresses_.push_back(flat.refs[r].ptr());
+    if (def.refs[r].kind == Kind::Object) orders_[r] = key_order(py::instance_dict(flat.refs[r].ptr()).ptr());
+  }
+  for (uint32_t i = 0; i < def.constants.size(); ++i) {
+    if (def.constant_kinds[i] != ConstantKind::Static || !is_unstable_static(def.constants[i].ptr())) continue;
+    unstable_.emplace_back(i, static_hash(def.constants[i].ptr()));
+  }
+  uint32_t at = def.root_begin + 1;
+  uint32_t n_positional = def.items[at++].n;
+  for (uint32_t i = 0; i < n_positional; ++i, at = def.skip(at)) argument_items_.push_back(at);
+  keyword_names_ = nb::borrow<nb::object>(def.constant(def.items[at].constant));
+  uint32_t n_keywords = def.items[at++].n;
+  for (uint32_t i = 0; i < n_keywords; ++i, at = def.skip(at)) keyword_items_.push_back(at);
+  guardable_ = true;
+}
+
+bool Plan::unstable_statics_hold() const {
+  if (unstable_.empty()) return true;
+  nb::object held = graphdef;
+  const GraphDef &def = graphdef_of(held);
+  auto checks = unstable_;
+  for (const auto &[constant, hash] : checks) {
+    nb::object value = def.constants.at(constant);
+    if (static_hash(value.ptr()) != hash) return false;
+  }
+  // A hash function that called this very plan may have replaced its guards.
+  return held.is(graphdef);
+}
+
+bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
+  if (!guardable_ || arguments.n_positional != argument_items_.size() ||
+      arguments.n_keywords() != keyword_items_.size()) {
+    return false;
+  }
+  if (!unstable_statics_hold()) return false;
+  const GraphDef &def = *nb::inst_ptr<GraphDef>(graphdef);
+  frame.leaves.assign(def.n_leaves(), nullptr);
+  if (!match_arguments(def, arguments, frame)) return false;
+  // References are numbered in the order they are first reached, so each was found in the arguments or in an attribute
+  // of an earlier one before its turn comes: no address is followed that was not just seen.
+  for (uint32_t r = 0; r < def.n_refs(); ++r) {
+    const RefDef &ref = def.refs[r];
+    PyObject *object = addresses_[r];
+    if (reinterpret_cast<PyObject *>(Py_TYPE(object)) != def.constants[ref.type].ptr()) return false;
+    if (ref.kind == Kind::Variable) {
+      VariableCell *cell = as_cell(object);
+      if (cell->metadata != def.constant(ref.extra)) return false;
+      frame.leaves[ref.leaf] = cell->value;
+    } else if (!match_attributes(def, r, frame)) {
+      return false;
+    }
+  }
+  frame.own(addresses_);
+  return true;
+}
+
+bool Plan::match_arguments(const GraphDef &def, const Arguments &arguments, CallFrame &frame) const {
+  for (size_t i = 0; i < arguments.n_positional; ++i) {
+    if (!match(def, argument_items_[i], arguments.values[i], frame)) return false;
+  }
+  for (size_t i = 0; i < keyword_items_.size(); ++i) {
+    PyObject *name = py::tuple_item(arguments.keyword_names, static_cast<Py_ssize_t>(i));
+    size_t child = 0;
+    for (; child < keyword_items_.size(); ++child) {
+      PyObject *known = py::tuple_item(keyword_names_.ptr(), static_cast<Py_ssize_t>(child));
+      if (known == name || PyUnicode_Compare(known, name) == 0) break;
+    }
+    if (child == keyword_items_.size()) return false;
+    if (!match(def, keyword_items_[child], arguments.values[arguments.n_positional + i], frame)) return false;
+  }
+  return true;
+}
+
+bool Plan::match_attributes(const GraphDef &def, uint32_t r, CallFrame &frame) const {
+  const RefDef &ref = def.refs[r];
+  const KeyOrder &order = *orders_[r];
+  // The object keeps its dict alive, and nothing runs Python until the frame owns what it gathered.
+  nb::object dict = py::instance_dict(addresses_[r]);
+  if (py::dict_size(dict.ptr()) != static_cast<Py_ssize_t>(ref.n_children)) return false;
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  for (uint32_t i = 0; i < ref.n_children; ++i) {
+    if (!PyDict_Next(dict.ptr(), &position, &key, &value) || key != order.inserted[i].ptr()) return false;
+    if (!match(def, def.child_items[ref.children + order.rank[i]], value, frame)) return false;
+  }
+  return true;
+}
+
+bool Plan::match(const GraphDef &def, uint32_t at, PyObject *value, CallFrame &frame) const {
+  return match_at(def, at, value, frame, 0);
+}
+
+// Compares the expression at `at` with `value` and moves `at` past it.
+bool Plan::match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const {
+  const Item &item = def.items[at];
+  switch (item.op) {
+    case Op::Ref:
+      ++at;
+      return value == addresses_[item.n];
+    case Op::Static:
+      ++at;
+      return same_static(def.constants[item.constant].ptr(), value);
+    case Op::None:
+      ++at;
+      return value == Py_None;
+    case Op::Leaf: {
+      ++at;
+      const NodeType *type = known_type(Py_TYPE(value));
+      // A scalar inside a node is static and makes another structure; among the arguments it is an array's equal.
+      if (type == nullptr || (type->kind != Kind::Array && (type->kind != Kind::Static || at - 1 < def.root_begin))) {
+        return false;
+      }
+      frame.leaves[item.n] = value;
+      return true;
+    }
+    default:
+      return match_container(def, at, value, frame, depth);
+  }
+}
+
+bool Plan::match_container(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const {
+  if (depth >= kMaxGuardDepth) return false;
+  const Item item = def.items[at++];
+  auto n = static_cast<Py_ssize_t>(item.n);
+  switch (item.op) {
+    case Op::NamedTuple:
+      if (reinterpret_cast<PyObject *>(Py_TYPE(value)) != def.constants[item.constant].ptr()) return false;
+      [[fallthrough]];
+    case Op::Tuple:
+      if (item.op == Op::Tuple && !py::is_exact(value, &PyTuple_Type)) return false;
+      if (PyTuple_Size(value) != n) return false;
+      for (Py_ssize_t i = 0; i < n; ++i) {
+        if (!match_at(def, at, py::tuple_item(value, i), frame, depth + 1)) return false;
+      }
+      return true;
+    case Op::List:
+      if (!py::is_exact(value, &PyList_Type) || py::list_size(value) != n) return false;
+      for (Py_ssize_t i = 0; i < n; ++i) {
+        if (!match_at(def, at, py::list_item(value, i), frame, depth + 1)) return false;
+      }
+      return true;
+    case Op::Dict: {
+      if (!py::is_exact(value, &PyDict_Type) || py::dict_size(value) != n) return false;
+      if (!has_plain_keys(value)) return false;
+      PyObject *keys = def.constants[item.constant].ptr();
+      for (Py_ssize_t i = 0; i < n; ++i) {
+        PyObject *found = PyDict_GetItemWithError(value, py::tuple_item(keys, i));
+        if (found == nullptr) {
+          PyErr_Clear();
+          return false;
+        }
+        if (!match_at(def, at, found, frame, depth + 1)) return false;
+      }
+      return true;
+    }
+    default:
+      return false;
+  }
+}
+
+}  // namespace weft

@@ -1,0 +1,66 @@
+// What one call site remembers of one structure: guards, gather table, compiled function.
+#pragma once
+
+#include <memory>
+
+#include "graph/walk.h"
+
+namespace weft {
+
+// The arguments of a call as the interpreter passes them.
+struct Arguments {
+  PyObject *const *values;
+  size_t n_positional;
+  PyObject *keyword_names;  // tuple or null
+  size_t n_keywords() const {
+    return keyword_names == nullptr ? 0 : static_cast<size_t>(py::tuple_size(keyword_names));
+  }
+};
+
+// Buffers of one call, reused between calls. Invariant: everything gathered is owned, so nothing that Python does while
+// the compiled function runs can free it.
+struct CallFrame {
+  std::vector<PyObject *> leaves;  // borrowed from `owned_leaves`
+  std::vector<nb::object> owned_leaves;
+  std::vector<nb::object> refs;
+  std::vector<PyObject *> outputs;
+  void own(const std::vector<PyObject *> &references);
+  void take(Flat &&flat);
+  void clear();
+};
+
+// Invariant: `graphdef` describes the objects last walked with this plan; `addresses` are where its references lived
+// then, never followed unless found again in the caller's own attributes. No graph object and no array is kept alive.
+class Plan {
+ public:
+  Plan(nb::object call_function, std::vector<uint32_t> donated_leaves)
+      : call(std::move(call_function)), donated(std::move(donated_leaves)) {}
+
+  nb::object graphdef;
+  nb::object call;
+  std::vector<uint32_t> donated;  // leaf ids, ascending
+
+  // Takes the guards from a walk that gave this plan's structure.
+  void remember(const Flat &flat);
+  // True if the arguments are the same objects with the same attributes as last time; fills the frame then. Runs Python
+  // only for statics that can change in place, and before anything else is looked at.
+  bool verify(const Arguments &arguments, CallFrame &frame) const;
+
+ private:
+  bool unstable_statics_hold() const;
+  bool match_arguments(const GraphDef &def, const Arguments &arguments, CallFrame &frame) const;
+  bool match_attributes(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
+  bool match(const GraphDef &def, uint32_t at, PyObject *value, CallFrame &frame) const;
+  bool match_container(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
+  bool match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
+
+  bool guardable_ = false;
+  std::vector<PyObject *> addresses_;
+  std::vector<std::shared_ptr<const KeyOrder>> orders_;
+  std::vector<std::pair<uint32_t, Py_hash_t>> unstable_;  // constants whose type can change in place
+  std::vector<uint32_t> argument_items_;                  // expression of each positional argument
+  std::vector<uint32_t> keyword_items_;                   // expression of each keyword argument, by sorted name
+  nb::object keyword_names_;
+};
+
+}  // namespace weft

@@ -1,0 +1,589 @@
+"""jit over graph nodes: the C++ dispatcher around `jax.jit`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+import jax
+import numpy as np
+from jax._src import util as jax_util
+
+from weft import _core, spmd
+from weft.errors import GraphError
+from weft.state import State
+from weft.transforms._lift import (
+    Call,
+    Function,
+    argument_label,
+    function_name,
+    spread_prefix,
+    trace,
+    transform,
+    tree_flatten,
+)
+from weft.transforms.axes import StateSharding
+from weft.transforms.retraces import (
+    Retrace,
+    TraceLog,
+    leaf_type,
+    structure_difference,
+    type_difference,
+)
+
+__all__ = ["JitWrapped", "jit"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+# Structures remembered per function. Beyond it the one not used for longest is forgotten.
+_CAPACITY = 256
+
+_UNSPECIFIED: Any = inspect.signature(jax.jit).parameters["in_shardings"].default
+_JIT_PARAMETERS = frozenset(inspect.signature(jax.jit).parameters)
+
+Index = int | Sequence[int] | None
+Names = str | Iterable[str] | None
+
+
+class JitWrapped(Protocol, Generic[P, R_co]):
+    """What `jit` returns: a function, or a method if it stands in a class."""
+
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __get__(self, instance: None, owner: Any, /) -> JitWrapped[P, R_co]: ...
+    @overload
+    def __get__(self, instance: Any, owner: Any, /) -> Callable[..., R_co]: ...
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Trace and lower for these arguments, without running: a `jax.stages.Lowered`."""
+        ...
+
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Trace for these arguments, without lowering: a `jax.stages.Traced`."""
+        ...
+
+    def eval_shape(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """The result with `jax.ShapeDtypeStruct` in the place of arrays; changes nothing."""
+        ...
+
+    @property
+    def retraces(self) -> tuple[Retrace, ...]:
+        """Each trace after the first, with the first difference that caused it."""
+        ...
+
+    @property
+    def num_traces(self) -> int:
+        """How often the function was traced."""
+        ...
+
+    def clear_cache(self) -> None:
+        """Forget all compiled programs of this function."""
+        ...
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, (int, str)):
+        return (value,)
+    return tuple(value)
+
+
+def _positional(function: Function) -> list[inspect.Parameter]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p for p in parameters if p.kind in kinds]
+
+
+def _resolve(
+    function: Function, what: str, nums: Index, names: Names
+) -> tuple[frozenset[int], frozenset[str]]:
+    """Positions and names of the arguments that `nums` and `names` mean.
+
+    If only one of the two is given the other follows from the signature, as in `jax.jit`.
+    """
+    positions, keywords = _as_tuple(nums), _as_tuple(names)
+    parameters = _positional(function)
+    for position in positions:
+        if not isinstance(position, int) or isinstance(position, bool):
+            raise TypeError(f"jit: {what}_argnums must be ints, got {position!r}.")
+        if position < -len(parameters) and position < 0:
+            raise ValueError(
+                f"jit: {what}_argnums={position} is out of range, {function_name(function)} has "
+                f"{len(parameters)} positional parameters."
+            )
+    absolute = [p % len(parameters) if p < 0 else p for p in positions]
+    if names is None:
+        keywords = tuple(
+            parameters[p].name
+            for p in absolute
+            if p < len(parameters) and parameters[p].kind is not inspect.Parameter.POSITIONAL_ONLY
+        )
+    elif nums is None:
+        absolute = [i for i, p in enumerate(parameters) if p.name in keywords]
+    return frozenset(absolute), frozenset(keywords)
+
+
+class _Options:
+    """The parameters of one `jit`, checked and brought into one form."""
+
+    def __init__(self, function: Function, settings: dict[str, Any]) -> None:
+        self.static = _resolve(
+            function, "static", settings["static_argnums"], settings["static_argnames"]
+        )
+        self.donated = _resolve(
+            function, "donate", settings["donate_argnums"], settings["donate_argnames"]
+        )
+        both = (self.static[0] & self.donated[0], self.static[1] & self.donated[1])
+        if any(both):
+            raise ValueError(
+                f"jit: arguments {sorted(map(str, both[0] | both[1]))} are both static and donated; "
+                f"a static argument has no buffer to donate."
+            )
+        self.donate_state = bool(settings["donate_state"])
+        self.constrain_state = settings["constrain_state"]
+        self.in_shardings = settings["in_shardings"]
+        self.out_shardings = settings["out_shardings"]
+        self.passed: dict[str, Any] = {
+            "keep_unused": settings["keep_unused"],
+            "inline": settings["inline"],
+        }
+        for name in ("device", "backend", "abstracted_axes"):
+            value = settings[name]
+            if value is None:
+                continue
+            if name not in _JIT_PARAMETERS:
+                raise ValueError(
+                    f"jit: the installed jax {jax.__version__} has no `{name}` any more; "
+                    f"{_REPLACEMENTS[name]}"
+                )
+            self.passed[name] = value
+
+
+_REPLACEMENTS = {
+    "device": "use in_shardings=jax.sharding.SingleDeviceSharding(device).",
+    "backend": "use jax.default_device, or in_shardings with a device of that backend.",
+    "abstracted_axes": "call the function with concrete shapes; each is compiled once.",
+}
+
+
+def _copy(array: Any) -> Any:
+    return array.copy() if isinstance(array, jax.Array) else array
+
+
+def _is_jax_value(value: Any) -> bool:
+    if isinstance(value, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+        return True
+    if hasattr(value, "__jax_array__"):
+        return True
+    # A Variable may hold a pytree, whose leaves count.
+    leaves = jax.tree_util.tree_leaves(value)
+    return not (len(leaves) == 1 and leaves[0] is value) and all(map(_is_jax_value, leaves))
+
+
+class _Compiler:
+    """The Python side of a dispatcher: traces structures it has not seen, and explains errors."""
+
+    def __init__(self, function: Function, options: _Options) -> None:
+        self.function = function
+        self.options = options
+        self.log = TraceLog(function)
+        self.compiled: OrderedDict[_core.GraphDef, tuple[Any, tuple[int, ...]]] = OrderedDict()
+        self.dispatcher: Callable[[], Any] = lambda: None
+
+    # -- called by the dispatcher ------------------------------------------------------------------
+
+    copy = staticmethod(_copy)
+
+    def plan(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> tuple[Any, tuple[int, ...]]:
+        """Compiled function and donated leaves for a structure."""
+        known = self.compiled.get(graphdef)
+        if known is None:
+            known = self.compiled[graphdef] = self._make(graphdef, leaves)
+            while len(self.compiled) > _CAPACITY:
+                self.compiled.popitem(last=False)
+        else:
+            self.compiled.move_to_end(graphdef)
+        return known
+
+    def on_error(
+        self, graphdef: _core.GraphDef | None, leaves: Sequence[Any], error: Exception
+    ) -> Exception | None:
+        """A better error than the one a call ended with, or None."""
+        if graphdef is None:
+            return self._relabelled(error)
+        if isinstance(error, TypeError):
+            for path, leaf in zip(graphdef.paths(), leaves, strict=True):
+                if not _is_jax_value(leaf):
+                    return self._caused(
+                        error,
+                        TypeError(
+                            f"{argument_label(self.function, path)} is a {type(leaf).__name__!r}, which is "
+                            f"not a valid JAX type. Pass an array, a scalar, a graph node or a container "
+                            f"of those, or name the argument in static_argnums or static_argnames."
+                        ),
+                    )
+        if isinstance(error, RuntimeError):
+            for path, leaf in zip(graphdef.paths(), leaves, strict=True):
+                if (
+                    isinstance(leaf, jax.Array)
+                    and not isinstance(leaf, jax.core.Tracer)
+                    and leaf.is_deleted()
+                ):
+                    return self._caused(
+                        error,
+                        RuntimeError(
+                            f"{argument_label(self.function, path)} holds an array that has been deleted, "
+                            f"as happens to a buffer donated to an earlier call. Keep using what that "
+                            f"call returned or wrote back, or copy the array before donating it."
+                        ),
+                    )
+        return None
+
+    # -- the rest of the wrapped function's interface ------------------------------------------------
+
+    @property
+    def retraces(self) -> tuple[Retrace, ...]:
+        return tuple(self.log.retraces)
+
+    @property
+    def num_traces(self) -> int:
+        return self.log.count
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        call, (compiled, _) = self._collect(args, kwargs)
+        return compiled.lower(*call.leaves)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        call, (compiled, _) = self._collect(args, kwargs)
+        return compiled.trace(*call.leaves)
+
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        call, (compiled, _) = self._collect(args, kwargs)
+        outputs = compiled.eval_shape(*call.leaves)
+        _, refs = _core.unflatten(call.graphdef, call.leaves)
+        return _core.apply_effects(outputs.effects, refs, call.leaves, outputs.leaves)
+
+    def clear_cache(self) -> None:
+        self.compiled.clear()
+        dispatcher = self.dispatcher()
+        if dispatcher is not None:
+            dispatcher._clear_plans()
+
+    # -- tracing -----------------------------------------------------------------------------------
+
+    def _collect(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Call, tuple[Any, tuple[int, ...]]]:
+        try:
+            flat = _core.flatten_call(args, kwargs, *self.options.static)
+        except GraphError as error:
+            raise self._relabelled(error) or error from None
+        call = Call("jit", self.function, args, kwargs, flat)
+        return call, self.plan(flat.graphdef, call.leaves)
+
+    def _relabelled(self, error: Exception) -> Exception | None:
+        """A walk's error with the argument's name in the place of its position."""
+        path, reason = getattr(error, "path", None), getattr(error, "reason", None)
+        if path is None or reason is None:
+            return None
+        return self._caused(
+            error, GraphError(f"{argument_label(self.function, tuple(path))} {reason}")
+        )
+
+    @staticmethod
+    def _caused(error: Exception, better: Exception) -> Exception:
+        better.__cause__ = error.__cause__
+        better.__suppress_context__ = True
+        better.__context__ = error
+        return better.with_traceback(error.__traceback__)
+
+    def _make(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> tuple[Any, tuple[int, ...]]:
+        options = self.options
+        donated = self._donated(graphdef)
+        shardings = self._leaf_shardings(graphdef, leaves)
+        keep = [True] * graphdef.num_leaves
+        for leaf in donated:
+            keep[leaf] = False
+        known = [*self.compiled]
+        types: list[tuple[str, ...]] = []
+
+        def traced(*values: Any) -> _core.Outputs:
+            now = tuple(map(leaf_type, values))
+            if types:
+                difference = type_difference(self.function, graphdef, types[-1], now)
+            else:
+                difference = structure_difference(self.function, known, graphdef)
+            self.log.record(self.dispatcher(), difference)
+            types.append(now)
+            return self._run(graphdef, values, keep, shardings)
+
+        traced.__name__ = traced.__qualname__ = function_name(self.function)
+        passed = dict(options.passed)
+        if options.in_shardings is not _UNSPECIFIED:
+            passed["in_shardings"] = shardings
+        compiled = jax.jit(traced, donate_argnums=donated or None, **passed)
+        return compiled, donated
+
+    def _donated(self, graphdef: _core.GraphDef) -> tuple[int, ...]:
+        options = self.options
+        donated: set[int] = set()
+        if options.donate_state:
+            for is_ref, index in graphdef.root_items():
+                if is_ref:
+                    donated.update(graphdef.reachable(index))
+        positions, names = options.donated
+        if positions or names:
+            for leaf, path in enumerate(graphdef.paths()):
+                if path[0] in positions or path[0] in names:
+                    donated.add(leaf)
+        return tuple(sorted(donated))
+
+    def _leaf_shardings(
+        self, graphdef: _core.GraphDef, leaves: Sequence[Any]
+    ) -> tuple[Any, ...] | None:
+        """What `in_shardings` says about each leaf; None where it says nothing."""
+        if self.options.in_shardings is _UNSPECIFIED:
+            return None
+        (args, kwargs), refs = _core.unflatten(graphdef, leaves)
+        call = Call.collect("jit", self.function, args, kwargs, self.options.static[0])
+        args = tuple(None if i in self.options.static[0] else a for i, a in enumerate(args))
+        prefix = self.options.in_shardings
+        if isinstance(prefix, list):
+            prefix = tuple(prefix)
+        entries = spread_prefix(prefix, args, "jit: in_shardings", _is_sharding)
+        spread: list[Any] = [None] * graphdef.num_leaves
+        items = graphdef.root_items()[: len(entries)]
+        for entry, (is_ref, index) in zip(entries, items, strict=True):
+            for leaf in graphdef.reachable(index) if is_ref else (index,):
+                sharding = self._sharding_of(call, leaf, entry)
+                if spread[leaf] is not None and sharding is not None and spread[leaf] != sharding:
+                    raise ValueError(
+                        f"jit: in_shardings gives {call.label(leaf)}, which is shared between arguments, "
+                        f"two shardings: {spread[leaf]} and {sharding}. Give both arguments the same."
+                    )
+                spread[leaf] = sharding if spread[leaf] is None else spread[leaf]
+        return tuple(spread)
+
+    @staticmethod
+    def _sharding_of(call: Call, leaf: int, entry: Any) -> Any:
+        if not isinstance(entry, StateSharding):
+            return entry
+        group = call.partition(entry.filters)[leaf]
+        return None if group < 0 else entry.shardings[group]
+
+    def _run(
+        self,
+        graphdef: _core.GraphDef,
+        values: Sequence[Any],
+        keep: Sequence[bool],
+        shardings: tuple[Any, ...] | None,
+    ) -> _core.Outputs:
+        """One trace: the user's function over tracers, and what it did."""
+        options = self.options
+        if options.constrain_state:
+            values = self._constrain(
+                _core.flatten(_core.unflatten(graphdef, values)[1]), values, graphdef
+            )
+
+        def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
+            if options.constrain_state:
+                self._constrain_changed(refs, values)
+            if shardings is not None:
+                self._keep_shardings(refs, graphdef, values, shardings)
+            if options.out_shardings is not _UNSPECIFIED:
+                return self._shard_result(result)
+            return result
+
+        effects, out = trace(self.function, graphdef, values, leave=leave, keep=cast("bool", keep))
+        return _core.Outputs(effects, tuple(out))
+
+    def _constrained(self, flat: _core.Flat) -> dict[int, Any]:
+        """Leaf values with their sharding constraints, by leaf of `flat`."""
+        state = State._from_leaves(flat.graphdef, None, flat.leaves)
+        if callable(self.options.constrain_state):
+            wanted = self.options.constrain_state(state)
+        else:
+            specs = spmd.get_partition_spec(state)
+            wanted = jax.tree.map(
+                lambda spec, value: spmd.with_sharding_constraint(value, spec),
+                specs,
+                state,
+                is_leaf=lambda leaf: leaf is None or isinstance(leaf, jax.sharding.PartitionSpec),
+            )
+        index = flat.graphdef.path_index()
+        return {
+            index[path]: getattr(entry, "value", entry)
+            for path, entry in wanted.flat_state().items()
+        }
+
+    def _constrain(
+        self, flat: _core.Flat, values: Sequence[Any], graphdef: _core.GraphDef
+    ) -> list[Any]:
+        by_value = {id(leaf): leaf_id for leaf_id, leaf in enumerate(values)}
+        out = list(values)
+        for leaf, constrained in self._constrained(flat).items():
+            out[by_value[id(flat.leaves[leaf])]] = constrained
+        return out
+
+    def _constrain_changed(self, refs: list[Any], values: Sequence[Any]) -> None:
+        flat = _core.flatten(refs)
+        before = {id(value) for value in values}
+        changed = [i for i, leaf in enumerate(flat.leaves) if id(leaf) not in before]
+        if changed:
+            constrained = self._constrained(flat)
+            _core.set_leaves(flat, changed, [constrained[i] for i in changed])
+
+    @staticmethod
+    def _keep_shardings(
+        refs: list[Any], graphdef: _core.GraphDef, values: Sequence[Any], shardings: tuple[Any, ...]
+    ) -> None:
+        """State that changed leaves with the sharding it came with."""
+        for leaf, ref in enumerate(graphdef.leaf_refs()):
+            if ref < 0 or shardings[leaf] is None:
+                continue
+            variable = refs[ref]
+            if variable.raw_value is not values[leaf]:
+                variable.raw_value = jax.lax.with_sharding_constraint(
+                    variable.raw_value, shardings[leaf]
+                )
+
+    def _shard_result(self, result: Any) -> Any:
+        entries = spread_prefix(
+            self.options.out_shardings, result, "jit: out_shardings", _is_sharding
+        )
+        leaves, treedef = tree_flatten(result)
+        for i, (leaf, entry) in enumerate(zip(leaves, entries, strict=True)):
+            if entry is None:
+                continue
+            if not _core.is_node(leaf):
+                leaves[i] = jax.lax.with_sharding_constraint(leaf, entry)
+                continue
+            call = Call.collect("jit", self.function, (leaf,), {})
+            chosen = [(j, self._sharding_of(call, j, entry)) for j in range(len(call.leaves))]
+            chosen = [(j, sharding) for j, sharding in chosen if sharding is not None]
+            _core.set_leaves(
+                call.flat,
+                [j for j, _ in chosen],
+                [
+                    jax.lax.with_sharding_constraint(call.leaves[j], sharding)
+                    for j, sharding in chosen
+                ],
+            )
+        return jax.tree_util.tree_unflatten(treedef, leaves)
+
+
+def _is_sharding(entry: Any) -> bool:
+    kinds = (StateSharding, jax.sharding.Sharding, jax.sharding.PartitionSpec)
+    return entry is None or isinstance(entry, kinds)
+
+
+class _PlanCaches:
+    """All dispatchers alive, so that `jax.clear_caches` clears their plans too."""
+
+    def __init__(self) -> None:
+        self._compilers: weakref.WeakSet[_Compiler] = weakref.WeakSet()
+
+    def add(self, compiler: _Compiler) -> None:
+        self._compilers.add(compiler)
+
+    def cache_clear(self) -> None:
+        for compiler in list(self._compilers):
+            compiler.clear_cache()
+
+
+_plan_caches = _PlanCaches()
+# Not public in jax; without it plans are merely not cleared, and compile again when next used.
+if hasattr(jax_util, "register_cache"):
+    jax_util.register_cache(_plan_caches, "weft plans")  # type: ignore[arg-type]
+
+
+@transform
+def jit(
+    fun: Callable[P, R],
+    *,
+    in_shardings: Any = _UNSPECIFIED,
+    out_shardings: Any = _UNSPECIFIED,
+    static_argnums: Index = None,
+    static_argnames: Names = None,
+    donate_argnums: Index = None,
+    donate_argnames: Names = None,
+    keep_unused: bool = False,
+    device: Any = None,
+    backend: str | None = None,
+    inline: bool = False,
+    abstracted_axes: Any = None,
+    donate_state: bool = False,
+    constrain_state: bool | Callable[[State], State] = False,
+) -> JitWrapped[P, R]:
+    """Compile a function whose arguments and results may be or contain graph nodes.
+
+    Over `jax.jit`. What `fun` changes in its arguments reaches the caller's own objects; nodes in the
+    result that were arguments are those very objects. The function is traced again only if the
+    structure (including static attributes), a static argument, or the shape, dtype, weak type or
+    sharding of an array is new; never because other objects of the same structure are passed.
+
+    Args:
+        fun: function to compile; a method, and ``__init__``, too.
+        in_shardings: sharding, `jax.sharding.PartitionSpec`, `StateSharding` or None for each
+            positional argument, or a pytree prefix of them. A node's entry holds for all its leaves,
+            which keep it on the way out.
+        out_shardings: the same for the result.
+        static_argnums: positions of arguments that are compile-time constants; they must be hashable.
+        static_argnames: names of such arguments. If only one of the two is given, the other follows
+            from the signature.
+        donate_argnums: positions of arguments whose buffers the call may reuse. For a node these are
+            all leaves it reaches; it holds new arrays afterwards, also where nothing changed.
+        donate_argnames: names of such arguments.
+        keep_unused: keep arguments in the compiled program that `fun` does not use.
+        device: the device to run on, as in `jax.jit`.
+        backend: the backend to run on, as in `jax.jit`.
+        inline: inline the function into enclosing programs.
+        abstracted_axes: as in the jax versions that have it; an error elsewhere.
+        donate_state: donate the leaves of all graph nodes among the arguments.
+        constrain_state: constrain the sharding of state, on the way in and out: True by the
+            Variables' ``sharding`` metadata, or a function from a State to a constrained State.
+
+    Returns:
+        A callable with the signature of `fun`, and ``lower``, ``trace``, ``eval_shape``,
+        ``retraces``, ``num_traces`` and ``clear_cache``.
+
+    Raises:
+        ValueError: parameters that contradict each other or that the installed jax lacks.
+        GraphError: from the call, for a static value that cannot be hashed.
+        TypeError: from the call, for an argument that JAX cannot take.
+
+    >>> import jax.numpy as jnp
+    >>> import weft as nnx
+    >>> class Counter(nnx.Module):
+    ...     def __init__(self):
+    ...         self.count = nnx.Variable(jnp.array(0))
+    >>> @nnx.jit
+    ... def advance(counter, by):
+    ...     counter.count.value += by
+    ...     return counter.count.value * 10
+    >>> counter = Counter()
+    >>> int(advance(counter, 2)), int(counter.count.value)
+    (20, 2)
+    """
+    settings = {name: value for name, value in locals().items() if name != "fun"}
+    options = _Options(fun, settings)
+    compiler = _Compiler(fun, options)
+    dispatcher = _core.Dispatcher(compiler, *options.static, _CAPACITY)
+    compiler.dispatcher = weakref.ref(dispatcher)
+    functools.update_wrapper(cast("Any", dispatcher), fun)
+    _plan_caches.add(compiler)
+    return cast("JitWrapped[P, R]", dispatcher)
+
+
+jax.tree_util.register_pytree_node(_core.Outputs, _core._flatten_outputs, _core._unflatten_outputs)
