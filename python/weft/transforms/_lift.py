@@ -168,6 +168,13 @@ def spread_prefix(
     return spread
 
 
+def plain_path(path: Iterable[Any]) -> Path:
+    """A key path of `jax.tree_util` as a tuple of the keys themselves."""
+    return tuple(
+        getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path
+    )
+
+
 class _Short:
     def __init__(self, text: str) -> None:
         self.text = text
@@ -358,7 +365,7 @@ def trace(
     *,
     enter: Hook | None = None,
     leave: Leave | None = None,
-    keep: bool = True,
+    keep: bool | Sequence[bool] = True,
 ) -> tuple[_core.Effects, list[Any]]:
     """Rebuild the arguments over `leaves`, run `function`, and tell what it did.
 
@@ -366,7 +373,7 @@ def trace(
         enter: called with the rebuilt objects before the function runs.
         leave: called with the rebuilt objects, (args, kwargs) and the function's result; returns
             what to take as the result.
-        keep: leave out the leaves that did not change.
+        keep: leave out the leaves that did not change; or for each leaf whether to do so.
 
     Returns:
         The effects, and the leaves that they number.

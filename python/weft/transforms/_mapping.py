@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from weft import _core
 from weft.errors import format_path
@@ -28,7 +29,7 @@ from weft.transforms._lift import (
     tree_leaves,
     type_of,
 )
-from weft.transforms.axes import Carry, StateAxes
+from weft.transforms.axes import ByFilter, Carry, StateAxes
 
 
 
@@ -83,7 +84,7 @@ AxisRole: TypeAlias = int | Role
 
 def is_axis(value: Any) -> bool:
     """True for what stands for one whole entry in a pytree of axes."""
-    return value is None or value is Carry or isinstance(value, StateAxes)
+    return value is None or value is Carry or isinstance(value, (ByFilter, PartitionSpec))
 
 
 def describe_role(role: AxisRole) -> str:
@@ -104,6 +105,8 @@ class MapOptions:
     transform_metadata: Mapping[str, Any] = field(default_factory=lambda: NO_METADATA)
     carry_argnum: int | None = None
     unselected: Role = Role.BROADCAST
+    # Axes of the state that comes in, where they differ from those of new state.
+    input_state_axes: Mapping[Filter, int | None] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.in_axes, list):
@@ -125,7 +128,9 @@ class MapOptions:
             axis is Carry or (isinstance(axis, StateAxes) and Carry in axis.axes)
         ):
             raise TypeError(f"{self.name}: {parameter} has a Carry, which only scan has.")
-        if is_axis(axis) or (isinstance(axis, int) and not isinstance(axis, bool)):
+        if axis is None or axis is Carry or isinstance(axis, StateAxes):
+            return
+        if isinstance(axis, int) and not isinstance(axis, bool):
             return
         raise TypeError(
             f"{self.name}: {parameter} takes ints, None, StateAxes, or a pytree of these, "
@@ -284,16 +289,20 @@ class Resolver:
         kind = self.types[leaf]
         return Role.COUNT if kind is not None and issubclass(kind, RngCount) else Role.BROADCAST
 
-    def _state_axes_role(self, leaf: int, axes: StateAxes) -> AxisRole:
-        selected = self._by_filters.get(id(axes))
+    def _selected(self, leaf: int, entry: ByFilter) -> Any:
+        """What a `StateAxes` or its like has for a leaf."""
+        selected = self._by_filters.get(id(entry))
         if selected is None:
-            selected = self._by_filters[id(axes)] = self.call.partition(axes.filters)
+            selected = self._by_filters[id(entry)] = self.call.partition(entry.filters)
         if selected[leaf] < 0:
             raise ValueError(
-                f"{self.where}: no filter of {axes!r} selects {self.call.label(leaf)}. "
+                f"{self.where}: no filter of {entry!r} selects {self.call.label(leaf)}. "
                 "Add one, or `...` as the last."
             )
-        axis = axes.axes[selected[leaf]]
+        return entry.entries[selected[leaf]]
+
+    def _state_axes_role(self, leaf: int, axes: StateAxes) -> AxisRole:
+        axis = self._selected(leaf, axes)
         if axis is None:
             return self._broadcast(leaf)
         return Role.CARRY if axis is Carry else axis
@@ -305,8 +314,11 @@ class Resolver:
 
     def _contract_roles(self) -> list[AxisRole]:
         options = self.options
-        axes = tuple(options.state_axes.values())
-        selected = self.call.partition(tuple(options.state_axes)) if axes else ()
+        state_axes = options.input_state_axes
+        if state_axes is None:
+            state_axes = options.state_axes
+        axes = tuple(state_axes.values())
+        selected = self.call.partition(tuple(state_axes)) if axes else ()
         roles: list[AxisRole] = []
         for leaf in range(self.call.graphdef.num_leaves):
             if self._is_rng(leaf):
@@ -467,10 +479,10 @@ class NewState:
                 if _core.is_node(leaf):
                     nodes.append((leaf, axis))
                     continue
-                if isinstance(axis, StateAxes) or axis is Carry:
+                if isinstance(axis, ByFilter) or axis is Carry:
                     raise ValueError(
-                        f"{self.where}: out_axes has {axis!r} for an array outside any node. "
-                        "Give an int or None for it."
+                        f"{self.where}: out_axes has {axis!r} for an array outside any node, which "
+                        "filters say nothing about. Give one axis (or spec) for it."
                     )
                 self.value_axes.append(axis)
         self._node_paths: list[tuple[Path, Any]] = []
@@ -551,8 +563,8 @@ class NewState:
     def _rules_for(self, entry: Any) -> Sequence[tuple[Callable[..., bool], Any]]:
         if not self._later:
             return self._rules
-        if isinstance(entry, StateAxes):
-            return _rules(zip(entry.filters, entry.axes, strict=True))
+        if isinstance(entry, ByFilter):
+            return _rules(zip(entry.filters, entry.entries, strict=True))
         return _rules([(..., entry)])
 
 

@@ -30,7 +30,7 @@ class Carry:
     """
 
 
-class _ByFilter(Mapping[Filter, Any]):
+class ByFilter(Mapping[Filter, Any]):
     """An ordered mapping from filters to what holds for the leaves that they select first.
 
     Equal and hashable by its entries.
@@ -98,7 +98,7 @@ def _shown(value: Any) -> str:
 
 
 @final
-class StateAxes(_ByFilter):
+class StateAxes(ByFilter):
     """Says for a node's state, by filters, over which axis it is mapped.
 
     Stands in `in_axes` and `out_axes` of `vmap`, `scan` and `pmap` where a node is, and says
@@ -138,7 +138,7 @@ class StateAxes(_ByFilter):
 
 
 @final
-class StateSharding(_ByFilter):
+class StateSharding(ByFilter):
     """Says for a node's state, by filters, how it is sharded.
 
     Stands in `in_shardings` and `out_shardings` of `jit` and in the specs of `shard_map` where a node

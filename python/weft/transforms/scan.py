@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from weft import _core
-from weft.errors import format_path
 from weft.filters import Filter
+from weft.transforms._carry import Carried, check_structure, check_type, structure_of
 from weft.transforms._lift import (
     Aside,
     Bodies,
@@ -89,15 +88,9 @@ class _Body:
         self.roles = roles
         self.carry = carry
         self.scan_output = scan_output
-        self.items = dict(call.argument_items())
-        if carry is not None:
-            found, self.carry_structure = jax.tree_util.tree_flatten_with_path(
-                call.args[carry], is_leaf=_core.is_node
-            )
-            self.carry_labels = [
-                argument_label(function, (carry, *_plain_path(path))) for path, _ in found
-            ]
         self.where = f"{options.name} of {function_name(function)}"
+        self.carried_argument = None if carry is None else Carried(self.where, call, carry)
+        self.carried_refs = _carried_refs(call, roles, carry)
         layout = _Layout(roles)
         self.carried = layout.of(Role.CARRY)
         self.constant = layout.of(Role.BROADCAST, Role.COUNT)
@@ -152,12 +145,14 @@ class _Body:
 
         def enter(refs: list[Any]) -> None:
             nonlocal entered
-            entered = self._carried_structure(refs)
+            entered = structure_of(refs, self.carried_refs)
             self.names.remove(refs)
 
         def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
             nonlocal seen
-            self._check_carried_structure(refs, entered)
+            check_structure(
+                self.where, self.function, self.graphdef, self.carried_refs, entered, refs
+            )
             restore_keys(self.graphdef, refs, leaves, self.split)
             parts = self.parts(result)
             carries = self._carry_leaves(refs, leaves, parts)
@@ -211,7 +206,8 @@ class _Body:
             if kind == "leaf":
                 role = self.roles[leaf]
                 if role is Role.CARRY:
-                    self._check_carry_type(argument_label(self.function, path), leaves[leaf], value)
+                    label = argument_label(self.function, path)
+                    check_type(self.where, label, leaves[leaf], value)
                     following[leaf] = value
                     sources.append(_Source("carry", self.carried.index(leaf)))
                     continue
@@ -253,98 +249,32 @@ class _Body:
             "beforehand, or select it with an axis in state_axes to have it stacked."
         )
 
-    # -- the carry -------------------------------------------------------------------------------
-
-    def _carried_refs(self) -> list[int]:
-        """Objects among the arguments that are carried as a whole."""
-        found = []
-        for position, items in self.items.items():
-            for is_object, number in items:
-                if not is_object:
-                    continue
-                roles = {self.roles[leaf] for leaf in self.graphdef.reachable(number)}
-                if roles == {Role.CARRY} or (not roles and position == self.carry):
-                    found.append(number)
-        return found
-
-    def _carried_structure(self, refs: Sequence[Any]) -> Any:
-        carried = [refs[ref] for ref in self._carried_refs()]
-        return _core.flatten(carried).graphdef if carried else None
-
-    def _check_carried_structure(self, refs: Sequence[Any], before: Any) -> None:
-        if before is None:
-            return
-        numbers = self._carried_refs()
-        after = _core.flatten([refs[ref] for ref in numbers]).graphdef
-        difference = before.difference(after)
-        if difference is None:
-            return
-        (which, *path), was, now = difference
-        paths = self.graphdef.ref_paths()
-        label = argument_label(self.function, (*paths[numbers[which]], *path))
-        raise TypeError(
-            f"{self.where}: {label} is carried from iteration to iteration, so its structure must "
-            f"stay the same, but it changes from {was!r} to {now!r}. Make the change before the "
-            "scan, or keep what changes in a Variable."
-        )
-
     def _carry_leaves(
         self, refs: Sequence[Any], leaves: Sequence[Any], parts: Sequence[tuple[bool, Part]]
     ) -> list[int]:
-        """Leaf ids that the arrays of the returned carry continue.
-
-        Raises:
-            TypeError: the returned carry is not like the one that came in.
-        """
+        """Leaf ids that the arrays of the returned carry continue."""
         returned = [part for is_carry, part in parts if is_carry]
         if not returned:
             return []
-        if self.carry is None:
+        if self.carried_argument is None:
             raise ValueError(
                 f"{self.where}: out_axes has a Carry, but no argument is one. Put Carry at the "
                 "carry's place in in_axes."
             )
-        (part,) = returned
-        after, structure = tree_flatten(part.value)
-        if structure != self.carry_structure:
-            raise TypeError(
-                f"{self.where}: the carry {argument_label(self.function, (self.carry,))} must come "
-                f"back with the structure it came in, {self.carry_structure}, but the function "
-                f"returned {structure}."
-            )
-        continued = []
-        for (is_object, number), label, now in zip(
-            self.items[self.carry], self.carry_labels, after, strict=True
-        ):
-            if not is_object and not _core.is_node(now):
-                self._check_carry_type(label, leaves[number], now)
-                continued.append(number)
-            elif not is_object or now is not refs[number]:
-                was = type(refs[number]).__name__ if is_object else type_of(leaves[number])
-                raise TypeError(
-                    f"{self.where}: the carry {label} is {was}; the function must return "
-                    f"{'that same object' if is_object else 'an array'}, but it returned "
-                    f"{_other_object(now, refs, self.graphdef, self.function)}. Update the object "
-                    "it was given, for example with nnx.update, and return that."
-                )
-        return continued
+        return self.carried_argument.continued(refs, leaves, returned[0].value)
 
-    def _check_carry_type(self, label: str, was: Any, now: Any) -> None:
-        try:
-            now_dtype = jnp.result_type(now)
-        except TypeError:
-            raise TypeError(
-                f"{self.where}: {label} is carried, but comes back as a "
-                f"{type(now).__name__}, which is not an array."
-            ) from None
-        # JAX itself widens a carry that started as a Python number.
-        same_dtype = jnp.result_type(was) == now_dtype or getattr(was, "weak_type", False)
-        if np.shape(was) != np.shape(now) or not same_dtype:
-            raise TypeError(
-                f"{self.where}: {label} is carried from iteration to iteration, so its shape and "
-                f"dtype must stay the same, but it changes from {type_of(was)} to {type_of(now)}. "
-                "Convert what the function returns, or what it is given at first."
-            )
+
+def _carried_refs(call: Call, roles: Sequence[AxisRole], carry: int | None) -> list[int]:
+    """Objects among the arguments that are carried as a whole."""
+    found = []
+    for position, items in call.argument_items():
+        for is_object, number in items:
+            if not is_object:
+                continue
+            held = {roles[leaf] for leaf in call.graphdef.reachable(number)}
+            if held == {Role.CARRY} or (not held and position == carry):
+                found.append(number)
+    return found
 
 
 def _which_part(parts: Sequence[tuple[bool, Part]]) -> list[bool]:
@@ -357,27 +287,10 @@ def _which_part(parts: Sequence[tuple[bool, Part]]) -> list[bool]:
     ]
 
 
-def _plain_path(path: Sequence[Any]) -> Path:
-    return tuple(
-        getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path
-    )
-
-
 def _described(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
     return type_of(value)
-
-
-def _other_object(
-    now: Any, refs: Sequence[Any], graphdef: _core.GraphDef, function: Function
-) -> str:
-    for ref, known in enumerate(refs):
-        if known is now:
-            return argument_label(function, graphdef.ref_paths()[ref])
-    if _core.is_node(now):
-        return f"another {type(now).__name__}"
-    return type_of(now)
 
 
 def _carry_position(options: MapOptions, call: Call) -> int | None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from weft import _core
 from weft.filters import Filter
-from weft.transforms._lift import Call, Function, trace, transform
+from weft.transforms._lift import Aside, Call, Function, function_name, trace, transform
 from weft.transforms._mapping import (
     DEFAULT_STATE_AXES,
     NO_METADATA,
     AxisNames,
-    MapOptions,
     AxisRole,
+    MapOptions,
     NewState,
     Part,
     Resolver,
@@ -30,84 +30,63 @@ from weft.transforms._mapping import (
 __all__ = ["vmap"]
 
 
-def map_call(
-    options: MapOptions,
-    call: Call,
-    axis_size: int | None,
-    apply: Callable[..., Any],
-) -> Any:
-    """Run a call under a mapping transform that takes ``in_axes`` and ``out_axes``.
+Groups = tuple[tuple[Any, ...], ...]
 
-    Args:
-        apply: ``apply(body, in_axes, out_axes, size, leaves)`` maps `body`, a function of one
-            tuple of leaves, and returns what it gives.
+
+class MappedBody:
+    """The function that JAX maps: leaves in, tuples of changed leaves by axis out.
+
+    Knows structure only and hands its effects out beside the leaves, so that its trace can be reused.
     """
-    resolver = Resolver(call, options)
-    roles = resolver.roles()
-    size = resolver.size(roles, axis_size, "axis_size")
-    leaves = tuple(
-        split_key(leaf, size) if role is Role.SPLIT else leaf
-        for leaf, role in zip(call.leaves, roles, strict=True)
-    )
-    in_axes = tuple(
-        0 if role is Role.SPLIT else role if isinstance(role, int) else None for role in roles
-    )
-    axes = candidate_axes(options, roles)
-    body = _Body(options, call, resolver, roles, in_axes, axes)
-    groups = apply(body, in_axes, axes, size, leaves)
-    out: list[Any] = [None] * body.effects.num_out
-    for members, group in zip(body.members, groups, strict=True):
-        for index, value in zip(members, group, strict=True):
-            out[index] = value
-    return call.finish(body.effects, out)
-
-
-class _Body:
-    """The function that JAX maps: leaves in, tuples of changed leaves by axis out."""
 
     def __init__(
         self,
         options: MapOptions,
-        call: Call,
-        resolver: Resolver,
+        function: Function,
+        graphdef: _core.GraphDef,
         roles: Sequence[AxisRole],
-        in_axes: tuple[int | None, ...],
-        out_axes: tuple[int | None, ...],
+        keep: bool | tuple[bool, ...] = True,
     ) -> None:
         self.options = options
-        self.call = call
-        self.resolver = resolver
-        self.in_axes = in_axes
-        self.out_axes = out_axes
-        self.effects: Any = None
-        self.members: list[list[int]] = []
+        self.function = function
+        self.graphdef = graphdef
+        self.keep = keep
+        self.where = f"{options.name} of {function_name(function)}"
         self.split = [leaf for leaf, role in enumerate(roles) if role is Role.SPLIT]
-        self.names = AxisNames(options, call.graphdef, roles)
+        self.in_axes = tuple(
+            0 if role is Role.SPLIT else role if isinstance(role, int) else None for role in roles
+        )
+        self.out_axes = candidate_axes(options, roles)
+        self.names = AxisNames(options, graphdef, roles)
 
-    def __call__(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
-        call = self.call
+    def __call__(self, leaves: Sequence[Any]) -> tuple[Aside, Groups]:
         new: Any = None
 
         def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
             nonlocal new
-            restore_keys(call.graphdef, refs, leaves, self.split)
+            restore_keys(self.graphdef, refs, leaves, self.split)
             parts = [Part((), result, self.options.out_axes)]
             new = NewState(
-                self.options, call.function, call.graphdef, leaves, refs, arguments, result, parts
+                self.options, self.function, self.graphdef, leaves, refs, arguments, result, parts
             )
             self.names.add(refs, arguments, result, new)
             return result
 
         effects, out = trace(
-            call.function, call.graphdef, leaves, enter=self.names.remove, leave=leave
+            self.function,
+            self.graphdef,
+            leaves,
+            enter=self.names.remove,
+            leave=leave,
+            keep=self.keep,
         )
         axes = self._output_axes(effects, out, new)
         self._check_unmapped(effects, axes, out, leaves)
-        self.effects = effects
-        self.members = [
+        members = [
             [i for i, axis in enumerate(axes) if axis == candidate] for candidate in self.out_axes
         ]
-        return tuple(tuple(out[i] for i in members) for members in self.members)
+        groups = tuple(tuple(out[i] for i in group) for group in members)
+        return Aside((effects, members)), groups
 
     def _output_axes(
         self, effects: _core.Effects, out: Sequence[Any], new: NewState
@@ -129,30 +108,63 @@ class _Body:
         out: Sequence[Any],
         leaves: Sequence[Any],
     ) -> None:
-        level = next(
-            (
-                getattr(leaf, "_trace", None)
-                for leaf, axis in zip(leaves, self.in_axes, strict=True)
-                if axis is not None
-            ),
-            None,
-        )
-        if level is None:
-            return
-        for (kind, leaf, path), axis, value in zip(effects.outputs(), axes, out, strict=True):
-            is_batched = (
-                getattr(value, "_trace", None) is level
-                and getattr(value, "batch_dim", None) is not None
-            )
-            if axis is not None or not is_batched:
-                continue
-            label = output_label(self.call.function, kind, path)
-            raise ValueError(
-                f"{self.resolver.where}: {label} is broadcast, but comes back with a value that "
-                "differs between slices. Map it over an axis (state_axes for state, out_axes for "
-                "results), or make its value the same in all slices, for example with "
-                "jax.lax.pmean over axis_name."
-            )
+        """Raise for what must be the same in all slices and is not, naming it as JAX cannot."""
+        levels = {
+            id(getattr(leaf, "_trace", None))
+            for leaf, axis in zip(leaves, self.in_axes, strict=True)
+            if axis is not None
+        }
+        for (kind, _, path), axis, value in zip(effects.outputs(), axes, out, strict=True):
+            is_mapped = getattr(value, "batch_dim", None) is not None
+            if axis is None and is_mapped and id(getattr(value, "_trace", None)) in levels:
+                raise ValueError(
+                    f"{self.where}: {output_label(self.function, kind, path)} is broadcast, but "
+                    "comes back with a value that differs between slices. Map it over an axis "
+                    "(state_axes for state, out_axes for results), or make its value the same in "
+                    "all slices, for example with jax.lax.pmean over axis_name."
+                )
+
+    def gather(self, held: tuple[_core.Effects, list[list[int]]], groups: Groups) -> list[Any]:
+        """The output leaves in their own order."""
+        effects, members = held
+        out: list[Any] = [None] * effects.num_out
+        for group, values in zip(members, groups, strict=True):
+            for index, value in zip(group, values, strict=True):
+                out[index] = value
+        return out
+
+
+def slices(leaves: Sequence[Any], roles: Sequence[AxisRole], size: int) -> tuple[Any, ...]:
+    """The leaves as they are mapped: keys to split are split."""
+    return tuple(
+        split_key(leaf, size) if role is Role.SPLIT else leaf
+        for leaf, role in zip(leaves, roles, strict=True)
+    )
+
+
+def vmap_call(
+    options: MapOptions,
+    call: Call,
+    size: int | None,
+    parameter: str = "axis_size",
+    **names: Any,
+) -> Any:
+    """Run a call under `jax.vmap`.
+
+    Args:
+        size: number of slices, None to infer it.
+        parameter: what the user calls `size`.
+        **names: ``axis_name`` and ``spmd_axis_name``.
+    """
+    resolver = Resolver(call, options)
+    roles = resolver.roles()
+    size = resolver.size(roles, size, parameter)
+    body = MappedBody(options, call.function, call.graphdef, roles)
+    mapped = jax.vmap(
+        body, in_axes=(body.in_axes,), out_axes=(None, body.out_axes), axis_size=size, **names
+    )
+    aside, groups = mapped(slices(call.leaves, roles, size))
+    return call.finish(aside.value[0], body.gather(aside.value, groups))
 
 
 @transform
@@ -225,20 +237,14 @@ def vmap(
         transform_metadata=transform_metadata,
     )
 
-    def apply(
-        body: Function, in_axes: Any, out_axes: Any, size: int, leaves: tuple[Any, ...]
-    ) -> Any:
-        return jax.vmap(
-            body,
-            in_axes=(in_axes,),
-            out_axes=out_axes,
-            axis_name=axis_name,
-            axis_size=size,
-            spmd_axis_name=spmd_axis_name,
-        )(leaves)
-
     @functools.wraps(f)
     def vmap_wrapper(*args: Any, **kwargs: Any) -> Any:
-        return map_call(options, Call.collect("vmap", f, args, kwargs), axis_size, apply)
+        return vmap_call(
+            options,
+            Call.collect("vmap", f, args, kwargs),
+            axis_size,
+            axis_name=axis_name,
+            spmd_axis_name=spmd_axis_name,
+        )
 
     return vmap_wrapper

@@ -1,0 +1,323 @@
+"""pmap and shard_map over graph nodes: one program on several devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from weft import _core
+from weft.filters import Filter
+from weft.transforms._lift import (
+    Aside,
+    Bodies,
+    Call,
+    Function,
+    function_name,
+    normalize_argnums,
+    trace,
+    transform,
+)
+from weft.transforms._mapping import (
+    DEFAULT_STATE_AXES,
+    NO_METADATA,
+    MapOptions,
+    NewState,
+    Part,
+    Resolver,
+)
+from weft.transforms.axes import StateSharding
+from weft.transforms.vmap import MappedBody, slices
+
+__all__ = ["pmap", "shard_map"]
+
+
+@transform
+def pmap(
+    f: Function,
+    axis_name: Hashable | None = None,
+    *,
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    static_broadcasted_argnums: int | Sequence[int] = (),
+    devices: Sequence[jax.Device] | None = None,
+    backend: str | None = None,
+    axis_size: int | None = None,
+    donate_argnums: int | Sequence[int] = (),
+    in_axes_kwargs: Any = 0,
+    state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
+    split_rngs: Filter = ...,
+    transform_metadata: Mapping[str, Any] = NO_METADATA,
+) -> Function:
+    """A function that maps `f` over devices; as `vmap`, each slice on a device of its own.
+
+    Args:
+        f: function whose arguments may be or contain graph nodes.
+        axis_name: name of the axis for collectives.
+        in_axes, out_axes, in_axes_kwargs, state_axes, split_rngs, transform_metadata: as in `vmap`.
+            What is broadcast and changes is taken from the first device: reduce it over
+            `axis_name`.
+        static_broadcasted_argnums: positions of arguments that are compared instead of traced.
+        devices: the devices; default: the first ones that `jax.devices` gives.
+        backend: their platform.
+        axis_size: number of slices; needed when nothing is mapped.
+        donate_argnums: positions of arguments whose arrays may be overwritten.
+
+    Returns:
+        A function with the arguments of `f`.
+
+    Raises:
+        ValueError: as `vmap`, or there are fewer devices than slices.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import weft as nnx
+    >>> n = jax.local_device_count()
+    >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    >>> forward = nnx.pmap(lambda m, x: m(x), state_axes={})
+    >>> forward(model, jnp.ones((n, 4, 2))).shape == (n, 4, 3)
+    True
+    """
+    options = MapOptions(
+        "pmap",
+        in_axes=in_axes,
+        in_axes_kwargs=in_axes_kwargs,
+        out_axes=out_axes,
+        state_axes=state_axes,
+        split_rngs=split_rngs,
+        transform_metadata=transform_metadata,
+    )
+    static = _numbers(static_broadcasted_argnums)
+    donated = _numbers(donate_argnums)
+    bodies: Bodies[tuple[MappedBody, Function]] = Bodies()
+
+    def make(call: Call, roles: Any, size: int, given: frozenset[int]) -> Any:
+        keep = tuple(leaf not in given for leaf in range(len(roles)))
+        body = MappedBody(options, f, call.graphdef, roles, keep)
+        chosen = tuple(axis for leaf, axis in enumerate(body.in_axes) if leaf in given)
+        others = tuple(axis for leaf, axis in enumerate(body.in_axes) if leaf not in given)
+
+        def flat(gone: tuple[Any, ...], kept: tuple[Any, ...]) -> Any:
+            sources = {True: iter(gone), False: iter(kept)}
+            return body([next(sources[leaf in given]) for leaf in range(len(roles))])
+
+        return body, jax.pmap(
+            flat,
+            axis_name,
+            in_axes=(chosen, others),
+            out_axes=(None, body.out_axes),
+            devices=devices,
+            backend=backend,
+            axis_size=size,
+            donate_argnums=(0,) if given else (),
+        )
+
+    @functools.wraps(f)
+    def pmap_wrapper(*args: Any, **kwargs: Any) -> Any:
+        fixed = normalize_argnums("pmap", "static_broadcasted_argnums", static, f, len(args))
+        call = Call.collect("pmap", f, args, kwargs, frozenset(fixed))
+        resolver = Resolver(call, options)
+        roles = resolver.roles()
+        size = resolver.size(roles, axis_size, "axis_size")
+        given = _donated(call, normalize_argnums("pmap", "donate_argnums", donated, f, len(args)))
+        key = call.graphdef, roles, size, given
+        body, mapped = bodies.get(key, lambda: make(call, roles, size, given))
+        leaves = slices(call.leaves, roles, size)
+        aside, groups = mapped(
+            tuple(leaf for i, leaf in enumerate(leaves) if i in given),
+            tuple(leaf for i, leaf in enumerate(leaves) if i not in given),
+        )
+        return call.finish(aside.value[0], body.gather(aside.value, groups))
+
+    return pmap_wrapper
+
+
+def _numbers(argnums: int | Sequence[int]) -> tuple[int, ...]:
+    return (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+
+def _donated(call: Call, positions: Sequence[int]) -> frozenset[int]:
+    """Leaves of the arguments at `positions`, less those that others hold too."""
+    donated: set[int] = set()
+    kept: set[int] = set()
+    for which, items in call.argument_items():
+        into = donated if which in positions else kept
+        for is_object, number in items:
+            into.update(call.graphdef.reachable(number) if is_object else (number,))
+    return frozenset(donated - kept)
+
+
+# -- shard_map -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _SpecOptions(MapOptions):
+    """Specs in the place of axes."""
+
+    def _check_axis(self, parameter: str, axis: Any) -> None:
+        if axis is not None and not isinstance(axis, (PartitionSpec, StateSharding)):
+            raise TypeError(
+                f"{self.name}: specs are PartitionSpec, StateSharding, None, or a pytree of these, "
+                f"got {axis!r}."
+            )
+
+    @property
+    def later_spelling(self) -> bool:
+        return True
+
+
+def _spec(entry: Any) -> PartitionSpec:
+    return PartitionSpec() if entry is None else entry
+
+
+class _SpecResolver(Resolver):
+    """Finds the spec of each leaf of a call."""
+
+    def _value_role(self, axis: Any, label: str) -> Any:
+        if isinstance(axis, StateSharding):
+            raise ValueError(
+                f"{self.where}: in_specs has {axis!r} for {label}, which holds an array outside "
+                "any node. Give a PartitionSpec for it."
+            )
+        return _spec(axis)
+
+    def _node_role(self, leaf: int, axis: Any) -> Any:
+        if not isinstance(axis, StateSharding):
+            return _spec(axis)
+        return _spec(self._selected(leaf, axis))
+
+    def _checked(self, leaf: int, role: Any) -> Any:
+        return role
+
+
+@transform
+def shard_map(
+    f: Function,
+    *,
+    mesh: Any = None,
+    in_specs: Any,
+    out_specs: Any,
+    axis_names: AbstractSet[Hashable] = frozenset(),
+    check_vma: bool = True,
+) -> Function:
+    """A function that runs `f` on each device's part of the arguments.
+
+    Over `jax.shard_map`. The state of a node has the spec given for the node; changed state comes
+    back with the spec it went in with.
+
+    Args:
+        f: function of positional arguments, which may be or contain graph nodes.
+        mesh: the device mesh; default: the current one.
+        in_specs: `PartitionSpec` of each argument, a pytree prefix of the tuple of arguments. A
+            `StateSharding` gives the specs of a node's state by filters.
+        out_specs: the same for the result.
+        axis_names: mesh axes that are manual; default: all of them.
+        check_vma: check that what a spec calls the same on all devices is.
+
+    Returns:
+        A function with the arguments of `f`.
+
+    Raises:
+        TypeError: a spec is of the wrong type, or keyword arguments are given.
+        ValueError: specs do not fit the arguments, or a shared Variable is reached under two.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jax.sharding import PartitionSpec as P
+    >>> import weft as nnx
+    >>> mesh = jax.sharding.Mesh(jax.devices(), ("data",))
+    >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    >>> forward = nnx.shard_map(
+    ...     lambda m, x: m(x), mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data")
+    ... )
+    >>> forward(model, jnp.ones((8, 2))).shape
+    (8, 3)
+    """
+    options = _SpecOptions("shard_map", in_axes=in_specs, in_axes_kwargs=None, out_axes=out_specs)
+    settings: dict[str, Any] = {"axis_names": axis_names, "check_vma": check_vma}
+    if mesh is not None:
+        settings["mesh"] = mesh
+    bodies: Bodies[tuple[_ShardBody, Function]] = Bodies()
+
+    def make(call: Call, specs: tuple[Any, ...]) -> tuple[_ShardBody, Function]:
+        body = _ShardBody(options, f, call.graphdef, specs)
+        mapped = jax.shard_map(
+            body, in_specs=(specs,), out_specs=(PartitionSpec(), body.out_specs), **settings
+        )
+        return body, mapped
+
+    @functools.wraps(f)
+    def shard_map_wrapper(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            raise TypeError(
+                f"shard_map of {function_name(f)} takes positional arguments only, because "
+                f"in_specs describes them by position; got {', '.join(sorted(kwargs))} by keyword."
+            )
+        call = Call.collect("shard_map", f, args, {})
+        specs = _SpecResolver(call, options).roles()
+        body, mapped = bodies.get((call.graphdef, specs), lambda: make(call, specs))
+        aside, groups = mapped(tuple(call.leaves))
+        return call.finish(aside.value[0], body.gather(aside.value, groups))
+
+    return shard_map_wrapper
+
+
+class _ShardBody:
+    """What runs on each device: leaves in, tuples of changed leaves by spec out."""
+
+    def __init__(
+        self,
+        options: MapOptions,
+        function: Function,
+        graphdef: _core.GraphDef,
+        specs: tuple[Any, ...],
+    ) -> None:
+        self.options = options
+        self.function = function
+        self.graphdef = graphdef
+        self.in_specs = specs
+        self.out_specs = _all_specs(specs, options.in_axes, options.out_axes)
+
+    def __call__(self, leaves: tuple[Any, ...]) -> tuple[Aside, tuple[tuple[Any, ...], ...]]:
+        new: Any = None
+
+        def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
+            nonlocal new
+            parts = [Part((), result, self.options.out_axes)]
+            new = NewState(
+                self.options, self.function, self.graphdef, leaves, refs, arguments, result, parts
+            )
+            return result
+
+        effects, out = trace(self.function, self.graphdef, leaves, leave=leave)
+        made = new.new_axes(effects, out)
+        values = iter(new.value_axes)
+        specs = []
+        for i, (kind, leaf, _) in enumerate(effects.outputs()):
+            if kind == "new":
+                specs.append(_spec(made[i]))
+            else:
+                specs.append(self.in_specs[leaf] if kind == "leaf" else _spec(next(values)))
+        members = [
+            [i for i, spec in enumerate(specs) if spec == candidate] for candidate in self.out_specs
+        ]
+        return Aside((effects, members)), tuple(tuple(out[i] for i in group) for group in members)
+
+    gather = MappedBody.gather
+
+
+def _all_specs(*trees: Any) -> tuple[PartitionSpec, ...]:
+    """Every spec that an output may get, each once."""
+    found = {PartitionSpec(): None}
+    entries = jax.tree_util.tree_leaves(
+        trees, is_leaf=lambda x: x is None or isinstance(x, (PartitionSpec, StateSharding))
+    )
+    for entry in entries:
+        for spec in entry.shardings if isinstance(entry, StateSharding) else (entry,):
+            found[_spec(spec)] = None
+    return tuple(found)

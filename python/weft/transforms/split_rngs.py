@@ -1,0 +1,161 @@
+"""Splitting the random streams of nodes before they are mapped with plain axes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, overload
+
+import jax
+import jax.numpy as jnp
+
+from weft import _core
+from weft.filters import Filter, to_predicate
+from weft.rngs import RngStream
+from weft.transforms._lift import Function
+
+__all__ = ["SplitBackups", "split_rngs"]
+
+_MISSING: Any = object()
+
+
+class SplitBackups:
+    """What split streams were before; a context manager that puts it back. See `split_rngs`."""
+
+    def __init__(self) -> None:
+        self._streams: list[tuple[RngStream, Any, Any, Any]] = []
+
+    def _split(self, stream: RngStream, splits: int | tuple[int, ...], squeeze: bool) -> None:
+        before = stream.key.raw_value, stream.count.raw_value
+        drawn = jax.random.split(stream(), splits)
+        self._streams.append((stream, *before, stream.count.raw_value))
+        if squeeze:
+            drawn = drawn[0]
+        stream.key.raw_value = drawn
+        stream.count.raw_value = jnp.zeros(drawn.shape, stream.count.raw_value.dtype)
+
+    def restore(self) -> None:
+        """Put back the keys; the counts become those after the key to split was drawn.
+
+        >>> import weft as nnx
+        >>> rngs = nnx.Rngs(0)
+        >>> backups = nnx.split_rngs(rngs, splits=3)
+        >>> backups.restore()
+        >>> rngs.default.key.shape, int(rngs.default.count.value)
+        ((), 1)
+        """
+        for stream, key, _, count in self._streams:
+            stream.key.raw_value = key
+            stream.count.raw_value = count
+        self._streams = []
+
+    def undo(self) -> None:
+        """Put back keys and counts as they were before the split.
+
+        >>> import weft as nnx
+        >>> rngs = nnx.Rngs(0)
+        >>> backups = nnx.split_rngs(rngs, splits=3)
+        >>> backups.undo()
+        >>> int(rngs.default.count.value)
+        0
+        """
+        for stream, key, count, _ in self._streams:
+            stream.key.raw_value = key
+            stream.count.raw_value = count
+        self._streams = []
+
+    def __enter__(self) -> SplitBackups:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.restore() if kind is None else self.undo()
+
+
+def _split_all(
+    tree: Any, splits: int | tuple[int, ...], only: Filter, squeeze: bool
+) -> SplitBackups:
+    matches = to_predicate(only)
+    walked = _core.flatten_call((tree,), {}, frozenset(), frozenset())
+    backups = SplitBackups()
+    try:
+        for path, node in zip(walked.graphdef.ref_paths(), walked.refs, strict=True):
+            if not isinstance(node, RngStream):
+                continue
+            inside = path[1:]
+            if matches((*inside, "key"), node.key) and matches((*inside, "count"), node.count):
+                backups._split(node, splits, squeeze)
+    except BaseException:
+        backups.undo()
+        raise
+    return backups
+
+
+@overload
+def split_rngs(
+    *, splits: int | tuple[int, ...], only: Filter = ..., squeeze: bool = False
+) -> Callable[[Function], Function]: ...
+@overload
+def split_rngs(
+    node: Any, /, *, splits: int | tuple[int, ...], only: Filter = ..., squeeze: bool = False
+) -> SplitBackups: ...
+def split_rngs(
+    node: Any = _MISSING,
+    /,
+    *,
+    splits: int | tuple[int, ...],
+    only: Filter = ...,
+    squeeze: bool = False,
+) -> Any:
+    """Give random streams an array of keys, so that they can be mapped with plain ``in_axes=0``.
+
+    Each stream draws one key and holds ``jax.random.split(key, splits)`` until it is restored, with
+    counts of that shape that start at 0.
+
+    Args:
+        node: node, or pytree of nodes, whose streams to split. Left out, the result is a decorator
+            that splits the streams in a function's arguments for the time of the call.
+        splits: number of keys, or shape of the array of keys.
+        only: filter that selects the streams (by key and count) to split.
+        squeeze: with ``splits=1``: a single key without an axis.
+
+    Returns:
+        `SplitBackups`: call its ``restore()``, or use it in a ``with`` statement.
+
+    Raises:
+        ValueError: `squeeze` with other `splits` than 1.
+
+    >>> import jax
+    >>> import weft as nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> with nnx.split_rngs(rngs, splits=3):
+    ...     print(rngs.default.key.shape)
+    (3,)
+    >>> rngs.default.key.shape
+    ()
+    >>> @nnx.split_rngs(splits=4)
+    ... @nnx.vmap
+    ... def make(rngs):
+    ...     return nnx.Linear(2, 3, rngs=rngs)
+    >>> make(nnx.Rngs(0)).kernel.shape
+    (4, 2, 3)
+    """
+    if squeeze and splits != 1:
+        raise ValueError(f"split_rngs: squeeze=True needs splits=1, got splits={splits!r}.")
+    if node is not _MISSING:
+        return _split_all(node, splits, only, squeeze)
+
+    def decorate(f: Function) -> Function:
+        @functools.wraps(f)
+        def split_rngs_wrapper(*args: Any, **kwargs: Any) -> Any:
+            with _split_all((args, kwargs), splits, only, squeeze):
+                return f(*args, **kwargs)
+
+        return split_rngs_wrapper
+
+    return decorate
