@@ -129,3 +129,18 @@ if not TYPE_CHECKING:
     VariableState.__eq__ = _equal
     # Mutable and compared by content.
     VariableState.__hash__ = None
+    VariableState.__doc__ = """Type, value and metadata of a Variable, detached from it.
+
+    Metadata can be read as attributes. Two are equal if type, metadata and value (arrays by
+    content) are. A JAX pytree with the value as its one child.
+
+    Args:
+        type: the Variable type.
+        value: the raw value.
+        **metadata: as for `Variable`.
+
+    >>> import weft as nnx
+    >>> entry = nnx.VariableState(nnx.Param, 1.0, tag="scale")
+    >>> entry.type.__name__, entry.value, entry.tag
+    ('Param', 1.0, 'scale')
+    """

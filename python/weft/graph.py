@@ -14,6 +14,7 @@ import jax
 from weft import _bootstrap as _bootstrap
 from weft import _core
 from weft._core import GraphDef, ObjectNode, VariableState
+from weft._variable_state import same
 from weft.errors import GraphError, LeafTypeError, StateError, format_path, format_paths
 from weft.filters import Filter, compile_filters, group_leaves, to_predicate
 from weft.node_types import iter_children, node_functions
@@ -39,6 +40,18 @@ __all__ = [
 
 N = TypeVar("N")
 Path: TypeAlias = tuple[Hashable, ...]
+Metadata: TypeAlias = dict[str, Any]
+
+GraphDef.__doc__ = """The structure of objects without their leaves: immutable, hashable, picklable.
+
+Types, attribute names, static values, Variable types and metadata, and which references are shared
+are part of it; array values, shapes and dtypes are not. Equal structures share compiled functions.
+A JAX pytree without leaves, so it can be passed through JAX transforms.
+
+>>> import weft as nnx
+>>> nnx.graphdef(nnx.Dict(a=1)) == nnx.graphdef(nnx.Dict(a=1)) != nnx.graphdef(nnx.Dict(a=2))
+True
+"""
 
 # A GraphDef is all structure: passed through a JAX transform it is static data.
 jax.tree_util.register_pytree_node(GraphDef, lambda graph: ((), graph), lambda graph, _: graph)
@@ -57,7 +70,7 @@ def is_graph_node(obj: Any, /) -> bool:
 
 
 def _walk(node: Any) -> _core.Flat:
-    if not _core.is_node(node) and jax.tree_util.all_leaves([node]):
+    if node is None or (not _core.is_node(node) and jax.tree_util.all_leaves([node])):
         raise GraphError(
             f"Expected a module, a Variable, or a pytree that holds some, got {node!r} "
             f"of type {type(node).__name__}."
@@ -129,13 +142,19 @@ def merge(graphdef: GraphDef, state: Any, /, *states: Any) -> Any:
 
 def _build(graphdef: GraphDef, states: Sequence[Any]) -> tuple[Any, list[Any], Sequence[Any]]:
     """New objects: the root, all objects by reference id, and the leaves they were made of."""
-    graphdef, leaves = _complete_leaves(graphdef, states)
+    leaves, new_metadata = _complete_leaves(graphdef, states)
     root, refs = _core.unflatten(graphdef, leaves)
+    if new_metadata:
+        owners = graphdef.leaf_refs()
+        for i, metadata in new_metadata.items():
+            refs[owners[i]]._metadata = metadata
     return root, refs, leaves
 
 
-def _complete_leaves(graphdef: GraphDef, states: Sequence[Any]) -> tuple[GraphDef, Sequence[Any]]:
-    """The leaves in order, and the structure with the metadata that the States have."""
+def _complete_leaves(
+    graphdef: GraphDef, states: Sequence[Any]
+) -> tuple[Sequence[Any], dict[int, Metadata]]:
+    """The leaves in order, and metadata that differ from those of the structure, by leaf id."""
     if not isinstance(graphdef, GraphDef):
         raise GraphError(
             f"The first argument must be a GraphDef, got {type(graphdef).__name__}. "
@@ -143,9 +162,9 @@ def _complete_leaves(graphdef: GraphDef, states: Sequence[Any]) -> tuple[GraphDe
         )
     whole = _whole_leaves(graphdef, states)
     if whole is not None:
-        return graphdef, whole
+        return whole, {}
     by_id = _shared_leaves(graphdef, states)
-    new_metadata: dict[int, Mapping[str, Any]] = {}
+    new_metadata: dict[int, Metadata] = {}
     if by_id is None:
         by_id, new_metadata = _leaves_by_path(graphdef, states, ())
     if len(by_id) < graphdef.num_leaves:
@@ -155,10 +174,7 @@ def _complete_leaves(graphdef: GraphDef, states: Sequence[Any]) -> tuple[GraphDe
             f"The State lacks entries for {format_paths(missing)}. "
             "Pass all States that split returned, or `update` an existing object instead."
         )
-    if new_metadata:
-        metadata = [new_metadata.get(i) for i in range(graphdef.num_leaves)]
-        graphdef = graphdef.with_metadata(metadata)
-    return graphdef, gather_ids(by_id, range(graphdef.num_leaves))
+    return gather_ids(by_id, range(graphdef.num_leaves)), new_metadata
 
 
 def _whole_leaves(graphdef: GraphDef, states: Sequence[Any]) -> Sequence[Any] | None:
@@ -181,7 +197,7 @@ def _shared_leaves(graphdef: GraphDef, states: Sequence[Any]) -> dict[int, Any] 
 
 def _leaves_by_path(
     graphdef: GraphDef, states: Sequence[Any], current: Sequence[Any]
-) -> tuple[dict[int, Any], dict[int, Mapping[str, Any]]]:
+) -> tuple[dict[int, Any], dict[int, Metadata]]:
     """Values by leaf id, and metadata where it differs from the structure's.
 
     `current` are the present leaves if objects are to be updated, else empty.
@@ -189,7 +205,7 @@ def _leaves_by_path(
     index = graphdef.path_index()
     types, known_metadata = graphdef.leaf_types(), graphdef.leaf_metadata()
     by_id: dict[int, Any] = {}
-    metadata: dict[int, Mapping[str, Any]] = {}
+    metadata: dict[int, Metadata] = {}
     surplus: list[Path] = []
     for state in states:
         if not isinstance(state, Mapping):
@@ -202,23 +218,13 @@ def _leaves_by_path(
             if i is None:
                 surplus.append(path)
                 continue
-            kind = types[i]
+            _check_type(path, entry, types[i])
             if isinstance(entry, VariableState):
-                if entry.type is not kind:
-                    place = "a bare array" if kind is None else f"a {kind.__name__}"
-                    raise LeafTypeError(
-                        f"{format_path(path)} is {place}, but the State has a "
-                        f"{entry.type.__name__} there. Make the entry of the "
-                        "right type, or pass the value alone."
-                    )
-                if dict(entry._metadata) != dict(known_metadata[i] or {}):
+                if not same(dict(entry._metadata), dict(known_metadata[i] or {})):
                     metadata[i] = dict(entry._metadata)
                 entry = entry.value
-            if (kind is None or current) and not _fits(entry, current[i] if current else None):
-                raise LeafTypeError(
-                    f"{format_path(path)} holds an array, but the State has {entry!r} of type "
-                    f"{type(entry).__name__} there. Give an array or a number."
-                )
+            if types[i] is None or (current and _bootstrap.is_array(current[i])):
+                _check_array(path, entry)
             by_id[i] = entry
     if surplus:
         raise StateError(
@@ -228,11 +234,22 @@ def _leaves_by_path(
     return by_id, metadata
 
 
-def _fits(value: Any, old: Any) -> bool:
-    """Whether `value` may stand where an array is expected; anything may replace a non-array."""
-    if old is not None and not _bootstrap.is_array(old):
-        return True
-    return _bootstrap.is_array(value) or isinstance(value, (bool, int, float, complex))
+def _check_type(path: Path, entry: Any, kind: type[Any] | None) -> None:
+    """Refuse a `VariableState` of another type than `kind` (None: a bare array)."""
+    if isinstance(entry, VariableState) and entry.type is not kind:
+        place = "a bare array" if kind is None else f"a {kind.__name__}"
+        raise LeafTypeError(
+            f"{format_path(path)} is {place}, but the State has a {entry.type.__name__} there. "
+            "Make the entry of the right type, or pass the value alone."
+        )
+
+
+def _check_array(path: Path, value: Any) -> None:
+    if not _bootstrap.is_array(value) and not isinstance(value, (bool, int, float, complex)):
+        raise LeafTypeError(
+            f"{format_path(path)} holds an array, but the State has {value!r} of type "
+            f"{type(value).__name__} there. Give an array or a number."
+        )
 
 
 def update(node: Any, state: Any, /, *states: Any) -> None:
@@ -258,7 +275,7 @@ def update(node: Any, state: Any, /, *states: Any) -> None:
     flat = _walk(node)
     everything = (state, *states)
     by_id = _shared_leaves(flat.graphdef, everything)
-    new_metadata: dict[int, Mapping[str, Any]] = {}
+    new_metadata: dict[int, Metadata] = {}
     if by_id is None:
         by_id, new_metadata = _leaves_by_path(flat.graphdef, everything, flat.leaves)
     owners = flat.graphdef.leaf_refs() if new_metadata else ()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+from jax._src import tree_util as jax_tree_util
 
 from weft import _bootstrap as _bootstrap
 from weft import _core
@@ -94,6 +95,10 @@ def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
             children = ((key, by_key[key]) for key in sorted_keys(by_key))
         yield from children
     elif _holds_graph(value):
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            # jaxlib gives every field of a named tuple the first one's key.
+            yield from zip(value._fields, value, strict=True)
+            return
         registry = jax.tree_util.default_registry
         pairs, _ = registry.flatten_one_level_with_keys(value)
         for key, child in pairs:
@@ -164,6 +169,11 @@ def register_graph_node_type(
         raise NodeTypeError(
             f"{type.__name__} is a graph node type already; it needs no registration."
         )
+    if _is_pytree_type(type):
+        raise NodeTypeError(
+            f"{type.__name__} is walked by value, as an array or a JAX pytree, and can be no node. "
+            "Register a class of your own that holds it."
+        )
     functions = NodeFunctions(flatten, create, set_key, pop_key)
     for name, function in functions._asdict().items():
         if not callable(function):
@@ -176,6 +186,12 @@ def register_graph_node_type(
     )
     _core.register_node_type(type, *checked)
     _registered[type] = checked
+
+
+def _is_pytree_type(kind: type[Any]) -> bool:
+    if issubclass(kind, _bootstrap._ARRAYS) or hasattr(kind, "_fields"):
+        return True
+    return kind in getattr(jax_tree_util, "_registry", (dict, list, tuple))
 
 
 def _checked_flatten(

@@ -1,0 +1,59 @@
+"""Importing weft: what it brings along, and what it must not."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import weft as nnx
+
+
+def run(program: str) -> None:
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=300)
+
+
+def test_importing_weft_brings_neither_optax_nor_flax_nor_layers() -> None:
+    run(
+        """
+        import sys, weft
+        heavy = {"optax", "flax", "weft.nn", "weft.training", "weft.transforms"} & set(sys.modules)
+        assert not heavy, heavy
+        """
+    )
+
+
+def test_layers_come_when_asked_for() -> None:
+    run("import weft; weft.Linear; weft.nn.Linear is weft.Linear or exit(1)")
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="module 'weft' has no attribute 'nonsense'"):
+        _ = nnx.nonsense
+
+
+def test_every_name_that_dir_lists_exists() -> None:
+    missing = [name for name in dir(nnx) if not hasattr(nnx, name)]
+    assert not missing
+
+
+@pytest.mark.parametrize("extension_type", [nnx.GraphDef, nnx.VariableState])
+def test_examples_of_extension_types_run(extension_type: type) -> None:
+    examples = doctest.DocTestFinder(recurse=False).find(extension_type, module=False)
+    runner = doctest.DocTestRunner()
+    assert [runner.run(example).failed for example in examples] == [0]
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    names = [name for name in dir(nnx) if not name.startswith("_")]
+    assert len(names) > 50
+    undocumented = [
+        name
+        for name in names
+        if (isinstance(getattr(nnx, name), type) or callable(getattr(nnx, name)))
+        and not getattr(getattr(nnx, name), "__doc__", None)
+    ]
+    assert not undocumented
