@@ -14,7 +14,9 @@ def find_interpreter(version: str) -> str:
     for candidate in _candidates(wanted):
         if _version_of(candidate) == wanted:
             return candidate
-    sys.exit(f"CPython {wanted} is needed and was not found: put python{wanted} on PATH, or install it with pyenv or uv")
+    sys.exit(
+        f"CPython {wanted} is needed and was not found: put python{wanted} on PATH, or install it with pyenv or uv"
+    )
 
 
 def _candidates(wanted: str) -> Iterator[str]:
@@ -26,7 +28,9 @@ def _candidates(wanted: str) -> Iterator[str]:
         yield on_path
     root = _output("pyenv", "root")
     if root:
-        yield from map(str, sorted(Path(root, "versions").glob(f"{wanted}.*/bin/python"), reverse=True))
+        yield from map(
+            str, sorted(Path(root, "versions").glob(f"{wanted}.*/bin/python"), reverse=True)
+        )
     kept_by_uv = _output("uv", "python", "find", "--system", wanted)
     if kept_by_uv:
         yield kept_by_uv

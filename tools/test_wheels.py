@@ -100,7 +100,17 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
     except subprocess.CalledProcessError:
         return False, "python -m weft failed"
 
-    command = [python, "-m", "pytest", "-q", "-n", jobs, "-p", "no:cacheprovider", "--doctest-modules"]
+    command = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        jobs,
+        "-p",
+        "no:cacheprovider",
+        "--doctest-modules",
+    ]
     command += pytest_args or ["tests", "--pyargs", "weft"]
     process = subprocess.Popen(command, cwd=scratch, env=env, stdout=subprocess.PIPE, text=True)
     closing = ""
@@ -114,7 +124,11 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
 
 def bare_environment(scratch: Path, compiler: bool) -> dict[str, str]:
     """No PYTHONPATH, no active environment, and no compiler unless asked for."""
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CC", "CXX")}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CC", "CXX")
+    }
     return env | {
         "PATH": os.environ["PATH"] if compiler else bare_path(scratch),
         "JAX_PLATFORMS": "cpu",
@@ -140,9 +154,9 @@ def bare_path(scratch: Path) -> str:
 
 def is_compiler(name: str) -> bool:
     """True for `g++`, `x86_64-linux-gnu-gcc-12`, `c99` and their like."""
-    return re.search(r"(^|-)(cc|c\+\+|cpp|gcc|g\+\+|clang|clang\+\+|c89|c99|ld|as)(-[\d.]+)?$", name) is not None or (
-        name in COMPILERS
-    )
+    return re.search(
+        r"(^|-)(cc|c\+\+|cpp|gcc|g\+\+|clang|clang\+\+|c89|c99|ld|as)(-[\d.]+)?$", name
+    ) is not None or (name in COMPILERS)
 
 
 def run(command: list[str], cwd: Path, env: dict[str, str]) -> None:
@@ -151,7 +165,9 @@ def run(command: list[str], cwd: Path, env: dict[str, str]) -> None:
 
 
 def output(command: list[str], cwd: Path, env: dict[str, str]) -> str:
-    return subprocess.run(command, cwd=cwd, env=env, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        command, cwd=cwd, env=env, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,14 @@ PYTHONS = ("3.11", "3.12")
 """The 3.12 wheel uses the stable ABI and serves later versions too."""
 ARCHES = ("x86_64", "aarch64")
 SOURCE_DATE_EPOCH = "1735689600"
+AUDITWHEEL = """
+import platform, sys
+from auditwheel.main import main
+machine = sys.argv.pop(1)
+platform.machine = lambda: machine
+sys.exit(main())
+"""
+"""auditwheel audits wheels of every processor, but offers on its command line only this machine's tags."""
 SHIPPED = ("weft/__init__.py", "weft/_core.pyi", "weft/py.typed")
 
 
@@ -35,7 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", nargs="+", default=PYTHONS, help="versions to build with")
     parser.add_argument("--arch", nargs="+", default=ARCHES, choices=ARCHES)
-    parser.add_argument("--here", action="store_true", help="one wheel, for this Python and machine")
+    parser.add_argument(
+        "--here", action="store_true", help="one wheel, for this Python and machine"
+    )
     parser.add_argument("--once", action="store_true", help="do not build twice to compare")
     options = parser.parse_args()
     if options.here:
@@ -79,7 +89,7 @@ def build_wheel(sdist: Path, version: str, arch: str, into: Path) -> Path:
         (unrepaired,) = raw.iterdir()
         repaired = Path(scratch, "repaired")
         run(
-            *(sys.executable, "-m", "auditwheel", "repair", "--only-plat"),
+            *(sys.executable, "-c", AUDITWHEEL, arch, "repair", "--only-plat"),
             *("--plat", f"manylinux_{GLIBC.replace('.', '_')}_{arch}"),
             *("--wheel-dir", str(repaired), str(unrepaired)),
             env=fixed(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"),
@@ -101,8 +111,10 @@ def toolchain(scratch: Path, python: str, version: str, arch: str) -> dict[str, 
         script = zig / name
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang {command} "$@"\n')
         script.chmod(0o755)
-    cmake = [f"-DCMAKE_{kind}={zig / name}" for kind, name in
-             {"CXX_COMPILER": "c++", "AR": "ar", "RANLIB": "ranlib"}.items()]
+    cmake = [
+        f"-DCMAKE_{kind}={zig / name}"
+        for kind, name in {"CXX_COMPILER": "c++", "AR": "ar", "RANLIB": "ranlib"}.items()
+    ]
     env = fixed(TMPDIR=str(scratch), ZIG_GLOBAL_CACHE_DIR=str(ROOT / "build" / "zig"))
     if arch != platform.machine():
         cmake += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={arch}"]

@@ -46,9 +46,7 @@ def jax_problem(jax: Any, jax_core: Any) -> str | None:
         )
     registry = getattr(jax.tree_util, "default_registry", None)
     known = {
-        "current trace": any(
-            hasattr(jax_core, n) for n in ("trace_state_strong_ref", "trace_ctx")
-        ),
+        "current trace": any(hasattr(jax_core, n) for n in ("trace_state_strong_ref", "trace_ctx")),
         "pytree registry": hasattr(registry, "flatten_one_level_with_keys"),
     }
     missing = [name for name, found in known.items() if not found]

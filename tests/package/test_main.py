@@ -15,7 +15,9 @@ from weft import _core
 
 
 def test_it_names_versions_build_and_devices_and_checks_itself() -> None:
-    process = subprocess.run([sys.executable, "-m", "weft"], capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        [sys.executable, "-m", "weft"], capture_output=True, text=True, check=False
+    )
     assert process.returncode == 0, process.stdout + process.stderr
     facts = dict(line.split(maxsplit=1) for line in process.stdout.splitlines() if line)
     assert facts["weft"].startswith(weft.__version__)

@@ -21,7 +21,10 @@ def fake_jax(version: str, **tree_util: object) -> SimpleNamespace:
 def import_weft_with(prelude: str) -> str:
     """The last line of what `import weft` prints after `prelude`, in a process of its own."""
     process = subprocess.run(
-        [sys.executable, "-c", f"{prelude}\nimport weft"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"{prelude}\nimport weft"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert process.returncode != 0
     return process.stderr.strip().splitlines()[-1]
