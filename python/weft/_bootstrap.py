@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src import core as jax_core
+from jax._src.array import ArrayImpl
 
 from weft import _core, _pretty
 from weft.errors import TraceContextError, engine_error
@@ -38,5 +39,6 @@ _core.configure(
     pytree_registry=jax.tree_util.default_registry,
     tree_flatten=jax.tree_util.tree_flatten,
     is_array=is_array,
+    concrete_array=ArrayImpl,
     variable_state_repr=_pretty.variable_state,
 )

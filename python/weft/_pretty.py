@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -50,7 +51,7 @@ def cell_fields(raw_value: Any, metadata: Mapping[str, Any]) -> list[Field]:
 
 def type_name(obj: Any) -> str:
     """Name of an object's type; all concrete JAX arrays are called ``Array``."""
-    if isinstance(obj, jax.Array) and not isinstance(obj, jax.core.Tracer):
+    if isinstance(obj, jax.Array) and not isinstance(obj, Tracer):
         return "Array"
     return type(obj).__name__
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from weft import _bootstrap as _bootstrap
@@ -26,7 +27,7 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, (jax.Array, np.ndarray)) and isinstance(b, (jax.Array, np.ndarray)):
         if a.shape != b.shape or a.dtype != b.dtype:
             return False
-        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         return bool((np.asarray(a) == np.asarray(b)).all())
     if isinstance(a, (tuple, list)) and type(a) is type(b):

@@ -12,7 +12,8 @@ from weft import _pretty
 from weft._core import ObjectNode
 from weft.errors import GraphError, LeafTypeError
 from weft.filters import Filter, Path, to_predicate
-from weft.graph import iter_children, iter_graph, pop
+from weft.graph import iter_graph, pop
+from weft.node_types import iter_children
 from weft.variables import Perturbation, Variable
 
 if TYPE_CHECKING:
@@ -97,21 +98,31 @@ def _item_name(key: Any) -> str:
     return key if isinstance(key, str) else f"[{key!r}]"
 
 
-_BRACKETS: dict[type[Any], tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")")}
+_BRACKETS: dict[type[Any], tuple[str, str]] = {
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    dict: ("{", "}"),
+}
 
 
 def _value_repr(value: Any, open_nodes: set[int]) -> str:
     # A class with its own repr (a dataclass, say) guards itself against cycles.
     if isinstance(value, Object) and type(value).__repr__ is Object.__repr__:
         return _repr(value, open_nodes)
-    if type(value) in _BRACKETS and any(isinstance(item, ObjectNode) for item in value):
-        opening, closing = _BRACKETS[type(value)]
-        fields = [("", _value_repr(item, open_nodes)) for item in value]
-        return _pretty.block(opening, fields, closing, "")
-    if type(value) is dict and any(isinstance(item, ObjectNode) for item in value.values()):
-        fields = [(repr(key), _value_repr(item, open_nodes)) for key, item in value.items()]
-        return _pretty.block("{", fields, "}", ": ")
-    return _pretty.value(value)
+    container = type(value)
+    items = _items_of(value)
+    if not any(isinstance(item, ObjectNode) for _, item in items):
+        return _pretty.value(value)
+    fields = [(key, _value_repr(item, open_nodes)) for key, item in items]
+    opening, closing = _BRACKETS[container]
+    return _pretty.block(opening, fields, closing, ": " if container is dict else "")
+
+
+def _items_of(value: Any) -> list[tuple[str, Any]]:
+    """Items of a plain container with the text of their keys; none for anything else."""
+    if type(value) is dict:
+        return [(repr(key), item) for key, item in value.items()]
+    return [("", item) for item in value] if type(value) in _BRACKETS else []
 
 
 def _append(values: tuple[Any, ...], value: Any) -> tuple[Any, ...]:

@@ -95,9 +95,10 @@ def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
             children = ((key, by_key[key]) for key in sorted_keys(by_key))
         yield from children
     elif _holds_graph(value):
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
+        fields = getattr(value, "_fields", None)
+        if isinstance(value, tuple) and fields is not None:
             # jaxlib gives every field of a named tuple the first one's key.
-            yield from zip(value._fields, value, strict=True)
+            yield from zip(fields, value, strict=True)
             return
         registry = jax.tree_util.default_registry
         pairs, _ = registry.flatten_one_level_with_keys(value)

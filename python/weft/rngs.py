@@ -65,7 +65,7 @@ def as_key(value: Any) -> jax.Array:
     """
     if isinstance(value, Variable):
         value = value.value
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return value
     if isinstance(value, (jax.Array, np.ndarray, np.generic)):
         if value.ndim > 0 and value.dtype == np.uint32:

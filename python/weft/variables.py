@@ -433,16 +433,16 @@ class Variable(VariableCell, Generic[A]):
         return array.copy() if copy else array
 
     def __getitem__(self, key: Any) -> Any:
-        return self.value[_raw(key)]
+        return cast("Any", self.value)[_raw(key)]
 
     def __setitem__(self, key: Any, item: Any) -> None:
         value, key, item = cast("Any", self.value), _raw(key), _raw(item)
         if isinstance(value, jax.Array):
-            self.value = value.at[key].set(item)
-            return
-        self._check_mutable()
-        changed = copy_module.copy(value)
-        changed[key] = item
+            changed: Any = value.at[key].set(item)
+        else:
+            self._check_mutable()
+            changed = copy_module.copy(value)
+            changed[key] = item
         self.value = changed
 
     def __iter__(self) -> Iterator[Any]:
