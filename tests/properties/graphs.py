@@ -141,6 +141,8 @@ METADATA: tuple[Callable[[], dict[str, Any]], ...] = (
     lambda: {"note": Config(1)},
 )
 
+ARGUMENTS = (nnx.Object, nnx.Variable, Box, jax.Array, np.ndarray, int, float, complex)
+
 
 @dataclasses.dataclass
 class Graph:
@@ -191,6 +193,20 @@ def build(source: Source, *, shuffle: int | None = None) -> Graph:
     roots = objects[: 1 + source.below(3)]
     root = roots[0] if len(roots) == 1 else pytree(source, objects, order)
     return Graph(root, objects)
+
+
+def build_argument(source: Source) -> Graph:
+    """A random graph that may be an argument of a transform.
+
+    Outside any node a transform takes what JAX takes; where the root holds other statics than
+    numbers, it is put into a node.
+    """
+    graph = build(source)
+    leaves = jax.tree.leaves(graph.root, is_leaf=lambda x: type(x) is Box)
+    if not all(isinstance(leaf, ARGUMENTS) for leaf in leaves):
+        graph.root = nnx.Dict(root=graph.root)
+        graph.objects.append(graph.root)
+    return graph
 
 
 def _ordered(items: dict[str, Any], order: random.Random) -> list[tuple[str, Any]]:

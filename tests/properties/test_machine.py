@@ -13,7 +13,7 @@ from tests.reference.kinds import WEFT
 from tests.reference.model import first_difference, walk
 from weft import _core
 
-from .graphs import Graph, build
+from .graphs import Graph, build_argument
 from .outcome import assert_same_leaves, assert_same_outcome, identities
 from .programs import run
 from .source import Source
@@ -34,7 +34,7 @@ class GraphMachine(RuleBasedStateMachine):
 
     @initialize(data=graph_bytes)
     def start(self, data: bytes) -> None:
-        self.plain, self.lifted = build(Source(data)), build(Source(data))
+        self.plain, self.lifted = build_argument(Source(data)), build_argument(Source(data))
 
     @rule(program=short_program)
     def change_both(self, program: bytes) -> None:

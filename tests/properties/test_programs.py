@@ -10,7 +10,7 @@ from hypothesis import given
 
 import weft as nnx
 
-from .graphs import build
+from .graphs import build_argument
 from .outcome import assert_same_outcome
 from .programs import run
 from .source import Source
@@ -21,7 +21,7 @@ Program = Callable[[Any], Any]
 
 def assert_agrees(lift: Callable[[Program], Program], data: bytes, program: bytes) -> None:
     """Run a program eagerly on one graph and lifted on its twin, and compare."""
-    plain, lifted = build(Source(data)), build(Source(data))
+    plain, lifted = build_argument(Source(data)), build_argument(Source(data))
     expected = run(plain.root, Source(program))
     seen = lift(lambda root: run(root, Source(program)))(lifted.root)
     assert_same_outcome(lifted, seen, plain, expected)
@@ -70,12 +70,12 @@ def test_programs_under_jit_of_grad(data: bytes, program: bytes) -> None:
 @given(graph_bytes, program_bytes)
 def test_programs_run_twice_through_one_jitted_function(data: bytes, program: bytes) -> None:
     """The second call finds the structure that the first one left, the third a known one."""
-    plain, lifted = build(Source(data)), build(Source(data))
+    plain, lifted = build_argument(Source(data)), build_argument(Source(data))
     jitted = nnx.jit(lambda root: run(root, Source(program), steps=3))
     for _ in range(2):
         expected = run(plain.root, Source(program), steps=3)
         seen = jitted(lifted.root)
         assert_same_outcome(lifted, seen, plain, expected)
-    twin = build(Source(data))
-    plain = build(Source(data))
+    twin = build_argument(Source(data))
+    plain = build_argument(Source(data))
     assert_same_outcome(twin, jitted(twin.root), plain, run(plain.root, Source(program), steps=3))
