@@ -24,6 +24,7 @@ from weft.errors import GraphError as GraphError
 from weft.errors import LeafTypeError as LeafTypeError
 from weft.errors import NodeTypeError as NodeTypeError
 from weft.errors import StateError as StateError
+from weft.errors import StaticError as StaticError
 from weft.errors import TraceContextError as TraceContextError
 from weft.filters import All as All
 from weft.filters import Any_ as Any  # noqa: F401

@@ -18,6 +18,7 @@ __all__ = [
     "LeafTypeError",
     "NodeTypeError",
     "StateError",
+    "StaticError",
     "TraceContextError",
     "format_path",
 ]
@@ -31,6 +32,7 @@ class GraphError(ValueError):
     True
     """
 
+    # Kept apart so that a transform can name the argument of its function instead of `model`.
     path: tuple[Hashable, ...] | None = None
     reason: str | None = None
 
@@ -49,6 +51,18 @@ class TraceContextError(GraphError):
     ... except nnx.TraceContextError as error:
     ...     print(error)
     Cannot mutate 'Dict' from different trace level
+    """
+
+
+class StaticError(GraphError, TypeError):
+    """A static attribute cannot be hashed, so structures that hold it cannot be compared.
+
+    >>> import weft as nnx
+    >>> try:
+    ...     nnx.graphdef(nnx.Dict(sizes={1, 2}))
+    ... except nnx.StaticError as error:
+    ...     print(str(error)[:52])
+    model.sizes holds a static value of type 'set' that
     """
 
 
@@ -107,7 +121,7 @@ def format_paths(paths: Iterable[Iterable[Hashable]], root: str = "model", limit
 def engine_error(reason: str, path: Iterable[Hashable]) -> GraphError:
     """The exception for what the C++ engine found wrong: `reason` is said of what is at `path`."""
     path = tuple(path)
-    error = GraphError(f"{format_path(path)} {reason}")
-    # Kept apart so that a transform can name the argument of its function instead of `model`.
+    kind = StaticError if "not hashable" in reason else GraphError
+    error = kind(f"{format_path(path)} {reason}")
     error.path, error.reason = path, reason
     return error

@@ -87,15 +87,22 @@ def sorted_keys(levels: Mapping[Any, Any]) -> list[Any]:
 
 def iter_levels(levels: Levels) -> Iterator[tuple[Path, Any]]:
     """Each entry with its path, in canonical order."""
-    pending: list[tuple[Path, Any]] = [((), levels)]
-    while pending:
-        path, entry = pending.pop()
-        if isinstance(entry, dict):
-            for key in reversed(sorted_keys(entry)):
-                # The state of a lone Variable has its entry at the empty path.
-                pending.append((() if key == () else (*path, key), entry[key]))
+    above: list[Any] = []
+    open_levels = [(levels, iter(sorted_keys(levels)))]
+    while open_levels:
+        level, keys = open_levels[-1]
+        for key in keys:
+            entry = level[key]
+            if isinstance(entry, dict):
+                above.append(key)
+                open_levels.append((entry, iter(sorted_keys(entry))))
+                break
+            # The state of a lone Variable has its entry at the empty path.
+            yield (*above, key) if key != () else (), entry
         else:
-            yield path, entry
+            open_levels.pop()
+            if above:
+                above.pop()
 
 
 class State(MutableMapping[Any, Any]):

@@ -37,6 +37,7 @@ def test_many_paths_are_cut_short() -> None:
         (nnx.TraceContextError, ValueError),
         (nnx.FilterError, ValueError),
         (nnx.StateError, KeyError),
+        (nnx.StaticError, TypeError),
         (nnx.LeafTypeError, TypeError),
         (nnx.NodeTypeError, TypeError),
     ],
