@@ -23,6 +23,7 @@ void configure(const nb::kwargs &options) {
   nb::object source = setting(options, "trace_source");
   fresh->trace_owner = source[0];
   fresh->trace_attribute = source[1];
+  fresh->concrete_array = setting(options, "concrete_array");
   fresh->variable_state_repr = setting(options, "variable_state_repr");
   nb::module_ types = nb::module_::import_("types");
   fresh->function_type = types.attr("FunctionType");
@@ -32,6 +33,7 @@ void configure(const nb::kwargs &options) {
   fresh->enum_type = nb::module_::import_("enum").attr("Enum");
   delete g_settings;
   g_settings = fresh.release();
+  g_settings->top_trace = current_trace();
 }
 
 }  // namespace

@@ -19,6 +19,8 @@ struct Settings {
   nb::object is_array;           // (obj) -> bool, asked once a type
   nb::object trace_owner;        // object whose attribute `trace_attribute` is JAX's current trace
   nb::object trace_attribute;
+  nb::object concrete_array;  // type of arrays that are not tracers
+  nb::object top_trace;       // `current_trace()` outside any transform
   nb::object variable_state_repr;
   nb::object function_type, partial_type, method_type, builtin_type, enum_type;
 };

@@ -222,12 +222,12 @@ nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &t
   state.use(plan);
   if (!plan->donated.empty()) separate_donated(state, *plan, frame);
   int64_t verified = timed ? now() : 0;
-  OutputsScope scope;
   nb::object returned = call_compiled(state, *plan, frame);
   int64_t called = timed ? now() : 0;
-  auto [effects_object, leaves] = scope.take(returned);
-  returned.reset();
+  Outputs &outputs = outputs_of(returned);
+  nb::object effects_object = outputs.effects, leaves = outputs.leaves;
   const Effects &effects = effects_of(effects_object);
+  recycle_outputs(std::move(returned));
   for (Py_ssize_t i = 0; i < py::tuple_size(leaves.ptr()); ++i)
     frame.outputs.push_back(py::tuple_item(leaves.ptr(), i));
   nb::object result = apply_effects(effects, frame.refs, frame.leaves, frame.outputs);

@@ -1,28 +1,47 @@
 #include "dispatch/outputs.h"
 
-#include "graph/effects.h"
+#include <vector>
 
 namespace weft {
 namespace {
 
-struct Recorded {
-  PyObject *leaves;  // borrowed, for identity only
-  nb::object effects;
-};
-
-// Empty outside dispatcher calls, so that a thread ends with nothing to release.
-thread_local std::vector<Recorded> t_recorded;
-thread_local size_t t_depth = 0;
+// Nested and concurrent calls use one each.
+constexpr size_t kMaxSpare = 16;
 
 nb::object *g_outputs_type = nullptr;
 
-nb::object record(const nb::object &effects, const nb::object &leaves) {
-  if (t_depth > 0 && PyTuple_CheckExact(leaves.ptr())) {
-    t_recorded.push_back({leaves.ptr(), effects});
-    return leaves;
-  }
-  return nb::cast(Outputs{effects, nb::tuple(leaves)});
+// Never destroyed, like the type.
+std::vector<nb::object> &spare() {
+  static auto *objects = new std::vector<nb::object>();
+  return *objects;
 }
+
+nb::object make_outputs(const nb::object &effects, const nb::object &leaves) {
+  nb::object fields = PyTuple_CheckExact(leaves.ptr()) ? leaves : nb::object(nb::tuple(leaves));
+  if (spare().empty()) return nb::cast(Outputs{effects, fields});
+  nb::object object = std::move(spare().back());
+  spare().pop_back();
+  Outputs *outputs = nb::inst_ptr<Outputs>(object);
+  outputs->effects = effects;
+  outputs->leaves = fields;
+  return object;
+}
+
+// A plain C function: JAX calls it once a call, and argument conversion would be a good part of its cost.
+PyObject *unflatten_outputs(PyObject *, PyObject *const *args, Py_ssize_t count) {
+  try {
+    if (count != 2) throw nb::type_error("_unflatten_outputs takes the effects and the leaves");
+    return make_outputs(nb::borrow<nb::object>(args[0]), nb::borrow<nb::object>(args[1])).release().ptr();
+  } catch (nb::python_error &error) {
+    error.restore();
+  } catch (const std::exception &error) {
+    PyErr_SetString(PyExc_TypeError, error.what());
+  }
+  return nullptr;
+}
+
+PyMethodDef unflatten_method = {"_unflatten_outputs", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(unflatten_outputs)),
+                                METH_FASTCALL, "Rebuild an Outputs from its effects and leaves."};
 
 int traverse(PyObject *self, visitproc visit, void *arg) {
   Py_VISIT(Py_TYPE(self));
@@ -36,37 +55,31 @@ int traverse(PyObject *self, visitproc visit, void *arg) {
 int clear(PyObject *self) {
   if (!nb::inst_ready(self)) return 0;
   Outputs *outputs = nb::inst_ptr<Outputs>(self);
-  outputs->effects = nb::none();
-  outputs->leaves = nb::make_tuple();
+  outputs->effects.reset();
+  outputs->leaves.reset();
   return 0;
 }
 
-PyType_Slot slots[] = {
-    {Py_tp_traverse, reinterpret_cast<void *>(traverse)}, {Py_tp_clear, reinterpret_cast<void *>(clear)}, {0, nullptr}};
+PyType_Slot slots[] = {{Py_tp_traverse, reinterpret_cast<void *>(traverse)},
+                       {Py_tp_clear, reinterpret_cast<void *>(clear)},
+                       {0, nullptr}};
+
+nb::object none_if_null(const nb::object &object) { return object.is_valid() ? object : nb::none(); }
 
 }  // namespace
 
-OutputsScope::OutputsScope() : mark_(t_recorded.size()) { ++t_depth; }
-
-OutputsScope::~OutputsScope() {
-  --t_depth;
-  // Popped one by one: releasing Effects may run code that records and removes entries of its own.
-  while (t_recorded.size() > mark_) {
-    nb::object effects = std::move(t_recorded.back().effects);
-    t_recorded.pop_back();
+Outputs &outputs_of(const nb::object &result) {
+  if (!result.type().is(*g_outputs_type)) {
+    throw std::runtime_error("a compiled function returned something else than its outputs");
   }
+  return *nb::inst_ptr<Outputs>(result);
 }
 
-std::pair<nb::object, nb::object> OutputsScope::take(const nb::object &result) const {
-  for (size_t i = t_recorded.size(); i > mark_; --i) {
-    if (t_recorded[i - 1].leaves == result.ptr()) return {t_recorded[i - 1].effects, result};
-  }
-  // Under `jax.disable_jit` the traced function's own return value arrives.
-  if (result.type().is(*g_outputs_type)) {
-    Outputs *outputs = nb::inst_ptr<Outputs>(result);
-    return {outputs->effects, outputs->leaves};
-  }
-  throw std::runtime_error("a compiled function returned something else than its outputs");
+void recycle_outputs(nb::object &&result) {
+  nb::object object = std::move(result);
+  if (Py_REFCNT(object.ptr()) != 1 || spare().size() >= kMaxSpare) return;
+  clear(object.ptr());
+  spare().push_back(std::move(object));
 }
 
 void bind_outputs(nb::module_ &m) {
@@ -75,10 +88,12 @@ void bind_outputs(nb::module_ &m) {
   cls.def("__init__", [](Outputs *self, nb::object effects, nb::object leaves) {
     new (self) Outputs{std::move(effects), nb::tuple(leaves)};
   });
-  cls.def_prop_ro("effects", [](const Outputs &outputs) { return outputs.effects; });
-  cls.def_prop_ro("leaves", [](const Outputs &outputs) { return outputs.leaves; });
-  m.def("_flatten_outputs", [](const Outputs &outputs) { return nb::make_tuple(outputs.leaves, outputs.effects); });
-  m.def("_unflatten_outputs", &record, nb::arg("effects").none(), nb::arg("leaves").none());
+  cls.def_prop_ro("effects", [](const Outputs &outputs) { return none_if_null(outputs.effects); });
+  cls.def_prop_ro("leaves", [](const Outputs &outputs) { return none_if_null(outputs.leaves); });
+  m.def("_flatten_outputs", [](const Outputs &outputs) {
+    return nb::make_tuple(none_if_null(outputs.leaves), none_if_null(outputs.effects));
+  });
+  m.attr("_unflatten_outputs") = py::checked(PyCFunction_NewEx(&unflatten_method, nullptr, nb::object(m.attr("__name__")).ptr()));
 }
 
 }  // namespace weft

@@ -1,37 +1,25 @@
 // Output leaves on their way through a JAX transform.
 #pragma once
 
-#include <optional>
-#include <utility>
-#include <vector>
-
 #include "python_compat.h"
 
 namespace weft {
 
-// The pytree node a traced function returns. Invariant: `effects` is an Effects, `leaves` a tuple with one entry per
-// output.
+// The pytree node a traced function returns. Invariant: `effects` is an Effects, `leaves` a tuple with one entry per output.
+//
+// JAX takes the structure of a compiled function's result from flattening what the first call returned, so the node must
+// reach the caller as it is. A dispatcher gives it back when it has read it, and the next call uses it again: a hot call
+// allocates no object of ours.
 struct Outputs {
   nb::object effects;
   nb::object leaves;
 };
 
-// While a dispatcher waits for JAX, unflattening an Outputs node records its Effects here and hands JAX's own tuple of
-// leaves through: a call then allocates nothing of ours. Calls nest (a finalizer or the traced function may call
-// another dispatcher), so each looks only at what was recorded since it began.
-class OutputsScope {
- public:
-  OutputsScope();
-  ~OutputsScope();
-  OutputsScope(const OutputsScope &) = delete;
-  OutputsScope &operator=(const OutputsScope &) = delete;
+// The Outputs behind a jitted call's result.
+Outputs &outputs_of(const nb::object &result);
 
-  // Effects and leaves of a jitted call's result.
-  std::pair<nb::object, nb::object> take(const nb::object &result) const;
-
- private:
-  size_t mark_;
-};
+// Takes back an Outputs that nobody else refers to.
+void recycle_outputs(nb::object &&result);
 
 void bind_outputs(nb::module_ &m);
 

@@ -169,6 +169,20 @@ void scatter_values(const Effects &effects, const std::vector<nb::object> &refs,
   }
 }
 
+// True if every changed Variable was made outside any transform and receives a concrete array, which a transform would not
+// have produced: asking JAX for the current trace costs more than looking.
+bool surely_top_level(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &out_leaves) {
+  const Settings &s = settings();
+  auto *concrete = reinterpret_cast<PyTypeObject *>(s.concrete_array.ptr());
+  const GraphDef &after = effects.after_def();
+  for (uint32_t r : effects.changed_values) {
+    const LeafOrigin &origin = effects.origins[after.refs[r].leaf];
+    if (as_cell(refs[r].ptr())->trace != s.top_trace.ptr() || !origin.is_output) return false;
+    if (!py::is_exact(out_leaves[origin.index], concrete)) return false;
+  }
+  return true;
+}
+
 // The hot form: nothing can fail once the result is built, so values are exchanged directly.
 nb::object apply_values(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &in_leaves,
                         const LeafSource &out_leaves) {
@@ -443,10 +457,11 @@ nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &
   if (refs.size() != effects.n_known() || out_leaves.size() != effects.n_out()) {
     throw nb::value_error("apply_effects: wrong number of references or output leaves");
   }
-  nb::object trace = current_trace();
-  for (uint32_t r : effects.changed_values) {
-    if (as_cell(refs[r].ptr())->trace != trace.ptr()) check_owner(refs[r], trace);
+  if (effects.values_only() && surely_top_level(effects, refs, out_leaves)) {
+    return apply_values(effects, refs, in_leaves, out_leaves);
   }
+  nb::object trace = current_trace();
+  for (uint32_t r : effects.changed_values) check_owner(refs[r], trace);
   if (effects.values_only()) return apply_values(effects, refs, in_leaves, out_leaves);
   for (uint32_t r : effects.changed_metadata) check_owner(refs[r], trace);
   for (const auto *changes : {&effects.sets, &effects.removals}) {
