@@ -125,7 +125,7 @@ class Conv(Module):
         self.kernel_dilation = per_dimension("kernel_dilation", kernel_dilation, ndim)
         self.feature_group_count = feature_group_count
         self.use_bias = use_bias
-        self.mask = mask
+        self.mask = _checked_mask(mask, self.kernel_shape)
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
@@ -253,7 +253,7 @@ class ConvTranspose(Module):
         self.padding = _canonical_padding(padding, ndim, ("SAME", "VALID"))
         self.kernel_dilation = per_dimension("kernel_dilation", kernel_dilation, ndim)
         self.use_bias = use_bias
-        self.mask = mask
+        self.mask = _checked_mask(mask, self.kernel_shape)
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
@@ -307,6 +307,17 @@ def _canonical_padding(padding: Padding, ndim: int, names: tuple[str, ...]) -> A
     )
 
 
+def _checked_mask(mask: jax.Array | None, kernel_shape: tuple[int, ...]) -> jax.Array | None:
+    if mask is not None:
+        tail = kernel_shape[len(kernel_shape) - mask.ndim :] if mask.ndim else ()
+        sizes = zip(mask.shape, tail, strict=False)
+        if mask.ndim > len(kernel_shape) or any(m not in (1, k) for m, k in sizes):
+            raise ValueError(
+                f"mask of shape {mask.shape} does not fit the kernel of shape {kernel_shape}"
+            )
+    return mask
+
+
 def _with_one_batch_axis(
     layer: Conv | ConvTranspose, inputs: jax.Array
 ) -> tuple[jax.Array, tuple[int, ...]]:
@@ -324,10 +335,6 @@ def _with_one_batch_axis(
 def _promoted(layer: Conv | ConvTranspose, inputs: jax.Array) -> tuple[Any, Any, Any]:
     kernel = layer.kernel.value
     if layer.mask is not None:
-        if jnp.broadcast_shapes(layer.mask.shape, kernel.shape) != kernel.shape:
-            raise ValueError(
-                f"mask of shape {layer.mask.shape} does not fit the kernel of shape {kernel.shape}"
-            )
         kernel = kernel * layer.mask
     bias = None if layer.bias is None else layer.bias.value
     inputs, kernel, bias = layer.promote_dtype((inputs, kernel, bias), dtype=layer.dtype)

@@ -61,7 +61,7 @@ class Embed(Module):
         )
         self.num_embeddings = num_embeddings
         self.features = features
-        self.dtype = dtype
+        self.dtype = param_dtype if dtype is None else dtype
         self.param_dtype = param_dtype
         self.promote_dtype = promote_dtype
 

@@ -65,7 +65,7 @@ def pool(
         pads = ((0, 0),) * outer + pads + ((0, 0),)
     return lax.reduce_window(
         inputs,
-        init,
+        np.asarray(init, inputs.dtype),
         reduce_fn,
         (1,) * outer + window + (1,),
         (1,) * outer + steps + (1,),

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import weft as nnx
+from tests.nn.peers import assert_close, assert_same_call, make, normal
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": jnp.bfloat16}, {"param_dtype": jnp.float16}])
+@pytest.mark.parametrize("count", [1, 5])
+def test_embed_computes_what_flax_does(options, count):
+    ours, theirs = make("Embed", count, 3, **options)
+    assert_same_call(ours, theirs, jnp.array([[0, count - 1], [0, 0]]))
+    assert_close(ours.attend(normal(2, 3)), theirs.attend(normal(2, 3)))
+
+
+def test_embed_gives_nan_outside_the_table():
+    layer = nnx.Embed(3, 2, rngs=nnx.Rngs(0))
+    assert np.isnan(layer(jnp.array([3]))).all()
+
+
+def test_embed_refuses_floats():
+    layer = nnx.Embed(3, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="looks up integers, got float32"):
+        layer(jnp.ones(2))
