@@ -139,7 +139,7 @@ class Effects:
         """For each *input leaf*: (False, input leaf id) if it ends unchanged or holds another input's value,
         (True, output id) if it changed. A leaf that no longer exists is (False, its own id)."""
 
-def trace_effects(inner_refs: Sequence[Any], graphdef: GraphDef, in_leaves: Sequence[Any], result: Any, keep: bool, /) -> tuple[Effects, list[Any]]:
+def trace_effects(inner_refs: Sequence[Any], graphdef: GraphDef, in_leaves: Sequence[Any], result: Any, keep: bool | Sequence[bool], /) -> tuple[Effects, list[Any]]:
     """Walk again after the user's function ran on the objects `inner_refs` (from `unflatten(graphdef, in_leaves)`):
     what changed against `graphdef`, and the output leaves. With keep=False unchanged leaves are output too."""
 

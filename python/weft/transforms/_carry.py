@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,9 @@ from weft.transforms._lift import (
     tree_flatten,
     type_of,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 class Carried:
@@ -42,9 +44,7 @@ class Carried:
             argument_label(call.function, (position, *plain_path(path))) for path, _ in found
         ]
 
-    def continued(
-        self, refs: Sequence[Any], leaves: Sequence[Any], returned: Any
-    ) -> list[int]:
+    def continued(self, refs: Sequence[Any], leaves: Sequence[Any], returned: Any) -> list[int]:
         """Leaf ids that the arrays of the returned carry continue, in its pytree order.
 
         Raises:
@@ -96,8 +96,9 @@ def check_structure(
     difference = before.difference(structure_of(refs, numbers))
     if difference is None:
         return
-    (which, *path), was, now = difference
-    label = argument_label(function, (*graphdef.ref_paths()[numbers[which]], *path))
+    path, was, now = difference
+    which = cast("int", path[0])
+    label = argument_label(function, (*graphdef.ref_paths()[numbers[which]], *path[1:]))
     raise TypeError(
         f"{where}: {label} is carried from iteration to iteration, so its structure must stay the "
         f"same, but it changes from {was!r} to {now!r}. Make the change before the loop, or keep "

@@ -273,6 +273,8 @@ class Call:
         Args:
             name: the transform, for messages.
             function: the user's function.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
             static_argnums: positions of arguments that are compared instead of traced.
         """
         flat = _core.flatten_call(args, kwargs, static_argnums, frozenset())
@@ -370,6 +372,9 @@ def trace(
     """Rebuild the arguments over `leaves`, run `function`, and tell what it did.
 
     Args:
+        function: the user's function.
+        graphdef: structure of its call.
+        leaves: values of the call's leaves, as they are inside.
         enter: called with the rebuilt objects before the function runs.
         leave: called with the rebuilt objects, (args, kwargs) and the function's result; returns
             what to take as the result.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
@@ -30,7 +31,6 @@ from weft.transforms._lift import (
     type_of,
 )
 from weft.transforms.axes import ByFilter, Carry, StateAxes
-
 
 
 class FrozenDict(Mapping[Any, Any]):
@@ -139,7 +139,7 @@ class MapOptions:
 
     @property
     def later_spelling(self) -> bool:
-        """Whether axes of nodes are spelled in `in_axes` and `out_axes` rather than `state_axes`."""
+        """Whether `in_axes` and `out_axes` speak of nodes too, rather than `state_axes`."""
         if self.state_axes != DEFAULT_STATE_AXES:
             return False
         trees = (self.in_axes, self.in_axes_kwargs, self.out_axes)
@@ -192,7 +192,7 @@ class Resolver:
                 )
             roles[leaf], reached_by[leaf] = role, argument
 
-        for which, argument, axes, items in self._arguments():
+        for which, axes, items in self._arguments():
             label = argument_label(call.function, (which,))
             if which == options.carry_argnum:
                 axes = [Carry] * len(items)
@@ -223,7 +223,7 @@ class Resolver:
             )
         return role % ndim
 
-    def _arguments(self) -> list[tuple[int | str, Any, list[Any], Sequence[tuple[bool, int]]]]:
+    def _arguments(self) -> list[tuple[int | str, list[Any], Sequence[tuple[bool, int]]]]:
         call, options = self.call, self.options
         in_axes = options.in_axes
         if isinstance(in_axes, tuple) and len(in_axes) != len(call.args):
@@ -238,11 +238,13 @@ class Resolver:
         for (which, items), value in zip(call.argument_items(), described, strict=True):
             if isinstance(which, int):
                 entry = in_axes[which] if isinstance(in_axes, tuple) else in_axes
-                what = f"{self.where}: the in_axes entry for {argument_label(call.function, (which,))}"
+                what = (
+                    f"{self.where}: the in_axes entry for {argument_label(call.function, (which,))}"
+                )
                 axes = spread_prefix(entry, value, what, is_axis)
             else:
                 axes = axes_of_kwargs[which]
-            found.append((which, value, axes, items))
+            found.append((which, axes, items))
         return found
 
     def _keyword_axes(self) -> dict[str, list[Any]]:
@@ -382,7 +384,7 @@ class Resolver:
 def rng_key_ndim(value: Any) -> int:
     """Number of axes of an array of keys, not counting the words of a legacy ``uint32`` key."""
     dtype = getattr(value, "dtype", None)
-    is_typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     return np.ndim(value) - (0 if is_typed else 1)
 
 
@@ -508,9 +510,7 @@ class NewState:
         """How many of the new leaves hang on arguments; these are numbered before the others."""
         if not self._later or not any(kind == "new" for kind, _, _ in outputs):
             return 0
-        effects, _ = _core.trace_effects(
-            self._refs, self._graphdef, self._leaves, None, True
-        )
+        effects, _ = _core.trace_effects(self._refs, self._graphdef, self._leaves, None, True)
         return sum(kind == "new" for kind, _, _ in effects.outputs())
 
     def entry(self, path: Path, *, in_result: bool) -> Any:
@@ -518,20 +518,18 @@ class NewState:
         if not self._later:
             return None
         if in_result:
-            return next(
-                (axis for at, axis in self._node_paths if path[: len(at)] == at), None
-            )
+            return next((axis for at, axis in self._node_paths if path[: len(at)] == at), None)
         options = self.options
         which = path[0]
         if which == options.carry_argnum:
             return Carry
-        axes = options.in_axes if isinstance(which, int) else options.in_axes_kwargs
         args, kwargs = self._arguments
-        value = args[which] if isinstance(which, int) else kwargs[str(which)]
-        if isinstance(which, int) and isinstance(axes, tuple):
-            axes = axes[which]
-        elif isinstance(which, str) and isinstance(axes, Mapping):
-            axes = axes[which]
+        if isinstance(which, int):
+            value, axes = args[which], options.in_axes
+            axes = axes[which] if isinstance(axes, tuple) else axes
+        else:
+            value, axes = kwargs[str(which)], options.in_axes_kwargs
+            axes = axes[which] if isinstance(axes, Mapping) else axes
         if is_axis(axes) or isinstance(axes, int):
             return axes
         # Several nodes in one argument: the entry is the one of the node on the way to `path`.

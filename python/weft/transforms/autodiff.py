@@ -13,6 +13,7 @@ import numpy as np
 from weft import _core
 from weft.errors import format_path
 from weft.filters import All, Filter
+from weft.state import State
 from weft.transforms._lift import (
     Call,
     Function,
@@ -23,7 +24,6 @@ from weft.transforms._lift import (
     tree_flatten,
     type_of,
 )
-from weft.state import State
 from weft.transforms.axes import DiffState
 from weft.variables import Param
 
@@ -33,7 +33,7 @@ Argnums = int | DiffState | Sequence[int | DiffState]
 
 
 class Selection:
-    """The leaves of a call that are differentiated, and how gradients of arguments are made of them.
+    """The leaves of a call that are differentiated, and how gradients are made of them.
 
     Args:
         call: the walked call.
@@ -206,7 +206,7 @@ def _check_argnums(name: str, argnums: Any) -> None:
 def _check_reduce_axes(name: str, reduce_axes: Sequence[Hashable]) -> None:
     if tuple(reduce_axes):
         raise ValueError(
-            f"{name}: reduce_axes={tuple(reduce_axes)!r} asks JAX to sum gradients over named axes, "
+            f"{name}: reduce_axes={tuple(reduce_axes)!r} asks JAX to sum gradients over axes, "
             "which it no longer does. Leave reduce_axes empty and sum the result instead: "
             "jax.lax.psum(grads, axis_name)."
         )
@@ -306,9 +306,9 @@ def grad(
 
     The gradient of a node is a `State` with just the leaves that `wrt` selects, as `VariableState`
     of the Variable's type and metadata. A Variable that is reachable in several ways is
-    differentiated once and its gradient is the sum over its uses. Other arguments have the gradients
-    that `jax.grad` gives them. Whatever `f` changes in its arguments (batch statistics, RNG counts,
-    the differentiated Variables too) reaches the caller's objects.
+    differentiated once and its gradient is the sum over its uses. Other arguments have the
+    gradients that `jax.grad` gives them. Whatever `f` changes in its arguments (batch statistics,
+    RNG counts, the differentiated Variables too) reaches the caller's objects.
 
     Args:
         f: function to differentiate; returns a scalar (shape ``()``), floating-point unless
@@ -510,7 +510,8 @@ def jvp(
     >>> import weft as nnx
     >>> model = nnx.Dict(w=nnx.Param(jnp.array(3.0)))
     >>> out, tangent = nnx.jvp(
-    ...     lambda m, x: m["w"] * x, (model, jnp.array(2.0)), ({"w": jnp.array(1.0)}, jnp.array(0.0))
+    ...     lambda m, x: m["w"] * x, (model, jnp.array(2.0)), ({"w": jnp.array(1.0)},
+    jnp.array(0.0))
     ... )
     >>> float(out), float(tangent)
     (6.0, 2.0)
@@ -584,8 +585,8 @@ class CustomVjp:
                 the nodes it was given.
             bwd: takes the arguments named by integers in `nondiff_argnums`, the residual, and
                 ``(inputs_g, out_g)``: cotangents of the updates that the function made to its
-                differentiated arguments (a State for a node, zero where nothing was updated), and of
-                its result. Returns a tuple with the gradient of each differentiated argument, a
+                differentiated arguments (a State for a node, zero where nothing was updated), and
+                of its result. Returns a tuple with the gradient of each differentiated argument, a
                 State for a node; None and missing entries count as zero.
         """
         self._rule = fwd, bwd
@@ -622,9 +623,7 @@ class _CustomVjpCall:
         call = self.call
         skipped = [n for n in nondiff if not isinstance(n, DiffState)]
         skipped = list(
-            normalize_argnums(
-                call.name, "nondiff_argnums", skipped, call.function, len(call.args)
-            )
+            normalize_argnums(call.name, "nondiff_argnums", skipped, call.function, len(call.args))
         )
         filters = dict.fromkeys(range(len(call.args)), wrt)
         for entry in nondiff:
@@ -688,9 +687,7 @@ class _CustomVjpCall:
             )
             return self._take_result(out)
 
-        effects, out = trace(
-            self.fwd, self.call.graphdef, self._leaves(chosen, rest), leave=take
-        )
+        effects, out = trace(self.fwd, self.call.graphdef, self._leaves(chosen, rest), leave=take)
         if self.effects is not None and self.effects.outputs() != effects.outputs():
             raise ValueError(
                 f"custom_vjp of {function_name(self.fun)}: fwd must return and update what the "

@@ -1,7 +1,7 @@
 """The small words that say what a transform does to which part of an argument.
 
-`StateAxes`, `Carry`, `DiffState` and `StateSharding` stand inside `in_axes`, `out_axes`, `argnums` and
-`in_shardings`, where the state of a node needs more than one entry.
+`StateAxes`, `Carry`, `DiffState` and `StateSharding` stand inside `in_axes`, `out_axes`, `argnums`
+and `in_shardings`, where the state of a node needs more than one entry.
 """
 
 from __future__ import annotations
@@ -119,9 +119,7 @@ class StateAxes(ByFilter):
 
     __slots__ = ()
 
-    def __init__(
-        self, filter_axes: Mapping[Filter, Any] | Iterable[tuple[Filter, Any]], /
-    ) -> None:
+    def __init__(self, filter_axes: Mapping[Filter, Any] | Iterable[tuple[Filter, Any]], /) -> None:
         super().__init__(filter_axes)
 
     def _check(self, value: Any) -> Any:
@@ -141,8 +139,8 @@ class StateAxes(ByFilter):
 class StateSharding(ByFilter):
     """Says for a node's state, by filters, how it is sharded.
 
-    Stands in `in_shardings` and `out_shardings` of `jit` and in the specs of `shard_map` where a node
-    is. The first filter that selects a leaf decides.
+    Stands in `in_shardings` and `out_shardings` of `jit` and in the specs of `shard_map` where a
+    node is. The first filter that selects a leaf decides.
 
     Args:
         filter_sharding: mapping (or pairs) from filter to a sharding or `PartitionSpec`, or None.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax.experimental import checkify as jax_checkify
 
-from weft import _core
 from weft.transforms._lift import Aside, Bodies, Call, Function, trace, transform
+
+if TYPE_CHECKING:
+    from weft import _core
 
 __all__ = ["checkify"]
 
@@ -20,8 +22,8 @@ def checkify(
 ) -> Function:
     """A function that returns what its checks found beside its result.
 
-    Over `jax.experimental.checkify.checkify`. What `f` changes in its arguments reaches the caller's
-    objects, whether or not a check failed: look at the error first.
+    Over `jax.experimental.checkify.checkify`. What `f` changes in its arguments reaches the
+    caller's objects, whether or not a check failed: look at the error first.
 
     Args:
         f: function whose arguments may be or contain graph nodes.

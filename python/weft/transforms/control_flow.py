@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,9 @@ from weft.transforms._lift import (
     type_of,
 )
 from weft.transforms._mapping import output_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 __all__ = ["cond", "fori_loop", "switch", "while_loop"]
 
@@ -55,7 +57,9 @@ class _Branches:
             rows = list(zip(effects.outputs(), out, strict=True))
             self.outputs[index] = [(*row, type_of(value), value) for row, value in rows]
             self.changed.update(
-                leaf for (kind, leaf, _), value in rows if kind == "leaf" and value is not leaves[leaf]
+                leaf
+                for (kind, leaf, _), value in rows
+                if kind == "leaf" and value is not leaves[leaf]
             )
             self.structures[index] = _core.flatten_call(
                 (refs, result), {}, frozenset(), frozenset()
@@ -78,8 +82,8 @@ class _Branches:
                 path, there, here = difference
                 raise TypeError(
                     f"{self.name}: the branches {names} leave {self._label(path)} with different "
-                    f"structure: {there!r} and {here!r}. All branches must make the same changes to "
-                    "structure and static attributes, and return results of one structure."
+                    f"structure: {there!r} and {here!r}. All branches must make the same changes "
+                    "to structure and static attributes, and return results of one structure."
                 )
             self._compare_types(other, index, names)
 
@@ -292,7 +296,7 @@ def while_loop(cond_fun: Function, body_fun: Function, init_val: Any) -> Any:
                 f"{where}: cond_fun changes {label}, but it may only look. Make the change in "
                 "body_fun."
             )
-        if len(out) != 1 or np.shape(out[0]) != () or jnp.result_type(out[0]) != bool:
+        if len(out) != 1 or np.shape(out[0]) != () or jnp.result_type(out[0]) != np.dtype("bool"):
             shown = ", ".join(map(type_of, out)) or "nothing"
             raise TypeError(f"{where}: cond_fun must return a boolean scalar, it returned {shown}.")
         return out[0]

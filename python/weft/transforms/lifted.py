@@ -6,9 +6,8 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weft.filters import Filter
 from weft.module import Module
 from weft.transforms._lift import Call, Function
 from weft.transforms._mapping import DEFAULT_STATE_AXES, NO_METADATA, FrozenDict, MapOptions
@@ -18,6 +17,9 @@ from weft.transforms.remat import remat
 from weft.transforms.scan import scan
 from weft.transforms.vmap import vmap, vmap_call
 from weft.variables import Param
+
+if TYPE_CHECKING:
+    from weft.filters import Filter
 
 __all__ = ["Grad", "Jit", "LiftedConstructor", "Remat", "Scan", "Vmap"]
 
@@ -211,9 +213,9 @@ def _create_stacked(
 class Vmap(Lifted):
     """A stack of modules that are called all at once, mapped by `vmap`.
 
-    ``Vmap(Block, axis_size=5, ...)`` gives a constructor with the arguments of ``Block``. Calling it
-    makes the blocks, mapped over split random streams with all other arguments the same, and returns
-    an instance that holds them stacked as ``vmap_module``.
+    ``Vmap(Block, axis_size=5, ...)`` gives a constructor with the arguments of ``Block``. Calling
+    it makes the blocks, mapped over split random streams with all other arguments the same, and
+    returns an instance that holds them stacked as ``vmap_module``.
 
     Args:
         module_constructor: class or function that makes the module.
@@ -276,9 +278,9 @@ class Scan(Lifted):
     """A stack of modules that are called one after the other, by `scan`.
 
     ``Scan(Block, length=5, ...)`` gives a constructor with the arguments of ``Block``. Calling it
-    makes the blocks, mapped over split random streams with all other arguments the same, and returns
-    an instance that holds them stacked as ``scan_module``. State that no filter of `state_axes`
-    selects is made once and carried from block to block.
+    makes the blocks, mapped over split random streams with all other arguments the same, and
+    returns an instance that holds them stacked as ``scan_module``. State that no filter of
+    `state_axes` selects is made once and carried from block to block.
 
     Args:
         module_constructor: class or function that makes the module.

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import PartitionSpec
 
-from weft import _core
-from weft.filters import Filter
 from weft.transforms._lift import (
     Aside,
     Bodies,
@@ -34,6 +30,13 @@ from weft.transforms._mapping import (
 from weft.transforms.axes import StateSharding
 from weft.transforms.vmap import MappedBody, slices
 
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from weft import _core
+    from weft.filters import Filter
+
 __all__ = ["pmap", "shard_map"]
 
 
@@ -45,7 +48,7 @@ def pmap(
     in_axes: Any = 0,
     out_axes: Any = 0,
     static_broadcasted_argnums: int | Sequence[int] = (),
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     backend: str | None = None,
     axis_size: int | None = None,
     donate_argnums: int | Sequence[int] = (),
@@ -59,14 +62,19 @@ def pmap(
     Args:
         f: function whose arguments may be or contain graph nodes.
         axis_name: name of the axis for collectives.
-        in_axes, out_axes, in_axes_kwargs, state_axes, split_rngs, transform_metadata: as in `vmap`.
-            What is broadcast and changes is taken from the first device: reduce it over
+        in_axes: axis of arrays in positional arguments, as in `vmap`.
+        out_axes: axis of arrays in the result, as in `vmap`. What is not mapped there, and
+            broadcast state that changes, is taken from the first device: reduce it over
             `axis_name`.
         static_broadcasted_argnums: positions of arguments that are compared instead of traced.
         devices: the devices; default: the first ones that `jax.devices` gives.
         backend: their platform.
         axis_size: number of slices; needed when nothing is mapped.
         donate_argnums: positions of arguments whose arrays may be overwritten.
+        in_axes_kwargs: axis of arrays in keyword arguments, as in `vmap`.
+        state_axes: filter -> axis of the state of nodes, as in `vmap`.
+        split_rngs: filter of the random streams to split, as in `vmap`.
+        transform_metadata: names of the axis in sharding metadata, as in `vmap`.
 
     Returns:
         A function with the arguments of `f`.

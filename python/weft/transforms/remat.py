@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from weft import _core
 from weft.transforms._lift import (
     Aside,
     Bodies,
@@ -18,6 +16,11 @@ from weft.transforms._lift import (
     trace,
     transform,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from weft import _core
 
 __all__ = ["remat"]
 
@@ -36,8 +39,8 @@ def remat(
 
     Args:
         f: function whose arguments may be or contain graph nodes; a method, and ``__init__``, too.
-        prevent_cse: keep the compiler from merging the second computation with the first. Not needed
-            inside `scan`.
+        prevent_cse: keep the compiler from merging the second computation with the first. Not
+            needed inside `scan`.
         static_argnums: positions, as `f` counts them (``self`` included), of arguments that are
             compared instead of traced; they must be hashable.
         policy: one of `jax.checkpoint_policies`: which intermediate values to save after all.

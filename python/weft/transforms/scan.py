@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from weft import _core
-from weft.filters import Filter
 from weft.transforms._carry import Carried, check_structure, check_type, structure_of
 from weft.transforms._lift import (
     Aside,
@@ -43,6 +41,11 @@ from weft.transforms._mapping import (
 )
 from weft.transforms.axes import Carry, StateAxes
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from weft.filters import Filter
+
 __all__ = ["scan"]
 
 
@@ -71,7 +74,7 @@ class _Source:
 
 
 class _Body:
-    """The function that `jax.lax.scan` runs. Knows structure only, so that JAX can reuse its trace."""
+    """What `jax.lax.scan` runs. Knows structure only, so that JAX can reuse its trace."""
 
     def __init__(
         self,
@@ -171,9 +174,7 @@ class _Body:
             seen = parts, carries, new
             return result
 
-        effects, out = trace(
-            self.function, self.graphdef, leaves, enter=enter, leave=leave
-        )
+        effects, out = trace(self.function, self.graphdef, leaves, enter=enter, leave=leave)
         return self._collect(effects, out, leaves, constant, *seen)
 
     def _collect(
@@ -300,8 +301,8 @@ def _carry_position(options: MapOptions, call: Call) -> int | None:
     if in_axes is Carry:
         if count != 1:
             raise ValueError(
-                f"{where}: in_axes=Carry says that the only argument is the carry, but the call has "
-                f"{count} positional arguments. Give a tuple with one entry per argument."
+                f"{where}: in_axes=Carry says that the only argument is the carry, but the call "
+                f"has {count} positional arguments. Give a tuple with one entry per argument."
             )
         return 0
     if isinstance(in_axes, tuple):
@@ -352,10 +353,10 @@ def scan(
 
     One argument is the carry: each iteration gets what the one before returned for it. If it is or
     contains nodes they are carried whole, and `f` returns the same objects. The other arrays follow
-    `in_axes`. The state of other nodes follows `state_axes`: what a filter there selects is sliced, so
-    that each iteration sees its own (one set of parameters per layer, say); what none selects is
-    carried (statistics that flow from layer to layer). Random streams are as in `vmap`. State that `f`
-    makes is stacked along its axis.
+    `in_axes`. The state of other nodes follows `state_axes`: what a filter there selects is sliced,
+    so that each iteration sees its own (one set of parameters per layer, say); what none selects is
+    carried (statistics that flow from layer to layer). Random streams are as in `vmap`. State that
+    `f` makes is stacked along its axis.
 
     Args:
         f: function that returns ``(carry, out)``.
@@ -363,13 +364,13 @@ def scan(
         reverse: run from the last slice to the first.
         unroll: how many iterations to compile as one, or True for all.
         _split_transpose: passed to `jax.lax.scan`: splits the backward pass in two loops.
-        in_axes: axis of arrays in positional arguments: an int, None for the same in all iterations,
-            or a tuple with a pytree prefix of them per argument, ``self`` included; the carry's
-            entry does not matter. `Carry` there names the carry instead of `carry_argnum`, and a
-            `StateAxes` says everything about a node's state.
+        in_axes: axis of arrays in positional arguments: an int, None for the same in all
+            iterations, or a tuple with a pytree prefix of them per argument, ``self`` included; the
+            carry's entry does not matter. `Carry` there names the carry instead of `carry_argnum`,
+            and a `StateAxes` says everything about a node's state.
         in_axes_kwargs: as `in_axes`, for keyword arguments: one entry, or a dict of them.
-        out_axes: axis along which to stack arrays in ``out``, a pytree prefix of it. With `Carry` in
-            it, it describes the whole result.
+        out_axes: axis along which to stack arrays in ``out``, a pytree prefix of it. With `Carry`
+            in it, it describes the whole result.
         carry_argnum: position of the carry.
         state_axes: filter -> axis (None: the same in all iterations) of the state of nodes.
         split_rngs: filter (or list of stream names, True, False, None) of streams to split.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,12 @@ import jax.numpy as jnp
 from weft import _core
 from weft.filters import Filter, to_predicate
 from weft.rngs import RngStream
-from weft.transforms._lift import Function
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from weft.transforms._lift import Function
 
 __all__ = ["SplitBackups", "split_rngs"]
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from weft import _core
-from weft.filters import Filter
 from weft.transforms._lift import Aside, Call, Function, function_name, trace, transform
 from weft.transforms._mapping import (
     DEFAULT_STATE_AXES,
@@ -27,6 +24,12 @@ from weft.transforms._mapping import (
     split_key,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from weft import _core
+    from weft.filters import Filter
+
 __all__ = ["vmap"]
 
 
@@ -36,7 +39,8 @@ Groups = tuple[tuple[Any, ...], ...]
 class MappedBody:
     """The function that JAX maps: leaves in, tuples of changed leaves by axis out.
 
-    Knows structure only and hands its effects out beside the leaves, so that its trace can be reused.
+    Knows structure only and hands its effects out beside the leaves, so that its trace can be
+    reused.
     """
 
     def __init__(
@@ -152,6 +156,8 @@ def vmap_call(
     """Run a call under `jax.vmap`.
 
     Args:
+        options: the transform's parameters.
+        call: the walked call.
         size: number of slices, None to infer it.
         parameter: what the user calls `size`.
         **names: ``axis_name`` and ``spmd_axis_name``.
@@ -183,19 +189,21 @@ def vmap(
 ) -> Function:
     """A function that maps `f`, whose arguments may be or contain graph nodes, over an axis.
 
-    Arrays follow `in_axes`, the state of nodes follows `state_axes`. What no filter there selects is
-    the same in all slices and must come back without the mapped axis. Random streams are special: one
-    that `split_rngs` selects has key ``jax.random.split(key, size)[i]`` in slice i, with the caller's
+    Arrays follow `in_axes`, the state of nodes follows `state_axes`. What no filter there selects
+    is the same in all slices and must come back without the mapped axis. Random streams are
+    special: one that `split_rngs` selects has key ``jax.random.split(key, size)[i]`` in slice i,
+        with the caller's
     count; afterwards the caller's key is back and its count is the one that the slices reached. The
     other streams are the same in all slices. A stream whose key is an array of keys already (see
-    `split_rngs`) is mapped over its first axis. Nodes and Variables that `f` makes come back stacked
-    along their axis.
+    `split_rngs`) is mapped over its first axis. Nodes and Variables that `f` makes come back
+    stacked along their axis.
 
     Args:
         f: function to map; a method, and ``__init__``, too.
-        in_axes: axis of arrays in positional arguments: an int, None for not mapped, or a tuple with
-            a pytree prefix of them per argument (``self`` included). `StateAxes` in the place of a
-            node says everything about that node's state; then ints and None speak of nodes too.
+        in_axes: axis of arrays in positional arguments: an int, None for not mapped, or a tuple
+            with a pytree prefix of them per argument (``self`` included). `StateAxes` in the place
+            of a node says everything about that node's state; then ints and None speak of nodes
+            too.
         out_axes: axis of arrays in the result, a pytree prefix of it.
         axis_name: name of the axis for collectives such as ``jax.lax.pmean``.
         axis_size: number of slices; needed when nothing is mapped.
@@ -204,8 +212,8 @@ def vmap(
         state_axes: filter -> axis (or None) of the Variables and arrays in nodes, first match wins.
             ``{}`` broadcasts all.
         split_rngs: filter (or list of stream names, True, False, None) of streams to split.
-        transform_metadata: ``{PARTITION_NAME: name}`` puts `name` at the mapped axis of the sharding
-            metadata outside and takes it away inside, through `Variable.add_axis` and
+        transform_metadata: ``{PARTITION_NAME: name}`` puts `name` at the mapped axis of the
+            sharding metadata outside and takes it away inside, through `Variable.add_axis` and
             `Variable.remove_axis`.
 
     Returns:
