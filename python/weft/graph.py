@@ -218,12 +218,16 @@ def _leaves_by_path(
             if i is None:
                 surplus.append(path)
                 continue
-            _check_type(path, entry, types[i])
+            kind = types[i]
             if isinstance(entry, VariableState):
-                if not same(dict(entry._metadata), dict(known_metadata[i] or {})):
-                    metadata[i] = dict(entry._metadata)
+                if entry.type is not kind:
+                    raise _wrong_type(path, entry, kind)
+                new, known = entry._metadata, known_metadata[i]
+                if (new or known) and not same(dict(new), dict(known or {})):
+                    metadata[i] = dict(new)
                 entry = entry.value
-            if types[i] is None or (current and _bootstrap.is_array(current[i])):
+            same_kind = bool(current) and type(entry) is type(current[i])
+            if not same_kind and (kind is None or (current and _bootstrap.is_array(current[i]))):
                 _check_array(path, entry)
             by_id[i] = entry
     if surplus:
@@ -234,14 +238,12 @@ def _leaves_by_path(
     return by_id, metadata
 
 
-def _check_type(path: Path, entry: Any, kind: type[Any] | None) -> None:
-    """Refuse a `VariableState` of another type than `kind` (None: a bare array)."""
-    if isinstance(entry, VariableState) and entry.type is not kind:
-        place = "a bare array" if kind is None else f"a {kind.__name__}"
-        raise LeafTypeError(
-            f"{format_path(path)} is {place}, but the State has a {entry.type.__name__} there. "
-            "Make the entry of the right type, or pass the value alone."
-        )
+def _wrong_type(path: Path, entry: VariableState, kind: type[Any] | None) -> LeafTypeError:
+    place = "a bare array" if kind is None else f"a {kind.__name__}"
+    return LeafTypeError(
+        f"{format_path(path)} is {place}, but the State has a {entry.type.__name__} there. "
+        "Make the entry of the right type, or pass the value alone."
+    )
 
 
 def _check_array(path: Path, value: Any) -> None:

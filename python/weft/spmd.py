@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from weft._core import VariableState
@@ -283,7 +284,9 @@ def with_sharding_constraint(
 
 
 def _constrain(variable: Any, value: Any) -> Any:
-    """Hook that constrains a Variable's value as its metadata says."""
+    """Hook that constrains a Variable's value as its metadata says, if it is an array."""
+    if not isinstance(value, (jax.Array, np.ndarray)):
+        return value
     metadata = variable._metadata
     return with_sharding_constraint(
         value, metadata.get("sharding"), metadata.get("mesh"), metadata.get("sharding_rules")

@@ -110,6 +110,11 @@ def test_with_partitioning_sets_metadata_and_constrains(mesh: Mesh) -> None:
     assert nnx.get_partition_spec(nnx.Dict(k=kernel)).k.value == PartitionSpec("data", None)
 
 
+def test_values_that_are_no_arrays_are_left_alone(mesh: Mesh) -> None:
+    init = nnx.with_partitioning(lambda: jax.ShapeDtypeStruct((2,), jnp.float32), ("data",), mesh)
+    assert nnx.Param(init()).value == jax.ShapeDtypeStruct((2,), jnp.float32)
+
+
 def scale_by_two(variable: Any, value: Any) -> Any:
     return 2 * value
 
