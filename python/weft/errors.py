@@ -118,10 +118,10 @@ def format_paths(paths: Iterable[Iterable[Hashable]], root: str = "model", limit
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def engine_error(reason: str, path: Iterable[Hashable]) -> GraphError:
+def engine_error(reason: str, path: Iterable[Hashable], is_static: bool = False) -> GraphError:
     """The exception for what the C++ engine found wrong: `reason` is said of what is at `path`."""
     path = tuple(path)
-    kind = StaticError if "not hashable" in reason else GraphError
+    kind = StaticError if is_static else GraphError
     error = kind(f"{format_path(path)} {reason}")
     error.path, error.reason = path, reason
     return error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
 import numpy as np
@@ -283,13 +283,13 @@ def with_sharding_constraint(
     return jax.lax.with_sharding_constraint(x, target)
 
 
-def _constrain(variable: Any, value: Any) -> Any:
+def _constrain(variable: Variable[Any], value: Any) -> Any:
     """Hook that constrains a Variable's value as its metadata says, if it is an array."""
     if not isinstance(value, (jax.Array, np.ndarray)):
         return value
-    metadata = variable._metadata
+    metadata, array = variable._metadata, cast("jax.Array", value)
     return with_sharding_constraint(
-        value, metadata.get("sharding"), metadata.get("mesh"), metadata.get("sharding_rules")
+        array, metadata.get("sharding"), metadata.get("mesh"), metadata.get("sharding_rules")
     )
 
 
