@@ -12,7 +12,7 @@
 namespace weft {
 
 struct Settings {
-  nb::object graph_error;        // (reason: str, path: tuple) -> exception
+  nb::object graph_error;        // (reason: str, path: tuple, is_static: bool) -> exception
   nb::object trace_error;        // exception type for cross-trace mutation
   nb::object flatten_one_level;  // pytree registry: (obj) -> (children with keys, aux) | None
   nb::object tree_flatten;       // (obj, is_leaf) -> (leaves, treedef)
@@ -29,8 +29,11 @@ struct Settings {
 const Settings &settings();
 void bind_settings(nb::module_ &m);
 
+// Which of the package's exceptions says it best.
+enum class ErrorKind : uint8_t { Graph, Static };
+
 // Raises the package's GraphError for the object at `path`.
-[[noreturn]] void raise_graph_error(const nb::object &path, const std::string &reason);
+[[noreturn]] void raise_graph_error(const nb::object &path, const std::string &reason, ErrorKind kind = ErrorKind::Graph);
 
 // Identity of JAX's current trace: the canonical weak reference to it (borrowed trace objects would keep tracers
 // alive).

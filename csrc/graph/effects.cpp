@@ -43,7 +43,7 @@ class Comparer {
   void reference(uint32_t r) {
     const RefDef &was = before_.refs[r], &is = after_.refs[r];
     if (before_.constant(was.type) != after_.constant(is.type)) {
-      raise_graph_error(ref_paths(before_)[r], "changed its class inside a transform, which cannot be carried over");
+      raise_graph_error(path_of_reference(before_, r), "changed its class inside a transform, which cannot be carried over");
     }
     if (was.kind == Kind::Variable) {
       if (!continues(was.leaf, is.leaf)) effects_.changed_values.push_back(r);
@@ -258,12 +258,16 @@ nb::object apply_structure(const Effects &effects, const std::vector<nb::object>
 
 // ---- descriptions for Python ----------------------------------------------------------------------------------------
 
-// Paths of the leaves of `after`: below known references by the path these had before, in the result by position.
+// Paths of the leaves of `after`: those that continue an input by its path, new ones below the attribute that was set, the
+// result's by position.
 std::vector<nb::object> after_paths(const Effects &effects) {
   const GraphDef &before = effects.before_def(), &after = effects.after_def();
-  std::vector<nb::object> paths(after.n_leaves()), ref_path(after.n_refs());
-  std::vector<bool> defined(after.n_refs(), false);
-  nb::tuple known = ref_paths(before);
+  std::vector<nb::object> paths(after.n_leaves()), ref_path;
+  std::vector<bool> defined(after.n_refs(), false), changed(before.n_refs(), false);
+  for (const AttributeChange &set : effects.sets) changed[set.ref] = true;
+  ref_path = paths_of_references(before, changed);
+  ref_path.resize(after.n_refs());
+  nb::tuple known = leaf_paths(before);
   auto expression = [&](uint32_t begin, const nb::list &base) {
     struct Level {
       const Item *item;
@@ -294,11 +298,6 @@ std::vector<nb::object> after_paths(const Effects &effects) {
       if (item.op >= Op::Tuple) levels.push_back({&item, 0});
     }
   };
-  std::vector<uint32_t> order;
-  for (uint32_t r = 0; r < effects.n_known(); ++r) {
-    ref_path[r] = known[r];
-    order.push_back(r);
-  }
   auto define = [&](uint32_t r) {
     const RefDef &ref = after.refs[r];
     if (ref.kind == Kind::Variable) {
@@ -307,6 +306,7 @@ std::vector<nb::object> after_paths(const Effects &effects) {
     }
     PyObject *transparent = node_type(after.ref_type(r))->transparent.ptr();
     for (uint32_t c = 0; c < ref.n_children; ++c) {
+      if (!ref_path[r].is_valid()) break;
       nb::list base;
       for (nb::handle key : ref_path[r]) base.append(key);
       PyObject *key = py::tuple_item(after.constant(ref.keys), static_cast<Py_ssize_t>(c));
@@ -314,8 +314,9 @@ std::vector<nb::object> after_paths(const Effects &effects) {
       expression(after.child_items[ref.children + c], base);
     }
   };
-  for (uint32_t r : order) define(r);
-  for (uint32_t r = 0; r < effects.n_known(); ++r) defined[r] = true;
+  for (uint32_t r = 0; r < effects.n_known(); ++r) {
+    if (changed[r]) define(r);
+  }
   nb::list root_base;
   expression(after.root_begin, root_base);
   // New references get their path from whoever reaches them first; one pass per generation of new references.
@@ -326,6 +327,9 @@ std::vector<nb::object> after_paths(const Effects &effects) {
       defined[r] = progress = true;
       define(r);
     }
+  }
+  for (uint32_t leaf = 0; leaf < after.n_leaves(); ++leaf) {
+    if (effects.input_of[leaf] != kNone) paths[leaf] = known[effects.input_of[leaf]];
   }
   return paths;
 }

@@ -107,7 +107,13 @@ class Traversal {
       return;
     }
     PyObject *key = py::tuple_item(frame.keys, static_cast<Py_ssize_t>(child));
-    if (key != frame.transparent) path_.push_back(nb::borrow<nb::object>(key));
+    if (!is_transparent(key, frame.transparent)) path_.push_back(nb::borrow<nb::object>(key));
+  }
+
+  // Names are mostly interned, but strings made at run time are not.
+  static bool is_transparent(PyObject *key, PyObject *transparent) {
+    if (key == transparent || transparent == nullptr) return key == transparent;
+    return PyUnicode_Check(key) && PyUnicode_Compare(key, transparent) == 0;
   }
 
   const GraphDef &def_;
@@ -334,8 +340,6 @@ void validate(const GraphDef &def) {
     }
     return at;
   };
-  uint32_t cursor = 0;
-  std::vector<std::pair<uint32_t, uint32_t>> spans;
   for (uint32_t r = 0; r < def.n_refs(); ++r) {
     const RefDef &ref = def.refs[r];
     require(has_kind(ref.type, ConstantKind::Type) && PyType_Check(def.constant(ref.type)), "node type");
@@ -355,7 +359,7 @@ void validate(const GraphDef &def) {
     for (uint32_t c = 0; c < ref.n_children; ++c) {
       uint32_t begin = def.child_items[ref.children + c];
       require(begin < def.root_begin, "attribute out of range");
-      spans.emplace_back(begin, end_of(begin));
+      end_of(begin);
     }
   }
   for (bool seen : leaf_seen) require(seen, "leaf without a place");
@@ -364,7 +368,17 @@ void validate(const GraphDef &def) {
     const Item &root = def.items[def.root_begin];
     require(root.op == Op::Tuple && root.n == 2 && def.items[def.root_begin + 1].op == Op::Tuple, "call root");
   }
-  (void)cursor;
+}
+
+// Attribute names come out of a pickle as strings of their own; guards compare them by pointer.
+nb::object interned(const nb::object &keys) {
+  std::vector<nb::object> names;
+  for (nb::handle key : keys) {
+    PyObject *name = nb::borrow<nb::object>(key).release().ptr();
+    if (py::is_exact(name, &PyUnicode_Type)) PyUnicode_InternInPlace(&name);
+    names.push_back(nb::steal<nb::object>(name));
+  }
+  return to_tuple(names);
 }
 
 nb::object unpickle(const nb::tuple &state) {
@@ -402,6 +416,9 @@ nb::object unpickle(const nb::tuple &state) {
   require(nb::isinstance<nb::tuple>(state[8]), "constants");
   for (nb::handle constant : nb::borrow<nb::tuple>(state[8])) def.constants.push_back(nb::borrow<nb::object>(constant));
   validate(def);
+  for (size_t i = 0; i < def.constants.size(); ++i) {
+    if (def.constant_kinds[i] == ConstantKind::Keys) def.constants[i] = interned(def.constants[i]);
+  }
   size_t statics = 0;
   for (size_t i = 0; i < def.constants.size(); ++i) {
     if (def.constant_kinds[i] == ConstantKind::Static)
@@ -638,38 +655,45 @@ GraphDef &graphdef_of(nb::handle object) {
   return *nb::inst_ptr<GraphDef>(object);
 }
 
-Paths compute_paths(const GraphDef &def) {
-  Paths paths;
-  paths.leaves.resize(def.n_leaves());
-  paths.refs.resize(def.n_refs());
-  Traversal walk(def);
-  walk.run([&](const Item &item, bool first) {
-    if (item.op == Op::Leaf) paths.leaves[item.n] = walk.path_tuple();
-    if (item.op == Op::Ref && first) {
-      paths.refs[item.n] = walk.path_tuple();
-      if (def.refs[item.n].kind == Kind::Variable) paths.leaves[def.refs[item.n].leaf] = paths.refs[item.n];
-    }
-  });
-  nb::object nowhere = nb::make_tuple();
-  for (auto *list : {&paths.leaves, &paths.refs}) {
-    for (nb::object &path : *list) {
-      if (!path.is_valid()) path = nowhere;
-    }
-  }
-  return paths;
-}
-
 nb::tuple leaf_paths(const GraphDef &def) {
   if (!def.paths_cache.is_valid()) {
-    Paths paths = compute_paths(def);
-    def.paths_cache = to_tuple(paths.leaves);
-    def.ref_paths_cache = to_tuple(paths.refs);
+    std::vector<nb::object> paths(def.n_leaves(), nb::make_tuple());
+    Traversal walk(def);
+    walk.run([&](const Item &item, bool first) {
+      if (item.op == Op::Leaf) paths[item.n] = walk.path_tuple();
+      if (item.op == Op::Ref && first && def.refs[item.n].kind == Kind::Variable) {
+        paths[def.refs[item.n].leaf] = walk.path_tuple();
+      }
+    });
+    def.paths_cache = to_tuple(paths);
   }
   return nb::borrow<nb::tuple>(def.paths_cache);
 }
 
+std::vector<nb::object> paths_of_references(const GraphDef &def, const std::vector<bool> &wanted) {
+  std::vector<nb::object> paths(def.n_refs());
+  Traversal walk(def);
+  walk.run([&](const Item &item, bool first) {
+    if (item.op == Op::Ref && first && wanted[item.n]) paths[item.n] = walk.path_tuple();
+  });
+  return paths;
+}
+
+nb::object path_of_reference(const GraphDef &def, uint32_t ref) {
+  std::vector<bool> wanted(def.n_refs(), false);
+  wanted.at(ref) = true;
+  nb::object path = paths_of_references(def, wanted)[ref];
+  return path.is_valid() ? path : nb::make_tuple();
+}
+
 nb::tuple ref_paths(const GraphDef &def) {
-  leaf_paths(def);
+  if (!def.ref_paths_cache.is_valid()) {
+    std::vector<nb::object> paths = paths_of_references(def, std::vector<bool>(def.n_refs(), true));
+    for (nb::object &path : paths) {
+      if (!path.is_valid()) path = nb::make_tuple();
+    }
+    def.ref_paths_cache = to_tuple(paths);
+  }
   return nb::borrow<nb::tuple>(def.ref_paths_cache);
 }
 

@@ -82,14 +82,13 @@ GraphDef &graphdef_of(nb::handle object);
 
 bool constant_equal(ConstantKind kind, PyObject *a, PyObject *b);
 
-// The paths of leaves and references in canonical order: the first way each was reached.
-struct Paths {
-  std::vector<nb::object> leaves;
-  std::vector<nb::object> refs;
-};
-Paths compute_paths(const GraphDef &def);
+// The paths of leaves and of references in canonical order: the first way each was reached. Computed apart, because in a
+// deep graph the paths of all references are long even where those of the leaves are few.
 nb::tuple leaf_paths(const GraphDef &def);
 nb::tuple ref_paths(const GraphDef &def);
+// The path of each of `wanted` (true by reference id); the others stay null.
+std::vector<nb::object> paths_of_references(const GraphDef &def, const std::vector<bool> &wanted);
+nb::object path_of_reference(const GraphDef &def, uint32_t ref);
 
 // (path, value here, value there) of the first difference; none if equal.
 nb::object first_difference(const GraphDef &a, const GraphDef &b);

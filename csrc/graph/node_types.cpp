@@ -99,13 +99,15 @@ Kind kind_of_instance(PyObject *object) {
   return Kind::Static;
 }
 
+// Entries stay where they are as long as their type lives: others hold them by pointer. Describing a type runs Python, so
+// another thread, or the described type's own code, may have made the entry meanwhile.
 const NodeType *remember(PyTypeObject *type, std::unique_ptr<NodeType> info) {
+  if (const NodeType *known = known_type(type)) return known;
   nb::object watcher = py::checked(PyWeakref_NewRef(
       reinterpret_cast<PyObject *>(type), nb::cpp_function([type](nb::handle) { table().erase(type); }).ptr()));
-  Entry &entry = table()[type];
-  entry.info = std::move(info);
-  entry.watcher = std::move(watcher);
-  return entry.info.get();
+  auto [place, fresh] = table().try_emplace(type, Entry{std::move(info), std::move(watcher)});
+  (void)fresh;
+  return place->second.info.get();
 }
 
 std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
@@ -130,13 +132,13 @@ std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
 void register_node_type(nb::handle type, nb::object flatten, nb::object create, nb::object set_key,
                         nb::object pop_key) {
   if (!PyType_Check(type.ptr())) throw nb::type_error("register_node_type: the first argument must be a type");
-  auto info = std::make_unique<NodeType>();
+  // A type met before its registration has an entry, which others may hold: it changes in place.
+  auto *info = const_cast<NodeType *>(node_type(reinterpret_cast<PyTypeObject *>(type.ptr())));
   info->kind = Kind::Custom;
   info->flatten = std::move(flatten);
   info->create = std::move(create);
   info->set_key = std::move(set_key);
   info->pop_key = std::move(pop_key);
-  remember(reinterpret_cast<PyTypeObject *>(type.ptr()), std::move(info));
 }
 
 }  // namespace

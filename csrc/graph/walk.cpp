@@ -65,6 +65,12 @@ std::string type_name(PyObject *value) {
   return nb::borrow<nb::str>(name).c_str();
 }
 
+// Says where in the graph a user's function failed.
+void add_path_note(nb::python_error &error, const nb::object &path) {
+  nb::object note = settings().graph_error("could not be walked", path, false);
+  nb::borrow<nb::object>(error.value()).attr("add_note")(nb::str(note));
+}
+
 }  // namespace
 
 std::shared_ptr<const KeyOrder> key_order(PyObject *dict) {
@@ -112,7 +118,8 @@ void Walker::add_static(PyObject *value) {
         current_path(),
         "holds a static value of type '" + type_name(value) +
             "' that is not hashable; use a hashable value (a tuple instead of a set or bytearray, a frozen "
-            "dataclass), or wrap arrays and state in a Variable");
+            "dataclass), or wrap arrays and state in a Variable",
+                      ErrorKind::Static);
   }
   static_hash_ = mix(static_hash_, hash);
   scratch_.push_back({Op::Static, 0, add_constant(ConstantKind::Static, std::move(held))});
@@ -123,11 +130,11 @@ void Walker::open(const Frame &frame) {
   // A container that holds itself has no end. Looking for it at every power of two keeps the check out of normal walks
   // and linear in deep ones.
   if (frame.ref == kNone && depth >= 1024 && (depth & (depth - 1)) == 0) {
-    for (const Frame &outer : frames_) {
-      if (outer.ref == kNone && outer.object == frame.object) {
-        raise_graph_error(nb::tuple(path_prefix_),
-                          "is a plain container that contains itself; use weft.List or weft.Dict, "
-                          "which are nodes with identity");
+    for (size_t i = 0; i < frames_.size(); ++i) {
+      if (frames_[i].ref == kNone && frames_[i].object == frame.object) {
+        raise_graph_error(path_to(i),
+                          "is a plain container that contains itself; use weft.List or weft.Dict, which are nodes with "
+                          "identity");
       }
     }
   }
@@ -225,11 +232,17 @@ void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
     nb::object dict = py::instance_dict(value);
     open_dict(dict.ptr(), Op::Dict, ref, info->transparent.ptr(), false);
   } else {
-    nb::object parts = info->flatten(nb::borrow<nb::object>(value));
     nb::dict children;
-    for (nb::handle entry : nb::object(parts[0])) children[nb::object(entry[0])] = nb::object(entry[1]);
-    nb::object extra = parts[1];
-    static_hash_ = mix(static_hash_, static_cast<size_t>(static_hash(extra.ptr())));
+    nb::object extra;
+    try {
+      nb::object parts = info->flatten(nb::borrow<nb::object>(value));
+      for (nb::handle entry : nb::object(parts[0])) children[nb::object(entry[0])] = nb::object(entry[1]);
+      extra = parts[1];
+      static_hash_ = mix(static_hash_, static_cast<size_t>(static_hash(extra.ptr())));
+    } catch (nb::python_error &error) {
+      add_path_note(error, current_path());
+      throw;
+    }
     uint32_t constant = add_constant(ConstantKind::Static, extra);
     def_->refs[ref].extra = constant;
     open_dict(children.ptr(), Op::Dict, ref, nullptr, false);
@@ -356,12 +369,16 @@ void Walker::finish() {
   def_->finish(static_hash_);
 }
 
-nb::object Walker::current_path() const {
+nb::object Walker::current_path() const { return path_to(frames_.size()); }
+
+// Path to what the frame `end` walks; with all frames, to the child being visited.
+nb::object Walker::path_to(size_t end) const {
   nb::list path;
   nb::object prefix = path_prefix_;
-  if (known_ref_ != kNone) prefix = ref_paths(*known_def_)[known_ref_];
+  if (known_ref_ != kNone) prefix = path_of_reference(*known_def_, known_ref_);
   for (nb::handle key : prefix) path.append(key);
-  for (const Frame &frame : frames_) {
+  for (size_t i = 0; i < end; ++i) {
+    const Frame &frame = frames_[i];
     if (frame.next == 0) continue;
     uint32_t child = frame.next - 1;
     nb::object key = frame.keys != nullptr

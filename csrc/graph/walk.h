@@ -76,6 +76,7 @@ class Walker {
   void close(const Frame &frame);
   uint32_t add_constant(ConstantKind kind, nb::object value);
   nb::object current_path() const;
+  nb::object path_to(size_t end) const;
 
   GraphDef *def_;  // inside `graphdef`
   const GraphDef *known_def_ = nullptr;
