@@ -40,7 +40,8 @@ PyObject *unflatten_outputs(PyObject *, PyObject *const *args, Py_ssize_t count)
   return nullptr;
 }
 
-PyMethodDef unflatten_method = {"_unflatten_outputs", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(unflatten_outputs)),
+PyMethodDef unflatten_method = {"_unflatten_outputs",
+                                reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(unflatten_outputs)),
                                 METH_FASTCALL, "Rebuild an Outputs from its effects and leaves."};
 
 int traverse(PyObject *self, visitproc visit, void *arg) {
@@ -60,9 +61,8 @@ int clear(PyObject *self) {
   return 0;
 }
 
-PyType_Slot slots[] = {{Py_tp_traverse, reinterpret_cast<void *>(traverse)},
-                       {Py_tp_clear, reinterpret_cast<void *>(clear)},
-                       {0, nullptr}};
+PyType_Slot slots[] = {
+    {Py_tp_traverse, reinterpret_cast<void *>(traverse)}, {Py_tp_clear, reinterpret_cast<void *>(clear)}, {0, nullptr}};
 
 nb::object none_if_null(const nb::object &object) { return object.is_valid() ? object : nb::none(); }
 
@@ -93,7 +93,8 @@ void bind_outputs(nb::module_ &m) {
   m.def("_flatten_outputs", [](const Outputs &outputs) {
     return nb::make_tuple(none_if_null(outputs.leaves), none_if_null(outputs.effects));
   });
-  m.attr("_unflatten_outputs") = py::checked(PyCFunction_NewEx(&unflatten_method, nullptr, nb::object(m.attr("__name__")).ptr()));
+  m.attr("_unflatten_outputs") =
+      py::checked(PyCFunction_NewEx(&unflatten_method, nullptr, nb::object(m.attr("__name__")).ptr()));
 }
 
 }  // namespace weft

@@ -43,7 +43,8 @@ class Comparer {
   void reference(uint32_t r) {
     const RefDef &was = before_.refs[r], &is = after_.refs[r];
     if (before_.constant(was.type) != after_.constant(is.type)) {
-      raise_graph_error(path_of_reference(before_, r), "changed its class inside a transform, which cannot be carried over");
+      raise_graph_error(path_of_reference(before_, r),
+                        "changed its class inside a transform, which cannot be carried over");
     }
     if (was.kind == Kind::Variable) {
       if (!continues(was.leaf, is.leaf)) effects_.changed_values.push_back(r);
@@ -169,8 +170,8 @@ void scatter_values(const Effects &effects, const std::vector<nb::object> &refs,
   }
 }
 
-// True if every changed Variable was made outside any transform and receives a concrete array, which a transform would not
-// have produced: asking JAX for the current trace costs more than looking.
+// True if every changed Variable was made outside any transform and receives a concrete array, which a transform would
+// not have produced: asking JAX for the current trace costs more than looking.
 bool surely_top_level(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &out_leaves) {
   const Settings &s = settings();
   auto *concrete = reinterpret_cast<PyTypeObject *>(s.concrete_array.ptr());
@@ -258,8 +259,8 @@ nb::object apply_structure(const Effects &effects, const std::vector<nb::object>
 
 // ---- descriptions for Python ----------------------------------------------------------------------------------------
 
-// Paths of the leaves of `after`: those that continue an input by its path, new ones below the attribute that was set, the
-// result's by position.
+// Paths of the leaves of `after`: those that continue an input by its path, new ones below the attribute that was set,
+// the result's by position.
 std::vector<nb::object> after_paths(const Effects &effects) {
   const GraphDef &before = effects.before_def(), &after = effects.after_def();
   std::vector<nb::object> paths(after.n_leaves()), ref_path;

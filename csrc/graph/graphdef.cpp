@@ -305,9 +305,11 @@ void validate(const GraphDef &def) {
         require(item.n < def.n_refs(), "reference out of range");
         break;
       case Op::Static:
-        require(has_kind(item.constant, ConstantKind::Static), "static out of range");
+        require(item.n == 0 && has_kind(item.constant, ConstantKind::Static), "static out of range");
         break;
       case Op::None:
+        require(item.n == 0, "None with children");
+        break;
       case Op::Tuple:
       case Op::List:
         break;
@@ -348,12 +350,13 @@ void validate(const GraphDef &def) {
       require(
           ref.extra == kNone || (has_kind(ref.extra, ConstantKind::Metadata) && PyDict_Check(def.constant(ref.extra))),
           "metadata");
-      require(ref.n_children == 0, "variable with children");
+      require(ref.keys == kNone && ref.children == 0 && ref.n_children == 0, "variable with children");
       take_leaf(ref.leaf, r);
       continue;
     }
     require(ref.kind == Kind::Object || ref.kind == Kind::Custom, "node kind");
-    require(ref.kind != Kind::Custom || has_kind(ref.extra, ConstantKind::Static), "static part");
+    require(ref.leaf == kNone, "node with a value");
+    require(ref.kind == Kind::Custom ? has_kind(ref.extra, ConstantKind::Static) : ref.extra == kNone, "static part");
     require(is_keys(ref.keys, ref.n_children, ConstantKind::Keys), "attribute names");
     require(static_cast<uint64_t>(ref.children) + ref.n_children <= def.child_items.size(), "attribute table");
     for (uint32_t c = 0; c < ref.n_children; ++c) {

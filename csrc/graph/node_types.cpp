@@ -99,8 +99,8 @@ Kind kind_of_instance(PyObject *object) {
   return Kind::Static;
 }
 
-// Entries stay where they are as long as their type lives: others hold them by pointer. Describing a type runs Python, so
-// another thread, or the described type's own code, may have made the entry meanwhile.
+// Entries stay where they are as long as their type lives: others hold them by pointer. Describing a type runs Python,
+// so another thread, or the described type's own code, may have made the entry meanwhile.
 const NodeType *remember(PyTypeObject *type, std::unique_ptr<NodeType> info) {
   if (const NodeType *known = known_type(type)) return known;
   nb::object watcher = py::checked(PyWeakref_NewRef(

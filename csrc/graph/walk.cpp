@@ -119,7 +119,7 @@ void Walker::add_static(PyObject *value) {
         "holds a static value of type '" + type_name(value) +
             "' that is not hashable; use a hashable value (a tuple instead of a set or bytearray, a frozen "
             "dataclass), or wrap arrays and state in a Variable",
-                      ErrorKind::Static);
+        ErrorKind::Static);
   }
   static_hash_ = mix(static_hash_, hash);
   scratch_.push_back({Op::Static, 0, add_constant(ConstantKind::Static, std::move(held))});

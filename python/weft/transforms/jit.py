@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import jax
-import numpy as np
 from jax._src import util as jax_util
+from jax._src.array import ArrayImpl
 
 from weft import _core, spmd
 from weft.errors import GraphError
@@ -56,7 +56,10 @@ class JitWrapped(Protocol, Generic[P, R_co]):
 
     __wrapped__: Callable[..., Any]
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the compiled function."""
+        ...
+
     @overload
     def __get__(self, instance: None, owner: Any, /) -> JitWrapped[P, R_co]: ...
     @overload
@@ -147,8 +150,8 @@ class _Options:
         both = (self.static[0] & self.donated[0], self.static[1] & self.donated[1])
         if any(both):
             raise ValueError(
-                f"jit: arguments {sorted(map(str, both[0] | both[1]))} are both static and donated; "
-                f"a static argument has no buffer to donate."
+                f"jit: arguments {sorted(map(str, both[0] | both[1]))} are both static and "
+                f"donated; a static argument has no buffer to donate."
             )
         self.donate_state = bool(settings["donate_state"])
         self.constrain_state = settings["constrain_state"]
@@ -181,14 +184,17 @@ def _copy(array: Any) -> Any:
     return array.copy() if isinstance(array, jax.Array) else array
 
 
+def _is_deleted(leaf: Any) -> bool:
+    return isinstance(leaf, ArrayImpl) and leaf.is_deleted()
+
+
 def _is_jax_value(value: Any) -> bool:
-    if isinstance(value, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
-        return True
-    if hasattr(value, "__jax_array__"):
-        return True
-    # A Variable may hold a pytree, whose leaves count.
-    leaves = jax.tree_util.tree_leaves(value)
-    return not (len(leaves) == 1 and leaves[0] is value) and all(map(_is_jax_value, leaves))
+    try:
+        # A Variable may hold a pytree, whose leaves count.
+        jax.tree_util.tree_map(jax.api_util.shaped_abstractify, value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class _Compiler:
@@ -228,9 +234,10 @@ class _Compiler:
                     return self._caused(
                         error,
                         TypeError(
-                            f"{argument_label(self.function, path)} is a {type(leaf).__name__!r}, which is "
-                            f"not a valid JAX type. Pass an array, a scalar, a graph node or a container "
-                            f"of those, or name the argument in static_argnums or static_argnames."
+                            f"{argument_label(self.function, path)} is a {type(leaf).__name__!r}, which "
+                            f"is not a valid JAX type. Pass an array, a scalar, a graph node or a "
+                            f"container of those, or name the argument in static_argnums or "
+                            f"static_argnames."
                         ),
                     )
         if isinstance(error, RuntimeError):
@@ -243,14 +250,15 @@ class _Compiler:
                     return self._caused(
                         error,
                         RuntimeError(
-                            f"{argument_label(self.function, path)} holds an array that has been deleted, "
-                            f"as happens to a buffer donated to an earlier call. Keep using what that "
-                            f"call returned or wrote back, or copy the array before donating it."
+                            f"{argument_label(self.function, path)} holds an array that has been "
+                            f"deleted, as happens to a buffer donated to an earlier call. Keep using "
+                            f"what that call returned or wrote back, or copy the array before "
+                            f"donating it."
                         ),
                     )
         return None
 
-    # -- the rest of the wrapped function's interface ------------------------------------------------
+    # -- the rest of the wrapped function's interface ----------------------------------------------
 
     @property
     def retraces(self) -> tuple[Retrace, ...]:
@@ -280,7 +288,7 @@ class _Compiler:
         if dispatcher is not None:
             dispatcher._clear_plans()
 
-    # -- tracing -----------------------------------------------------------------------------------
+    # -- tracing ---------------------------------------------------------------------------------
 
     def _collect(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -355,7 +363,7 @@ class _Compiler:
         """What `in_shardings` says about each leaf; None where it says nothing."""
         if self.options.in_shardings is _UNSPECIFIED:
             return None
-        (args, kwargs), refs = _core.unflatten(graphdef, leaves)
+        (args, kwargs), _ = _core.unflatten(graphdef, leaves)
         call = Call.collect("jit", self.function, args, kwargs, self.options.static[0])
         args = tuple(None if i in self.options.static[0] else a for i, a in enumerate(args))
         prefix = self.options.in_shardings
@@ -369,8 +377,9 @@ class _Compiler:
                 sharding = self._sharding_of(call, leaf, entry)
                 if spread[leaf] is not None and sharding is not None and spread[leaf] != sharding:
                     raise ValueError(
-                        f"jit: in_shardings gives {call.label(leaf)}, which is shared between arguments, "
-                        f"two shardings: {spread[leaf]} and {sharding}. Give both arguments the same."
+                        f"jit: in_shardings gives {call.label(leaf)}, which is shared between "
+                        f"arguments, two shardings: {spread[leaf]} and {sharding}. Give both "
+                        f"arguments the same."
                     )
                 spread[leaf] = sharding if spread[leaf] is None else spread[leaf]
         return tuple(spread)
@@ -528,22 +537,23 @@ def jit(
 ) -> JitWrapped[P, R]:
     """Compile a function whose arguments and results may be or contain graph nodes.
 
-    Over `jax.jit`. What `fun` changes in its arguments reaches the caller's own objects; nodes in the
-    result that were arguments are those very objects. The function is traced again only if the
+    Over `jax.jit`. What `fun` changes in its arguments reaches the caller's own objects; nodes in
+    the result that were arguments are those very objects. The function is traced again only if the
     structure (including static attributes), a static argument, or the shape, dtype, weak type or
     sharding of an array is new; never because other objects of the same structure are passed.
 
     Args:
         fun: function to compile; a method, and ``__init__``, too.
         in_shardings: sharding, `jax.sharding.PartitionSpec`, `StateSharding` or None for each
-            positional argument, or a pytree prefix of them. A node's entry holds for all its leaves,
-            which keep it on the way out.
+            positional argument, or a pytree prefix of them. A node's entry holds for all its
+            leaves, which keep it on the way out.
         out_shardings: the same for the result.
-        static_argnums: positions of arguments that are compile-time constants; they must be hashable.
+        static_argnums: positions of arguments that are compile-time constants, which must be
+            hashable.
         static_argnames: names of such arguments. If only one of the two is given, the other follows
             from the signature.
-        donate_argnums: positions of arguments whose buffers the call may reuse. For a node these are
-            all leaves it reaches; it holds new arrays afterwards, also where nothing changed.
+        donate_argnums: positions of arguments whose buffers the call may reuse. For a node these
+            are all leaves it reaches; it holds new arrays afterwards, also where nothing changed.
         donate_argnames: names of such arguments.
         keep_unused: keep arguments in the compiled program that `fun` does not use.
         device: the device to run on, as in `jax.jit`.

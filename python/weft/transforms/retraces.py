@@ -39,7 +39,8 @@ class Retrace:
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.function} traced again: {self.path}: {_shown(self.before)} -> {_shown(self.after)}"
+        change = f"{_shown(self.before)} -> {_shown(self.after)}"
+        return f"{self.function} traced again: {self.path}: {change}"
 
 
 def _shown(value: Any) -> str:
