@@ -305,9 +305,8 @@ class _Compiler:
         path, reason = getattr(error, "path", None), getattr(error, "reason", None)
         if path is None or reason is None:
             return None
-        return self._caused(
-            error, GraphError(f"{argument_label(self.function, tuple(path))} {reason}")
-        )
+        better = type(error)(f"{argument_label(self.function, tuple(path))} {reason}")
+        return self._caused(error, better)
 
     @staticmethod
     def _caused(error: Exception, better: Exception) -> Exception:
