@@ -134,7 +134,9 @@ def same_static(a: Any, b: Any) -> bool:
                 _closure(a), _closure(b)
             )
         case functools.partial():
-            return all(same_static(getattr(a, p), getattr(b, p)) for p in ("func", "args", "keywords"))
+            return all(
+                same_static(getattr(a, p), getattr(b, p)) for p in ("func", "args", "keywords")
+            )
         case tuple():
             return len(a) == len(b) and all(map(same_static, a, b))
         case dict():

@@ -1,0 +1,326 @@
+"""User code that runs in the middle of the engine's work may do anything, and crashes nothing.
+
+Each test lets a callback change or walk the very graph being worked on. The engine may refuse
+with an exception or carry on with what it has seen; afterwards the graph must be sound and usable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import weft as nnx
+
+from .faults import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Callbacks also run while JAX traces. What they put into the graph is made beforehand, as anything made
+# there would belong to that trace.
+STOCK: list[Any] = []
+
+
+class Node(nnx.Module):
+    """A plain module."""
+
+
+class Trigger:
+    """A static that runs a callback when compared or hashed."""
+
+    def __init__(self) -> None:
+        self.run: Callable[[], Any] | None = None
+        self.depth = 0
+
+    def _fire(self) -> None:
+        if self.run is not None and self.depth < 3:
+            self.depth += 1
+            try:
+                self.run()
+            finally:
+                self.depth -= 1
+
+    def __eq__(self, other: object) -> bool:
+        self._fire()
+        return isinstance(other, Trigger)
+
+    def __hash__(self) -> int:
+        self._fire()
+        return 1
+
+
+class Basket:
+    """A pytree that runs a callback when flattened or rebuilt."""
+
+    def __init__(self, inner: Any, trigger: Trigger) -> None:
+        self.inner = inner
+        self.trigger = trigger
+
+
+def _flatten(basket: Basket) -> tuple[tuple[Any], Trigger]:
+    basket.trigger._fire()
+    return (basket.inner,), basket.trigger
+
+
+def _unflatten(trigger: Trigger, children: tuple[Any]) -> Basket:
+    trigger._fire()
+    return Basket(children[0], trigger)
+
+
+jax.tree_util.register_pytree_node(Basket, _flatten, _unflatten)
+
+
+class Crate:
+    """A user's node whose functions run a callback."""
+
+    def __init__(self, trigger: Trigger) -> None:
+        self.trigger = trigger
+        self.items: dict[str, Any] = {}
+
+
+def _flatten_crate(crate: Crate) -> tuple[Any, Trigger]:
+    crate.trigger._fire()
+    return list(crate.items.items()), crate.trigger
+
+
+def _set_crate(crate: Crate, key: str, value: Any) -> None:
+    crate.trigger._fire()
+    crate.items[key] = value
+
+
+def _pop_crate(crate: Crate, key: str) -> None:
+    crate.trigger._fire()
+    crate.items.pop(key, None)
+
+
+nnx.register_graph_node_type(
+    Crate, flatten=_flatten_crate, create=Crate, set_key=_set_crate, pop_key=_pop_crate
+)
+
+
+def make(trigger: Trigger) -> Node:
+    STOCK[:] = [nnx.Param(jnp.ones(2)) for _ in range(300)]
+    model = Node()
+    model.a = nnx.Param(jnp.ones(2))
+    model.b = Basket(nnx.Param(jnp.ones(2)), trigger)
+    model.c = Crate(trigger)
+    model.c.items["x"] = nnx.Param(jnp.ones(2))
+    model.d = trigger
+    model.layers = nnx.List([nnx.Dict(w=nnx.Param(jnp.ones(2))) for _ in range(4)])
+    model.plain = [nnx.Param(jnp.ones(2)) for _ in range(4)]
+    model.z = nnx.BatchStat(jnp.zeros(2))
+    return model
+
+
+def add(model: Node) -> None:
+    vars(model)["added"] = STOCK[0]
+
+
+def remove(model: Node) -> None:
+    for name in ("a", "plain", "z"):
+        vars(model).pop(name, None)
+
+
+def clear(model: Node) -> None:
+    vars(model).clear()
+
+
+def shrink(model: Node) -> None:
+    if hasattr(model, "layers") and hasattr(model.layers, "_items"):
+        model.layers._items.clear()
+    if type(getattr(model, "plain", None)) is list:
+        model.plain.clear()
+
+
+def grow(model: Node) -> None:
+    vars(model).update({f"n{i}": STOCK[i] for i in range(100)})
+    if type(getattr(model, "plain", None)) is list:
+        model.plain.extend(STOCK[100:200])
+
+
+def replace(model: Node) -> None:
+    for i, name in enumerate(list(vars(model))):
+        vars(model)[name] = STOCK[i]
+
+
+def swap_dict(model: Node) -> None:
+    model.__dict__ = {"other": STOCK[0]}
+
+
+def empty_crate(model: Node) -> None:
+    if hasattr(model, "c"):
+        getattr(model.c, "items", {}).clear()
+
+
+def collect(model: Node) -> None:
+    gc.collect(1)
+
+
+def split_again(model: Node) -> None:
+    nnx.split(model)
+
+
+def update_again(model: Node) -> None:
+    nnx.update(model, nnx.state(model))
+
+
+def clear_caches(model: Node) -> None:
+    jax.clear_caches()
+
+
+MISCHIEF = [
+    add,
+    remove,
+    clear,
+    shrink,
+    grow,
+    replace,
+    swap_dict,
+    empty_crate,
+    collect,
+    split_again,
+    update_again,
+    clear_caches,
+]
+
+
+def bump(model: Node) -> Any:
+    if hasattr(model, "z"):
+        model.z.value = model.z.value + 1
+        return model.z.value
+    return jnp.zeros(2)
+
+
+step = nnx.jit(bump)
+
+OPERATIONS: dict[str, Callable[[Node], Any]] = {
+    "split": nnx.split,
+    "split by a predicate": lambda model: nnx.split(model, lambda p, v: True, ...),
+    "clone": nnx.clone,
+    "update": lambda model: nnx.update(model, nnx.state(model)),
+    "graphdef equality": lambda model: nnx.graphdef(model) == nnx.graphdef(make(model.d)),
+    "jit": lambda model: nnx.jit(bump)(model),
+    "hot jit": step,
+    "grad": lambda model: nnx.grad(lambda m: jnp.sum(bump(m)))(model),
+    "iterate": lambda model: list(nnx.iter_graph(model)),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("mischief", MISCHIEF)
+def test_callbacks_that_change_the_graph(operation: str, mischief: Callable[[Node], None]) -> None:
+    trigger = Trigger()
+    model = make(trigger)
+    if operation == "hot jit":
+        step(model)
+        step(model)
+    trigger.run = lambda: mischief(model)
+    # What is raised is up to the place where the change is noticed; crashing or hanging is not.
+    with contextlib.suppress(Exception):
+        OPERATIONS[operation](model)
+    trigger.run = None
+    nnx.merge(*nnx.split(model))
+    step(model)
+
+
+@pytest.mark.parametrize("mischief", MISCHIEF)
+def test_predicates_that_change_the_graph(mischief: Callable[[Node], None]) -> None:
+    model = make(Trigger())
+
+    def predicate(path: Any, value: Any) -> bool:
+        mischief(model)
+        return True
+
+    with contextlib.suppress(Exception):
+        nnx.split(model, predicate, ...)
+    with contextlib.suppress(Exception):
+        nnx.pop(model, predicate)
+    nnx.merge(*nnx.split(model))
+
+
+def test_a_jitted_function_may_call_itself_while_it_is_traced() -> None:
+    """On other structures, that is: with the same one it would never end, and JAX says so."""
+
+    @nnx.jit
+    def count(model: Any) -> Any:
+        model.w.value = model.w.value + 1
+        return 1 + (count(model.inner) if hasattr(model, "inner") else 0)
+
+    innermost = model = nnx.Dict(w=nnx.Param(jnp.zeros(())))
+    for _ in range(4):
+        model = nnx.Dict(w=nnx.Param(jnp.zeros(())), inner=model)
+    assert count(model) == 5
+    assert count(model) == 5
+    assert innermost.w.value == 2
+
+
+def test_endless_recursion_is_an_error_and_changes_nothing() -> None:
+    @nnx.jit
+    def forever(model: Any) -> Any:
+        model.w.value = model.w.value + 1
+        return forever(model)
+
+    model = nnx.Dict(w=nnx.Param(jnp.zeros(())))
+    with pytest.raises(RecursionError):
+        forever(model)
+    assert model.w.value == 0
+
+
+def test_a_comparison_may_call_the_function_whose_guards_run_it() -> None:
+    trigger = Trigger()
+    model = make(trigger)
+    other = make(Trigger())
+    step(model)
+    trigger.run = lambda: step(other)
+    step(model)
+    trigger.run = None
+    assert jnp.array_equal(model.z.value, jnp.full(2, 2.0))
+
+
+def test_an_unlucky_destructor_may_run_in_the_middle_of_a_scatter() -> None:
+    """Replacing the last reference to an object runs its destructor, which looks at the graph."""
+    model = make(Trigger())
+    seen = []
+
+    class Doomed(nnx.Module):
+        def __del__(self) -> None:
+            seen.append(sorted(vars(model)))
+            nnx.split(model)
+            with contextlib.suppress(nnx.TraceContextError):  # the stand-in dies during the trace
+                model.layers.append(STOCK[0])
+
+    @nnx.jit
+    def drop(model: Node) -> None:
+        model.doomed = 3
+        model.z.value = model.z.value + 1
+        model.late = model.a
+
+    model.doomed = Doomed()
+    drop(model)
+    gc.collect()
+    assert seen
+    assert model.doomed == 3
+    assert model.late is model.a
+    assert len(model.layers) == 5
+    nnx.split(model)
+
+
+def test_a_fault_while_a_fault_is_handled() -> None:
+    model = make(Trigger())
+
+    @nnx.jit
+    def fails(model: Node) -> None:
+        try:
+            raise Fault("first")
+        except Fault:
+            model.z.value = model.z.value + 1
+            raise KeyError("second") from None
+
+    with pytest.raises(KeyError, match="second"):
+        fails(model)
+    assert jnp.array_equal(model.z.value, jnp.zeros(2))

@@ -1,0 +1,146 @@
+"""Deep and large graphs: no limit but memory, and linear time."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import pytest
+
+import weft as nnx
+
+from .record import works_or_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEPTH = 100_000
+
+
+class Link(nnx.Module):
+    """One link of a chain."""
+
+
+def chain(depth: int) -> Link:
+    """Modules nested `depth` deep, a Variable at the innermost."""
+    inner = Link()
+    inner.w = nnx.Param(jnp.zeros(()))
+    for _ in range(depth):
+        outer = Link()
+        outer.inner = inner
+        inner = outer
+    return inner
+
+
+def innermost(link: Any) -> Any:
+    """The last module of a chain."""
+    while hasattr(link, "inner"):
+        link = link.inner
+    return link
+
+
+def test_100_000_nested_modules() -> None:
+    model = chain(DEPTH)
+    graphdef, state = nnx.split(model)
+    (path,) = dict(state.flat_state())
+    assert len(path) == DEPTH + 1
+    assert hash(graphdef) == hash(nnx.graphdef(model))
+    assert graphdef == nnx.graphdef(model)
+    copied = nnx.merge(graphdef, state)
+    assert innermost(copied).w.value is innermost(model).w.value
+
+    @nnx.jit
+    def step(model: Link) -> None:
+        last = innermost(model)
+        last.w.value = last.w.value + 1
+
+    step(model)
+    step(model)
+    assert innermost(model).w.value == 2
+    nnx.update(model, state)
+    assert innermost(model).w.value == 0
+    del copied, model, graphdef, state
+    gc.collect()
+
+
+def test_100_000_nested_plain_lists() -> None:
+    value: Any = nnx.Param(jnp.zeros(()))
+    for _ in range(DEPTH):
+        value = [value]
+    model = Link()
+    model.w = nnx.Param(jnp.zeros(()))
+    model.deep = value
+    with works_or_names("deep"):
+        nnx.merge(*nnx.split(model))
+
+
+def test_100_000_containers_in_a_row() -> None:
+    model: Any = nnx.List([])
+    for i in range(DEPTH):
+        model = nnx.List([model]) if i % 2 else nnx.Dict(x=model)
+    graphdef, state = nnx.split(model)
+    nnx.merge(graphdef, state)
+    del model, graphdef, state
+    gc.collect()
+
+
+def test_a_deep_graph_is_copied_pickled_and_shown_or_refused() -> None:
+    """Python's own copy and repr recurse, so a refusal is allowed; a crash is not."""
+    model = chain(20_000)
+    for operation in (repr, copy.deepcopy):
+        try:
+            operation(model)
+        except RecursionError:
+            continue
+
+
+def wide(n: int) -> nnx.List:
+    """A list of `n` Variables that share one array."""
+    array = jnp.zeros(())
+    return nnx.List([nnx.Param(array) for _ in range(n)])
+
+
+def seconds(operation: Callable[[], Any]) -> float:
+    """The least time of three runs."""
+    best = float("inf")
+    for _ in range(3):
+        gc.collect()
+        start = time.perf_counter()
+        operation()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+OPERATIONS: dict[str, Callable[[Any], Callable[[], Any]]] = {
+    "split": lambda model: lambda: nnx.split(model),
+    "split and merge": lambda model: lambda: nnx.merge(*nnx.split(model)),
+    "filters": lambda model: lambda: nnx.split(model, nnx.BatchStat, nnx.PathContains(7), ...),
+    "paths": lambda model: lambda: dict(nnx.state(model).flat_state()),
+    "update": lambda model: lambda: nnx.update(model, nnx.state(model)),
+    "hash": lambda model: lambda: hash(nnx.graphdef(model)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_time_grows_linearly_with_size(name: str) -> None:
+    """Eight times the size takes nowhere near 64 times as long."""
+    small, large = wide(5_000), wide(40_000)
+    ratio = seconds(OPERATIONS[name](large)) / seconds(OPERATIONS[name](small))
+    assert ratio < 32
+
+
+def test_time_grows_linearly_with_depth() -> None:
+    short, long = chain(2_000), chain(16_000)
+    ratio = seconds(lambda: nnx.split(long)) / seconds(lambda: nnx.split(short))
+    assert ratio < 32
+
+
+@pytest.mark.slow
+def test_a_million_leaves() -> None:
+    model = wide(1_000_000)
+    graphdef, state = nnx.split(model)
+    assert graphdef.num_leaves == 1_000_000
+    assert len(nnx.merge(graphdef, state)) == 1_000_000

@@ -1,0 +1,281 @@
+"""No tracer leaves a transform, and no object is changed across trace levels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import weft as nnx
+
+from .faults import Fault
+from .record import Record, assert_no_tracers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Model(nnx.Module):
+    """Some state, and an RNG stream."""
+
+    def __init__(self) -> None:
+        self.w = nnx.Param(jnp.ones(3))
+        self.stat = nnx.BatchStat(jnp.zeros(3))
+        self.sub = nnx.Dict(a=nnx.Param(jnp.ones(3)))
+        self.items = nnx.List([nnx.Param(jnp.ones(3))])
+        self.rngs = nnx.Rngs(0)
+
+
+def change_everything(model: Model, x: Any = 1.0) -> None:
+    model.stat.value = model.stat.value + x
+    model.w.value = model.w.value * x
+    model.sub.new = nnx.Param(model.w.value)
+    model.items.append(nnx.Param(model.stat.value))
+    model.bare = model.stat.value
+    model.plain = [model.w.value, {"k": nnx.Variable(x * model.w.value)}]
+    model.w.note = "changed"
+    model.rngs.default()
+
+
+def loss(model: Model, *rest: Any) -> Any:
+    change_everything(model)
+    return jnp.sum(model.w.value)
+
+
+def fail(model: Model, *rest: Any) -> Any:
+    change_everything(model)
+    raise Fault
+
+
+def carry_fail(carry: Any, model: Model) -> Any:
+    fail(model)
+
+
+STATE_AXES = {...: None}
+TRANSFORMS: dict[str, Callable[[Callable[..., Any]], Callable[[Model], Any]]] = {
+    "jit": nnx.jit,
+    "grad": nnx.grad,
+    "value_and_grad": nnx.value_and_grad,
+    "remat": nnx.remat,
+    "eval_shape": lambda f: lambda model: nnx.eval_shape(f, model),
+    "vmap": lambda f: (
+        lambda model: nnx.vmap(f, state_axes=STATE_AXES, split_rngs=False)(model, jnp.ones(2))
+    ),
+    "scan": lambda f: (
+        lambda model: nnx.scan(
+            lambda carry, model, x: (carry, f(model)), state_axes={}, split_rngs=False
+        )(0.0, model, jnp.ones(2))
+    ),
+    "cond": lambda f: lambda model: nnx.cond(jnp.array(True), f, f, model),
+    "jit of grad": lambda f: nnx.jit(nnx.grad(f)),
+    "grad of jit": lambda f: nnx.grad(nnx.jit(f)),
+    "jit of remat of grad": lambda f: nnx.jit(nnx.remat(nnx.grad(f))),
+    "grad of remat": lambda f: nnx.grad(nnx.remat(f)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_after_an_exception_no_tracer_is_reachable(name: str) -> None:
+    model = Model()
+    before = Record(model)
+    with pytest.raises(Fault):
+        TRANSFORMS[name](fail)(model)
+    before.assert_unchanged()
+
+
+FREE = [name for name in TRANSFORMS if name not in ("vmap", "scan", "cond", "eval_shape")]
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_after_success_no_tracer_is_reachable(name: str) -> None:
+    model = Model()
+    result = TRANSFORMS[name](loss)(model)
+    assert_no_tracers((model, result))
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_nothing_leaks_under_jaxs_own_leak_checker(name: str) -> None:
+    with jax.checking_leaks():
+        model = Model()
+        TRANSFORMS[name](loss)(model)
+        assert_no_tracers(model)
+
+
+def test_a_jitted_function_does_not_keep_tracers_through_its_cache() -> None:
+    """Statics of the structure that a trace leaves are remembered: none of them may be a tracer."""
+    step = nnx.jit(loss)
+    for _ in range(3):
+        step(Model())
+    assert_no_tracers(step)
+
+
+# --- TraceContextError ---------------------------------------------------------------------------
+
+
+def _set_attribute(model: Model) -> None:
+    model.new = 1
+
+
+def _delete_attribute(model: Model) -> None:
+    del model.stat
+
+
+def _set_value(model: Model) -> None:
+    model.w.value = jnp.zeros(3)
+
+
+def _set_raw_value(model: Model) -> None:
+    model.w.raw_value = jnp.zeros(3)
+
+
+def _add_in_place(model: Model) -> None:
+    model.w += 1
+
+
+def _set_metadata(model: Model) -> None:
+    model.w.note = 1
+
+
+def _replace_metadata(model: Model) -> None:
+    model.w._metadata = {}
+
+
+def _set_item(model: Model) -> None:
+    model.sub["b"] = 1
+
+
+def _set_dict_attribute(model: Model) -> None:
+    model.sub.b = 1
+
+
+def _delete_item(model: Model) -> None:
+    del model.sub["a"]
+
+
+def _append(model: Model) -> None:
+    model.items.append(1)
+
+
+def _set_list_item(model: Model) -> None:
+    model.items[0] = 1
+
+
+def _delete_list_item(model: Model) -> None:
+    del model.items[0]
+
+
+def _pop(model: Model) -> None:
+    model.items.pop()
+
+
+def _update(model: Model) -> None:
+    nnx.update(model, nnx.state(model))
+
+
+def _sow(model: Model) -> None:
+    model.sow(nnx.Intermediate, "x", 1.0)
+
+
+def _train(model: Model) -> None:
+    model.deterministic = False
+    model.eval()
+
+
+def _call_stream(model: Model) -> None:
+    model.rngs.default()
+
+
+def _set_through_vars(model: Model) -> None:
+    model.set_attributes(extra=1, raise_if_not_found=False)
+    model.other = 1
+
+
+WAYS = [
+    _set_attribute,
+    _delete_attribute,
+    _set_value,
+    _set_raw_value,
+    _set_metadata,
+    _replace_metadata,
+    _set_item,
+    _set_dict_attribute,
+    _delete_item,
+    _append,
+    _set_list_item,
+    _delete_list_item,
+    _pop,
+    _update,
+    _sow,
+    _train,
+    _call_stream,
+    _set_through_vars,
+]
+
+LEVELS: dict[str, Callable[[Callable[[], Any]], Any]] = {
+    "jax.jit": lambda f: jax.jit(f)(),
+    "jax.grad": lambda f: jax.grad(lambda x: (f(), x)[1])(1.0),
+    "jax.vmap": lambda f: jax.vmap(lambda x: (f(), x)[1])(jnp.ones(2)),
+    "weft.jit": lambda f: nnx.jit(f)(),
+    "weft.grad": lambda f: nnx.grad(lambda x: (f(), x)[1])(1.0),
+    "weft.remat": lambda f: nnx.remat(lambda x: (f(), x)[1])(1.0),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.strip("_"))
+def test_changing_captured_objects_is_refused(way: Callable[[Model], None], level: str) -> None:
+    model = Model()
+    before = Record(model)
+    with pytest.raises(nnx.TraceContextError, match=r"Cannot (mutate|call)"):
+        LEVELS[level](lambda: way(model))
+    before.assert_unchanged()
+    way(model)  # at its own level all of it is allowed
+
+
+def test_objects_made_inside_must_not_be_changed_outside() -> None:
+    kept: list[Any] = []
+
+    @nnx.jit
+    def make() -> None:
+        kept.append(Model())
+
+    make()
+    for way in (_set_attribute, _set_value, _append):
+        with pytest.raises(nnx.TraceContextError):
+            way(kept[0])
+
+
+def test_the_inner_objects_of_a_call_must_not_be_changed_afterwards() -> None:
+    kept: list[Any] = []
+
+    @nnx.jit
+    def keep(model: Model) -> None:
+        kept.append(model)
+
+    keep(Model())
+    with pytest.raises(nnx.TraceContextError):
+        _set_value(kept[0])
+
+
+def test_a_captured_object_can_still_be_read() -> None:
+    model = Model()
+    assert jnp.array_equal(nnx.jit(lambda: model.w.value + model.sub.a.value)(), jnp.full(3, 2.0))
+
+
+def test_an_outer_levels_object_is_refused_in_the_inner_level() -> None:
+    model = Model()
+
+    @nnx.jit
+    def outer(model: Model) -> Any:
+        def inner(x: Any) -> Any:
+            model.stat.value = x * model.stat.value
+            return x
+
+        return nnx.grad(inner)(1.0)
+
+    before = Record(model)
+    with pytest.raises(nnx.TraceContextError):
+        outer(model)
+    before.assert_unchanged()
