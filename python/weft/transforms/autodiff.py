@@ -111,6 +111,8 @@ class Selection:
                 found[position] = found[position] + value
 
         for (structure, described), tree in zip(self.arguments, trees, strict=True):
+            if tree is None:
+                continue
             try:
                 parts = structure.flatten_up_to(tree)
             except ValueError as error:

@@ -1,0 +1,246 @@
+"""Promises of cond, switch, while_loop and fori_loop."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import weft as nnx
+from tests.transforms.models import Block, assert_same, values
+
+
+def make():
+    return nnx.Dict(a=nnx.Param(jnp.array(1.0)), b=nnx.Param(jnp.array(2.0)))
+
+
+def grow(m, x):
+    m["a"].value = m["a"].value + x
+    return x
+
+
+def shrink(m, x):
+    m["b"].value = m["b"].value - x
+    return -x
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("pred", [False, True])
+def test_cond_runs_one_branch_by_reference(pred, jitted):
+    m, expected = make(), make()
+    a, b = m["a"], m["b"]
+
+    def run(m, pred):
+        return nnx.cond(pred, grow, shrink, m, jnp.array(3.0))
+
+    out = (nnx.jit(run) if jitted else run)(m, jnp.array(pred))
+    assert float(out) == (grow if pred else shrink)(expected, 3.0)
+    assert m["a"] is a
+    assert m["b"] is b
+    assert_same(values(m), values(expected))
+
+
+def test_cond_leaves_what_no_branch_changes_alone():
+    m = make()
+    b = m["b"].value
+    nnx.cond(True, grow, lambda m, x: x, m, 1.0)
+    assert m["b"].value is b
+
+
+def test_cond_may_only_read_nodes_of_another_trace_level():
+    m = make()
+    f = jax.jit(lambda p: nnx.cond(p, lambda m: m["a"].value, lambda m: m["b"].value, m))
+    assert (float(f(True)), float(f(False))) == (1.0, 2.0)
+
+
+def test_cond_with_equal_structure_changes():
+    def extend(value):
+        def f(m):
+            m["new"] = nnx.Param(jnp.array(value))
+            m.kind = "extended"
+            return m, m["a"]
+
+        return f
+
+    m = make()
+    returned, a = nnx.cond(jnp.array(False), extend(1.0), extend(2.0), m)
+    assert returned is m
+    assert a is m["a"]
+    assert float(m["new"].value) == 2.0
+    assert m.kind == "extended"
+
+
+def test_cond_draws_random_numbers_by_reference():
+    rngs = nnx.Rngs(0)
+    drawn = nnx.cond(
+        jnp.array(True), lambda r: jax.random.uniform(r()), lambda r: jnp.array(0.0), rngs
+    )
+    expected = jax.random.uniform(jax.random.fold_in(jax.random.key(0), 0))
+    assert float(drawn) == float(expected)
+    assert int(rngs.default.count.value) == 1
+
+
+def test_cond_is_differentiable():
+    def loss(m, p):
+        return nnx.cond(p, lambda m: m["a"].value ** 2, lambda m: m["b"].value ** 3, m)
+
+    grads = nnx.grad(loss)(make(), jnp.array(False))
+    assert float(grads["a"].value) == 0.0
+    assert float(grads["b"].value) == 12.0
+
+
+def test_cond_without_jit():
+    m = make()
+    with jax.disable_jit():
+        assert float(nnx.cond(jnp.array(True), grow, shrink, m, 3.0)) == 3.0
+    assert float(m["a"].value) == 4.0
+
+
+def note(m, x):
+    m.note = x if isinstance(x, str) else "noted"
+    return x
+
+
+def widen(m, x):
+    m["a"].value = jnp.ones(3)
+    return x
+
+
+def pair(m, x):
+    return x, x
+
+
+def wide(m, x):
+    return jnp.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (note, r"branches 0 \(grow\) and 1 \(note\) leave m\.note with different structure"),
+        (pair, r"leave the result with different structure"),
+        (wide, r"give the result different types: float32\[\] and float32\[2\]"),
+        (widen, r"give m\.a different types: float32\[\] and float32\[3\]"),
+    ],
+)
+def test_branches_that_disagree_are_a_clear_error(other, message):
+    m = make()
+    before, attributes = values(m), set(vars(m))
+    with pytest.raises(TypeError, match=message):
+        nnx.cond(True, grow, other, m, jnp.array(1.0))
+    assert_same(values(m), before)
+    assert set(vars(m)) == attributes
+
+
+@pytest.mark.parametrize("index", [-1, 0, 1, 2, 7])
+def test_switch_runs_one_branch_clamped(index):
+    m, expected = make(), make()
+    functions = [grow, shrink, lambda m, x: 2 * x]
+    out = nnx.switch(jnp.array(index), functions, m, jnp.array(3.0))
+    assert float(out) == functions[min(max(index, 0), 2)](expected, 3.0)
+    assert_same(values(m), values(expected))
+
+
+def test_switch_needs_a_branch():
+    with pytest.raises(ValueError, match="at least one branch"):
+        nnx.switch(0, [])
+
+
+def body(carry):
+    m, i = carry
+    m(jnp.ones((1, 2)))
+    return m, i + 1
+
+
+def test_while_loop_is_the_python_loop():
+    m, expected = Block(2, rngs=nnx.Rngs(0)), Block(2, rngs=nnx.Rngs(0))
+    kernel = m.kernel
+    returned, i = nnx.while_loop(lambda c: c[1] < 4, body, (m, 0))
+    for _ in range(4):
+        body((expected, 0))
+    assert returned is m
+    assert m.kernel is kernel
+    assert int(i) == 4
+    assert_same(nnx.state(m), nnx.state(expected))
+
+
+def test_while_loop_that_never_runs():
+    m = make()
+    before = values(m)
+    nnx.while_loop(lambda m: m["a"].value < 0, lambda m: (grow(m, 1.0), m)[1], m)
+    assert_same(values(m), before)
+
+
+def test_fori_loop_is_the_python_loop():
+    m, expected = make(), make()
+
+    def f(i, m):
+        m["a"].value, m["b"].value = m["b"].value * i, m["a"].value
+        return m
+
+    assert nnx.fori_loop(1, 4, f, m) is m
+    for i in range(1, 4):
+        f(i, expected)
+    assert_same(values(m), values(expected))
+
+
+def test_fori_loop_unroll_reaches_jax():
+    def traced(**parameters):
+        def run(x):
+            return nnx.fori_loop(0, 4, lambda i, x: x * 2.0, x, **parameters)
+
+        return str(jax.make_jaxpr(run)(1.0))
+
+    assert "unroll=2" in traced(unroll=2)
+    assert "unroll=4" in traced(unroll=True)
+    assert traced() != traced(unroll=2)
+
+
+def test_fori_loop_with_traced_bounds():
+    f = jax.jit(lambda n: nnx.fori_loop(0, n, lambda i, x: x + i, 0))
+    assert int(f(5)) == 10
+
+
+def test_streams_in_loops_are_carried():
+    rngs = nnx.Rngs(0)
+
+    def f(i, carry):
+        rngs, total = carry
+        return rngs, total + jax.random.uniform(rngs())
+
+    _, total = nnx.fori_loop(0, 3, f, (rngs, 0.0))
+    keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(3)]
+    np.testing.assert_allclose(total, sum(jax.random.uniform(k) for k in keys), rtol=1e-6)
+    assert int(rngs.default.count.value) == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda m: nnx.clone(m), "the carry m is Dict; the function must return that same object"),
+        (lambda m: (m, 1), "must come back with the structure"),
+        (lambda m: (note(m, "x"), m)[1], r"m\.note is carried"),
+        (lambda m: (widen(m, 1), m)[1], r"m\.a is carried.*float32\[\] to float32\[3\]"),
+    ],
+)
+def test_carries_that_change_are_clear_errors(function, message):
+    m = make()
+    before, attributes = values(m), set(vars(m))
+    with pytest.raises(TypeError, match=message):
+        nnx.while_loop(lambda m: m["a"].value < 3, function, m)
+    assert_same(values(m), before)
+    assert set(vars(m)) == attributes
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda m: grow(m, 1.0) > 0, r"cond_fun changes m\.a, but it may only look"),
+        (lambda m: note(m, "x") == "x", "structure, but it may only look"),
+        (lambda m: m["a"].value, r"must return a boolean scalar, it returned float32\[\]"),
+    ],
+)
+def test_cond_fun_that_does_more_than_look_is_a_clear_error(function, message):
+    with pytest.raises(TypeError, match=message):
+        nnx.while_loop(function, lambda m: m, make())

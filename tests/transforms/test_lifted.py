@@ -1,0 +1,210 @@
+"""Promises of Vmap, Scan, Remat, Jit and Grad."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import weft as nnx
+from tests.transforms.models import Block, assert_same
+
+
+class Layer(nnx.Module):
+    """A scan-able layer: returns (carry, out)."""
+
+    def __init__(self, width, *, rngs):
+        self.block = Block(width, rngs=rngs)
+
+    def __call__(self, x):
+        return self.block(x), x.sum()
+
+    def twice(self, x):
+        return self.block(self.block(x)), None
+
+
+def test_vmap_builds_split_and_calls_mapped():
+    stack = nnx.Vmap(Block, axis_size=4)(3, rngs=nnx.Rngs(0))
+    assert isinstance(stack, nnx.Vmap)
+    keys = jax.random.split(jax.random.key(0), 4)
+    for i, key in enumerate(keys):
+        one = Block(3, rngs=nnx.Rngs(key))
+        np.testing.assert_allclose(stack.vmap_module.kernel.value[i], one.kernel.value)
+    x = jax.random.normal(jax.random.key(1), (4, 2, 3))
+    expected = [jnp.tanh(v @ k) for v, k in zip(x, stack.vmap_module.kernel.value, strict=True)]
+    np.testing.assert_allclose(stack(x), jnp.stack(expected), atol=1e-6)
+    assert stack.vmap_module.calls.value.tolist() == [1] * 4
+
+
+def test_scan_builds_split_and_calls_in_turn():
+    stack = nnx.Scan(Layer, length=4)(3, rngs=nnx.Rngs(0))
+    assert isinstance(stack, nnx.Scan)
+    x = jnp.ones((2, 3))
+    out, sums = stack(x)
+    for kernel in stack.scan_module.block.kernel.value:
+        x = jnp.tanh(x @ kernel)
+    np.testing.assert_allclose(out, x, atol=1e-6)
+    assert sums.shape == (4,)
+
+
+def test_unselected_state_is_made_once_and_carried():
+    stack = nnx.Scan(Layer, length=4, state_axes={nnx.Param: 0})(3, rngs=nnx.Rngs(0))
+    assert stack.scan_module.block.seen.shape == (3,)
+    stack(jnp.ones((2, 3)))
+    assert int(stack.scan_module.block.calls.value) == 4
+
+
+def test_remat_jit_and_grad():
+    rematted = nnx.Remat(Block, True, (), jax.checkpoint_policies.dots_saveable)(
+        3, rngs=nnx.Rngs(0)
+    )
+    assert rematted(jnp.ones((2, 3))).shape == (2, 3)
+    assert rematted.remat_module.calls.value == 1
+    jitted = nnx.Jit(Block)(3, rngs=nnx.Rngs(0))
+    assert jitted(jnp.ones((2, 3))).shape == (2, 3)
+    assert jitted.jit_module.calls.value == 1
+
+    class Loss(nnx.Module):
+        def __init__(self):
+            self.w = nnx.Param(jnp.array(3.0))
+
+        def __call__(self, x):
+            return self.w.value * x, x
+
+    grads, aux = nnx.Grad(Loss, has_aux=True)()(jnp.array(2.0))
+    assert float(grads["w"].value) == 2.0
+    assert float(aux) == 2.0
+    both = nnx.Grad(Loss, (0, 1), True)()(jnp.array(2.0))[0]
+    assert float(both[1]) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "attribute"),
+    [
+        (nnx.Vmap, {"axis_size": 4}, "vmap_module"),
+        (nnx.Scan, {"length": 4}, "scan_module"),
+        (nnx.Remat, {}, "remat_module"),
+        (nnx.Jit, {}, "jit_module"),
+        (nnx.Grad, {}, "grad_module"),
+    ],
+)
+def test_attribute_constructor_pickle_and_clone(kind, parameters, attribute):
+    made = kind(Layer, **parameters)
+    assert made == kind.constructor(Layer, **parameters)
+    instance = made(3, rngs=nnx.Rngs(0))
+    assert type(getattr(instance, attribute)) is Layer
+    assert isinstance(instance, kind)
+    for other in (
+        pickle.loads(pickle.dumps(instance)),
+        nnx.clone(instance),
+        copy.deepcopy(instance),
+    ):
+        assert nnx.graphdef(other) == nnx.graphdef(instance)
+        assert_same(nnx.state(other), nnx.state(instance))
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_call_reaches_any_method():
+    stack = nnx.Scan(Layer, length=4)(3, rngs=nnx.Rngs(0))
+    out, nothing = stack.call.twice(jnp.ones((2, 3)))
+    assert nothing is None
+    x = jnp.ones((2, 3))
+    for kernel in stack.scan_module.block.kernel.value:
+        x = jnp.tanh(jnp.tanh(x @ kernel) @ kernel)
+    np.testing.assert_allclose(out, x, atol=1e-6)
+    inner = nnx.Vmap(Layer, axis_size=2)(3, rngs=nnx.Rngs(0))
+    assert inner.call.block(jnp.ones((2, 1, 3))).shape == (2, 1, 3)
+
+
+@pytest.mark.parametrize(
+    "nesting", ["scan-remat", "remat-scan", "vmap-scan", "scan-vmap", "jit-scan"]
+)
+def test_nesting(nesting):
+    makers = {
+        "scan-remat": lambda: nnx.Scan(nnx.Remat(Layer), length=3),
+        "remat-scan": lambda: nnx.Remat(nnx.Scan(Layer, length=3)),
+        "vmap-scan": lambda: nnx.Vmap(nnx.Scan(Layer, length=3), axis_size=2),
+        "scan-vmap": lambda: nnx.Scan(nnx.Vmap(Layer, axis_size=2, out_axes=0), length=3),
+        "jit-scan": lambda: nnx.Jit(nnx.Scan(Layer, length=3)),
+    }
+    instance = makers[nesting]()(3, rngs=nnx.Rngs(0))
+    mapped = "vmap" in nesting
+    x = jnp.ones((2, 4, 3)) if mapped else jnp.ones((4, 3))
+    out, _ = instance(x)
+    assert out.shape == x.shape
+    kernels = next(
+        v.value for p, v in nnx.state(instance).flat_state().items() if p[-1] == "kernel"
+    )
+    assert kernels.shape == ((2, 3) if nesting == "vmap-scan" else (3, 2) if mapped else (3,)) + (
+        3,
+        3,
+    )
+    if nesting == "vmap-scan":
+        kernels = jnp.swapaxes(kernels, 0, 1)
+    for kernel in kernels:
+        x = jnp.tanh(x @ kernel)
+    np.testing.assert_allclose(out, x, atol=1e-6)
+
+
+def test_metadata_of_stacked_parameters():
+    def make(rngs):
+        return nnx.Dict(w=nnx.Param(jnp.ones(2), sharding=("model",)))
+
+    names = {nnx.PARTITION_NAME: "layers"}
+    for kind, parameters in ((nnx.Scan, {"length": 3}), (nnx.Vmap, {"axis_size": 3})):
+        stack = kind(make, transform_metadata=names, **parameters)(nnx.Rngs(0))
+        module = stack.scan_module if kind is nnx.Scan else stack.vmap_module
+        assert module["w"].sharding == ("layers", "model")
+
+
+def test_static_argnums_count_the_module_as_argument_0():
+    class Gated(nnx.Module):
+        def __call__(self, x, train):
+            assert train is True
+            return x
+
+    nnx.Remat(Gated, static_argnums=2)()(1.0, True)
+
+
+def test_shared_argument_is_the_same_in_each_slice():
+    class Head(nnx.Module):
+        def __init__(self, scale, *, rngs):
+            self.w = nnx.Param(jax.random.normal(rngs(), ()) * scale)
+
+    stack = nnx.Vmap(Head, axis_size=3)(jnp.array(2.0), rngs=nnx.Rngs(0))
+    expected = nnx.Vmap(Head, axis_size=3)(jnp.array(1.0), rngs=nnx.Rngs(0)).vmap_module.w.value * 2
+    np.testing.assert_allclose(stack.vmap_module.w.value, expected)
+
+
+def test_gradient_through_a_scanned_stack():
+    stack = nnx.Scan(nnx.Remat(Layer), length=3)(3, rngs=nnx.Rngs(0))
+    grads = nnx.grad(lambda m, x: m(x)[0].sum())(stack, jnp.ones((2, 3)))
+    assert grads["scan_module"]["remat_module"]["block"]["kernel"].value.shape == (3, 3, 3)
+
+
+def test_signatures_are_those_of_the_transforms():
+    for kind, transform in ((nnx.Vmap, nnx.vmap), (nnx.Scan, nnx.scan), (nnx.Remat, nnx.remat)):
+        of_class = inspect.signature(kind).parameters
+        of_function = dict(list(inspect.signature(transform).parameters.items())[1:])
+        assert list(of_class)[1:] == list(of_function)
+        for name, parameter in of_function.items():
+            expected = 1 if (kind, name) == (nnx.Scan, "carry_argnum") else parameter.default
+            assert of_class[name].default == expected
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="Pass length"):
+        nnx.Scan(Layer)(3, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="Pass axis_size"):
+        nnx.Vmap(Layer)(3, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        nnx.Scan(Layer, size=3)
+    with pytest.raises(TypeError, match="in_axes takes ints"):
+        nnx.Vmap(Layer, in_axes="x")
+    with pytest.raises(TypeError, match="wraps a class or function"):
+        nnx.Remat(3)
