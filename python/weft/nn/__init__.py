@@ -3,7 +3,6 @@
 from weft.nn import activations as activations
 from weft.nn import initializers as initializers
 from weft.nn.activations import *  # noqa: F403
-from weft.nn.activations import __all__ as _activations
 from weft.nn.attention import MultiHeadAttention as MultiHeadAttention
 from weft.nn.attention import dot_product_attention as dot_product_attention
 from weft.nn.attention import dot_product_attention_weights as dot_product_attention_weights
@@ -53,4 +52,4 @@ __all__ = [
     "min_pool",
     "promote_dtype",
 ]
-__all__ += _activations
+__all__ += activations.__all__

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from weft.module import Module
@@ -467,7 +468,7 @@ class MultiHeadAttention(Module):
                 f"{query.shape}"
             )
         index = self.cache_index.value
-        if not isinstance(index, jax.core.Tracer) and int(index) >= length:
+        if not isinstance(index, Tracer) and int(index) >= length:
             raise ValueError(
                 f"the cache of {length} positions is full: call init_cache with a longer shape"
             )

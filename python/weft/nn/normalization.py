@@ -435,8 +435,8 @@ class RMSNorm(_Norm):
     >>> import jax.numpy as jnp
     >>> import weft as nnx
     >>> layer = nnx.RMSNorm(2, rngs=nnx.Rngs(0))
-    >>> layer(jnp.array([[1.0, 7.0]])).round(3).tolist()
-    [[0.20000000298023224, 1.399999976158142]]
+    >>> print(layer(jnp.array([[1.0, 7.0]])).round(3))
+    [[0.2 1.4]]
     """
 
     def __init__(
