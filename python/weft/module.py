@@ -29,7 +29,8 @@ class Object(ObjectNode):
 
     Attributes that are nodes, Variables or arrays (in tuples, lists and dicts too) are walked by
     weft; every other attribute is static: part of the structure, compared to decide about
-    retracing. Objects are equal only to themselves and hash by identity, dataclasses too.
+    retracing. Objects are equal only to themselves and hash by identity, dataclasses too. (A
+    dataclass can be neither ``frozen`` nor have ``slots``, as nodes can be changed.)
 
     Setting or deleting an attribute at a trace level other than the one the object was made at
     raises `TraceContextError`.
