@@ -82,8 +82,8 @@ GraphDef &graphdef_of(nb::handle object);
 
 bool constant_equal(ConstantKind kind, PyObject *a, PyObject *b);
 
-// The paths of leaves and of references in canonical order: the first way each was reached. Computed apart, because in a
-// deep graph the paths of all references are long even where those of the leaves are few.
+// The paths of leaves and of references in canonical order: the first way each was reached. Computed apart, because in
+// a deep graph the paths of all references are long even where those of the leaves are few.
 nb::tuple leaf_paths(const GraphDef &def);
 nb::tuple ref_paths(const GraphDef &def);
 // The path of each of `wanted` (true by reference id); the others stay null.

@@ -30,8 +30,8 @@ enum class StaticKind : uint8_t {
   Mutable,   // equality of its own, possibly changed in place: re-hashed at every check
 };
 
-// Invariant: an entry lives as long as its type and changes only when the type is registered as a graph node; the callables
-// are set for `Custom` only.
+// Invariant: an entry lives as long as its type and changes only when the type is registered as a graph node; the
+// callables are set for `Custom` only.
 struct NodeType {
   Kind kind = Kind::Static;
   StaticKind static_kind = StaticKind::Identity;

@@ -171,8 +171,8 @@ void bind_update(nb::module_ &m) {
   cls.def(
       "ref_id",
       [](const Flat &flat, nb::handle object) -> int64_t {
-        auto found = flat.ids.find(object.ptr());
-        return found == flat.ids.end() ? -1 : static_cast<int64_t>(found->second);
+        uint32_t id = flat.ids.find(object.ptr());
+        return id == IdTable::kAbsent ? -1 : static_cast<int64_t>(id);
       },
       nb::arg("obj").none());
   m.def("flatten", &flatten, nb::arg("root").none());

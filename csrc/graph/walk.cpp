@@ -1,6 +1,7 @@
 #include "graph/walk.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "graph/cells.h"
 #include "graph/statics.h"
@@ -29,9 +30,14 @@ std::vector<nb::object> dict_keys(PyObject *dict) {
   return keys;
 }
 
-bool same_pointers(const std::vector<nb::object> &a, const std::vector<nb::object> &b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](const nb::object &x, const nb::object &y) { return x.is(y); });
+bool has_keys_in_order(PyObject *dict, const std::vector<nb::object> &keys) {
+  if (py::dict_size(dict) != static_cast<Py_ssize_t>(keys.size())) return false;
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  for (const nb::object &known : keys) {
+    if (!PyDict_Next(dict, &position, &key, &value) || key != known.ptr()) return false;
+  }
+  return true;
 }
 
 // Sorts like Python's `sorted`; keys that do not compare raise its TypeError.
@@ -74,27 +80,46 @@ void add_path_note(nb::python_error &error, const nb::object &path) {
 }  // namespace
 
 std::shared_ptr<const KeyOrder> key_order(PyObject *dict) {
-  std::vector<nb::object> keys = dict_keys(dict);
-  size_t hash = keys.size();
-  bool all_strings = true;
-  for (const nb::object &key : keys) {
-    hash = mix(hash, reinterpret_cast<size_t>(key.ptr()) >> 4);
-    all_strings = all_strings && py::is_exact(key.ptr(), &PyUnicode_Type);
+  auto hash = static_cast<size_t>(py::dict_size(dict));
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(dict, &position, &key, &value)) {
+    if (!py::is_exact(key, &PyUnicode_Type)) return sort_keys(dict_keys(dict));
+    hash = mix(hash, reinterpret_cast<size_t>(key) >> 4);
   }
-  if (!all_strings) return sort_keys(std::move(keys));
   auto &cache = order_cache();
   if (auto found = cache.find(hash); found != cache.end()) {
     for (const auto &order : found->second) {
-      if (same_pointers(order->inserted, keys)) return order;
+      if (has_keys_in_order(dict, order->inserted)) return order;
     }
   }
-  auto order = sort_keys(std::move(keys));
+  auto order = sort_keys(dict_keys(dict));
   if (cache.size() >= kMaxKeyOrders) cache.clear();
   cache[hash].push_back(order);
   return order;
 }
 
-Walker::Walker() : graphdef(new_graphdef()), def_(&graphdef_of(graphdef)), path_prefix_(nb::make_tuple()) {}
+namespace {
+
+// Sizes of the last walk: the next one is most likely of the same graph, and growing a dozen tables step by step costs
+// more than walking it.
+struct SizeHint {
+  size_t items = 0, refs = 0, children = 0, constants = 0, leaves = 0;
+};
+SizeHint g_hint;
+
+}  // namespace
+
+Walker::Walker() : graphdef(new_graphdef()), def_(&graphdef_of(graphdef)), path_prefix_(nb::make_tuple()) {
+  def_->items.reserve(g_hint.items);
+  def_->refs.reserve(g_hint.refs);
+  def_->child_items.reserve(g_hint.children);
+  def_->constants.reserve(g_hint.constants);
+  def_->constant_kinds.reserve(g_hint.constants);
+  def_->leaf_owner.reserve(g_hint.leaves);
+  leaves.reserve(g_hint.leaves);
+  refs.reserve(g_hint.refs);
+}
 
 uint32_t Walker::add_constant(ConstantKind kind, nb::object value) {
   def_->constants.push_back(std::move(value));
@@ -251,8 +276,8 @@ void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
 
 void Walker::visit_reference(PyObject *value, const NodeType *info) {
   auto next = static_cast<uint32_t>(refs.size());
-  auto [entry, fresh] = ids.try_emplace(value, next);
-  scratch_.push_back({Op::Ref, entry->second, kNone});
+  auto [id, fresh] = ids.insert(value, next);
+  scratch_.push_back({Op::Ref, id, kNone});
   if (!fresh) return;
   refs.push_back(nb::borrow<nb::object>(value));
   def_->refs.push_back({});
@@ -330,7 +355,7 @@ void Walker::run() {
 
 void Walker::walk_known(std::vector<nb::object> known, const GraphDef &before) {
   known_def_ = &before;
-  for (const nb::object &object : known) ids.emplace(object.ptr(), static_cast<uint32_t>(ids.size()));
+  for (const nb::object &object : known) ids.insert(object.ptr(), static_cast<uint32_t>(ids.size()));
   if (ids.size() != known.size()) throw nb::value_error("known references must be distinct");
   refs = std::move(known);
   def_->refs.resize(refs.size());
@@ -366,6 +391,7 @@ void Walker::finish() {
   def_->root_begin = static_cast<uint32_t>(def_->items.size());
   def_->items.insert(def_->items.end(), scratch_.begin(), scratch_.end());
   scratch_.clear();
+  g_hint = {def_->items.size(), def_->refs.size(), def_->child_items.size(), def_->constants.size(), leaves.size()};
   def_->finish(static_hash_);
 }
 

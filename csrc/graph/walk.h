@@ -2,10 +2,10 @@
 #pragma once
 
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "graph/graphdef.h"
+#include "graph/id_table.h"
 
 namespace weft {
 
@@ -23,7 +23,7 @@ struct Flat {
   nb::object graphdef;
   std::vector<nb::object> leaves;
   std::vector<nb::object> refs;
-  std::unordered_map<PyObject *, uint32_t> ids;
+  IdTable ids;
 };
 
 // How values outside any node are read: in a call scalars and all unknown objects are leaves for JAX to judge.
@@ -48,7 +48,7 @@ class Walker {
 
   std::vector<nb::object> leaves;
   std::vector<nb::object> refs;
-  std::unordered_map<PyObject *, uint32_t> ids;
+  IdTable ids;
 
  private:
   struct Frame {
