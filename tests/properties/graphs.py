@@ -161,38 +161,43 @@ def new_variable(source: Source) -> Any:
     return kind(source.pick(value), **source.pick(METADATA)())
 
 
-NODES: tuple[Callable[[Source], Any], ...] = (
-    lambda _: Block(),
-    lambda _: nnx.List([]),
-    lambda _: nnx.Dict(),
-    lambda source: Box(source.pick(["plain", None, ("t", 1)])),
-    lambda _: Other(),
-)
+def new_node(source: Source) -> Any:
+    """A node of a random type, without children."""
+    make = source.pick((Block, nnx.Dict, nnx.List, Other, None))
+    return Box(source.pick(("plain", None, ("t", 1)))) if make is None else make()
 
 
 def build(source: Source, *, shuffle: int | None = None) -> Graph:
     """A random graph; `shuffle` changes the order of insertion and nothing else."""
     order = random.Random(shuffle)
-    count = 1 + source.below(10)
-    objects: list[Any] = []
-    for _ in range(count):
-        make = source.weighted([(3, new_variable), (4, lambda s: s.pick(NODES)(s))])
-        objects.append(make(source))
-
-    for node in objects:
-        if isinstance(node, nnx.Variable):
-            continue
-        wanted = source.below(5)
-        if isinstance(node, nnx.List):
-            node.extend(value(source, objects, order) for _ in range(wanted))
-            continue
-        items = {source.pick(NAMES): value(source, objects, order) for _ in range(wanted)}
-        for key, child in _ordered(items, order):
-            set_item(node, key, child)
-
-    roots = objects[: 1 + source.below(3)]
-    root = roots[0] if len(roots) == 1 else pytree(source, objects, order)
+    first = source.weighted([(12, new_node), (1, new_variable)])(source)
+    objects = [first]
+    children: list[list[tuple[str, Any]]] = [[]]
+    for _ in range(source.pick((4, 2, 7, 1, 11, 0))):
+        new = source.weighted([(3, new_variable), (3, new_node)])(source)
+        nodes = [i for i, known in enumerate(objects) if not isinstance(known, nnx.Variable)]
+        objects.append(new)
+        children.append([])
+        if nodes:  # most objects are reached through one that was made earlier
+            siblings = children[source.pick(nodes)]
+            free = [name for name in NAMES if name not in dict(siblings)]
+            siblings.append((source.pick(free or NAMES), new))
+    for node, known in zip(objects, children, strict=True):
+        if not isinstance(node, nnx.Variable):
+            extra = source.weighted([(3, 0), (3, 1), (2, 2), (1, 3)])
+            more = [(source.pick(NAMES), value(source, objects, order)) for _ in range(extra)]
+            fill(node, known + more, order)
+    root = source.weighted([(4, lambda: first), (1, lambda: pytree(source, objects, order))])()
     return Graph(root, objects)
+
+
+def fill(node: Any, items: list[tuple[str, Any]], order: random.Random) -> None:
+    """Give a node its children; a list takes them in order and without their names."""
+    if isinstance(node, nnx.List):
+        node.extend(child for _, child in items)
+    else:
+        for key, child in _ordered(dict(items), order):
+            set_item(node, key, child)
 
 
 def build_argument(source: Source) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,16 @@ def assert_same_leaves(seen: list[Any], expected: list[Any]) -> None:
             assert np.array_equal(a.astype(np.float64), b.astype(np.float64))
         else:  # a Python number in a Variable is weakly typed: tracing may narrow it
             assert np.allclose(a.astype(np.float64), b.astype(np.float64))
+
+
+def pickled(value: Any) -> bytes | None:
+    """The value's pickle, or None if it holds a lambda: pickle refuses those, and nothing else here."""
+    try:
+        return pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError) as error:
+        if "lambda" in str(error):
+            return None
+        raise
 
 
 def assert_same_outcome(seen: Graph, seen_result: Any, kept: Graph, kept_result: Any) -> None:

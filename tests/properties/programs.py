@@ -211,9 +211,9 @@ def run(root: Any, source: Source, steps: int = 6) -> list[Any]:
         if source.dry:
             break
         view = View(root, source)
-        moves = [return_object] if view.refs else []
-        moves += NEEDS_VARIABLE if view.variables else ()
+        moves = list(NEEDS_VARIABLE) if view.variables else []
         moves += NEEDS_NODE if view.nodes else ()
+        moves += [return_object] if view.refs else ()
         if not moves:
             break
         source.pick(moves)(view)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 
-graph_bytes = st.binary(min_size=16, max_size=220)
-program_bytes = st.binary(min_size=2, max_size=40)
+graph_bytes = st.binary(min_size=48, max_size=260)
+program_bytes = st.binary(min_size=4, max_size=48)
 seeds = st.integers(0, 2**16)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from hypothesis import given
 
 import weft as nnx
@@ -33,6 +34,7 @@ def test_programs_under_jit(data: bytes, program: bytes) -> None:
     assert_agrees(nnx.jit, data, program)
 
 
+@compiling(4)
 @given(graph_bytes, program_bytes)
 def test_programs_under_jit_disabled(data: bytes, program: bytes) -> None:
     with jax.disable_jit():
@@ -58,6 +60,35 @@ def through_grad(program: Program) -> Program:
 @given(graph_bytes, program_bytes)
 def test_programs_inside_grad(data: bytes, program: bytes) -> None:
     assert_agrees(through_grad, data, program)
+
+
+def through_vmap(program: Program) -> Program:
+    """The program as a side effect of a mapped function; its own objects are not mapped."""
+    mapped = nnx.vmap(
+        lambda x, root: (x, program(root)),
+        in_axes=(0, None),
+        out_axes=(0, None),
+        state_axes={...: None},
+        split_rngs=False,
+    )
+    return lambda root: mapped(jnp.zeros(2), root)[1]
+
+
+@compiling(6)
+@given(graph_bytes, program_bytes)
+def test_programs_inside_vmap(data: bytes, program: bytes) -> None:
+    assert_agrees(through_vmap, data, program)
+
+
+def through_cond(program: Program) -> Program:
+    """The program as the branch that is taken; the other one does the same."""
+    return lambda root: nnx.cond(jnp.array(True), program, program, root)
+
+
+@compiling(12)
+@given(graph_bytes, program_bytes)
+def test_programs_inside_cond(data: bytes, program: bytes) -> None:
+    assert_agrees(through_cond, data, program)
 
 
 @compiling(12)

@@ -152,6 +152,7 @@ class Model(nnx.Module):
     """One of everything."""
 
     def __init__(self) -> None:
+        self.early = nnx.Param(jnp.ones(1))
         self.weight = nnx.Param(jnp.arange(2.0))
         self.hooked = Hooked(jnp.ones(2))
         self.stat = nnx.BatchStat(jnp.zeros(2))
@@ -177,6 +178,7 @@ def change(model: Model, x: Any) -> Any:
     fuse.tick("function, values changed")
     model.shelf.items["new"] = nnx.Param(x + model.weight.value)
     model.shelf.items.pop("gone", None)
+    vars(model).pop("early", None)
     model.layers[0], model.layers[1] = model.layers[1], model.layers[0]
     model.layers.append(nnx.Dict(c=nnx.Param(x)))
     model.config = Picky(model.config.value + 1)
