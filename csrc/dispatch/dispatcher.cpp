@@ -20,7 +20,9 @@ using PlanRef = std::shared_ptr<Plan>;
 
 // What a call cost, for the profiling tool. Times in nanoseconds.
 struct Timings {
-  int64_t verify = 0, dispatch = 0, scatter = 0;
+  int64_t verify = 0, gather = 0, dispatch = 0, scatter = 0;
+  bool wanted = false;
+  int64_t found = 0;  // when the guards held
   size_t leaves_in = 0, leaves_out = 0;
   const char *call_class = "";
 };
@@ -182,6 +184,8 @@ PlanRef find_plan(DispatcherState &state, const Arguments &arguments, CallFrame 
   for (size_t i = 0; i < state.recent.size(); ++i) {
     PlanRef plan = state.recent[i];
     if (!plan->verify(arguments, frame)) continue;
+    if (timings.wanted) timings.found = now();
+    plan->gather(frame);
     ++state.hot;
     timings.call_class = "hot";
     return plan;
@@ -214,7 +218,8 @@ nb::object call_compiled(DispatcherState &state, const Plan &plan, CallFrame &fr
 }
 
 // The whole of a call: verify, gather, call, scatter; the one way out is `walk_and_find`.
-nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &timings, bool timed) {
+nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &timings) {
+  const bool timed = timings.wanted;
   int64_t start = timed ? now() : 0;
   FrameLease lease;
   CallFrame &frame = *lease;
@@ -238,7 +243,10 @@ nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &t
   frame.clear();
   if (timed) {
     int64_t end = now();
-    timings.verify = verified - start;
+    // A walk finds and gathers at once.
+    if (timings.found == 0) timings.found = verified;
+    timings.verify = timings.found - start;
+    timings.gather = verified - timings.found;
     timings.dispatch = called - verified;
     timings.scatter = end - called;
   }
@@ -253,7 +261,7 @@ PyObject *dispatcher_call(PyObject *self, PyObject *const *values, size_t nargsf
     nb::object keep = nb::borrow<nb::object>(self);
     Timings timings;
     Arguments arguments{values, static_cast<size_t>(py::vectorcall_nargs(nargsf)), keyword_names};
-    return invoke(*state, arguments, timings, false).release().ptr();
+    return invoke(*state, arguments, timings).release().ptr();
   } catch (nb::python_error &error) {
     error.restore();
   } catch (const nb::builtin_exception &error) {
@@ -381,10 +389,11 @@ PyObject *dispatcher_timed(PyObject *self, PyObject *args) {
     }
     nb::object name_tuple = nb::tuple(names);
     Timings timings;
-    nb::object result =
-        invoke(*as_dispatcher(self)->state, {values.data(), n_positional, name_tuple.ptr()}, timings, true);
+    timings.wanted = true;
+    nb::object result = invoke(*as_dispatcher(self)->state, {values.data(), n_positional, name_tuple.ptr()}, timings);
     nb::dict report;
     report["verify"] = timings.verify;
+    report["gather"] = timings.gather;
     report["dispatch"] = timings.dispatch;
     report["scatter"] = timings.scatter;
     report["leaves_in"] = timings.leaves_in;

@@ -70,37 +70,52 @@ void CallFrame::clear() {
 }
 
 void Plan::remember(const Flat &flat) {
+  // Built aside: hashing statics runs user code, which may call this very function and come here again.
+  Guards fresh;
   const GraphDef &def = graphdef_of(flat.graphdef);
-  guardable_ = false;
+  fresh.complete = can_guard(def);
+  if (fresh.complete) {
+    for (uint32_t i = 0; i < def.constants.size(); ++i) {
+      if (def.constant_kinds[i] != ConstantKind::Static || !is_unstable_static(def.constants[i].ptr())) continue;
+      fresh.unstable.emplace_back(i, static_hash(def.constants[i].ptr()));
+    }
+    fresh.orders.assign(def.n_refs(), nullptr);
+    for (uint32_t r = 0; r < def.n_refs(); ++r) {
+      fresh.addresses.push_back(flat.refs[r].ptr());
+      if (def.refs[r].kind != Kind::Object) continue;
+      fresh.orders[r] = key_order(py::instance_dict(flat.refs[r].ptr()).ptr());
+    }
+    uint32_t at = def.root_begin + 1;
+    uint32_t n_positional = def.items[at++].n;
+    for (uint32_t i = 0; i < n_positional; ++i, at = def.skip(at)) fresh.argument_items.push_back(at);
+    fresh.keyword_names = nb::borrow<nb::object>(def.constant(def.items[at].constant));
+    uint32_t n_keywords = def.items[at++].n;
+    for (uint32_t i = 0; i < n_keywords; ++i, at = def.skip(at)) fresh.keyword_items.push_back(at);
+  }
+  nb::object old = graphdef;
   graphdef = flat.graphdef;
-  addresses_.clear();
-  orders_.assign(def.n_refs(), nullptr);
-  unstable_.clear();
-  argument_items_.clear();
-  keyword_items_.clear();
-  if (!can_guard(def)) return;
-  for (uint32_t r = 0; r < def.n_refs(); ++r) {
-    addresses_.push_back(flat.refs[r].ptr());
-    if (def.refs[r].kind == Kind::Object) orders_[r] = key_order(py::instance_dict(flat.refs[r].ptr()).ptr());
-  }
-  for (uint32_t i = 0; i < def.constants.size(); ++i) {
-    if (def.constant_kinds[i] != ConstantKind::Static || !is_unstable_static(def.constants[i].ptr())) continue;
-    unstable_.emplace_back(i, static_hash(def.constants[i].ptr()));
-  }
-  uint32_t at = def.root_begin + 1;
-  uint32_t n_positional = def.items[at++].n;
-  for (uint32_t i = 0; i < n_positional; ++i, at = def.skip(at)) argument_items_.push_back(at);
-  keyword_names_ = nb::borrow<nb::object>(def.constant(def.items[at].constant));
-  uint32_t n_keywords = def.items[at++].n;
-  for (uint32_t i = 0; i < n_keywords; ++i, at = def.skip(at)) keyword_items_.push_back(at);
-  guardable_ = true;
+  std::swap(guards_, fresh);
 }
 
+// Keeps a collection, and with it finalizers, from running while pointers are borrowed.
+class CollectionPause {
+ public:
+  CollectionPause() : was_enabled_(PyGC_Disable() != 0) {}
+  ~CollectionPause() {
+    if (was_enabled_) PyGC_Enable();
+  }
+  CollectionPause(const CollectionPause &) = delete;
+  CollectionPause &operator=(const CollectionPause &) = delete;
+
+ private:
+  bool was_enabled_;
+};
+
 bool Plan::unstable_statics_hold() const {
-  if (unstable_.empty()) return true;
+  if (guards_.unstable.empty()) return true;
   nb::object held = graphdef;
   const GraphDef &def = graphdef_of(held);
-  auto checks = unstable_;
+  auto checks = guards_.unstable;
   for (const auto &[constant, hash] : checks) {
     nb::object value = def.constants.at(constant);
     if (static_hash(value.ptr()) != hash) return false;
@@ -110,11 +125,12 @@ bool Plan::unstable_statics_hold() const {
 }
 
 bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
-  if (!guardable_ || arguments.n_positional != argument_items_.size() ||
-      arguments.n_keywords() != keyword_items_.size()) {
+  if (!guards_.complete || arguments.n_positional != guards_.argument_items.size() ||
+      arguments.n_keywords() != guards_.keyword_items.size()) {
     return false;
   }
   if (!unstable_statics_hold()) return false;
+  CollectionPause pause;
   const GraphDef &def = *nb::inst_ptr<GraphDef>(graphdef);
   frame.leaves.assign(def.n_leaves(), nullptr);
   if (!match_arguments(def, arguments, frame)) return false;
@@ -122,7 +138,7 @@ bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
   // of an earlier one before its turn comes: no address is followed that was not just seen.
   for (uint32_t r = 0; r < def.n_refs(); ++r) {
     const RefDef &ref = def.refs[r];
-    PyObject *object = addresses_[r];
+    PyObject *object = guards_.addresses[r];
     if (reinterpret_cast<PyObject *>(Py_TYPE(object)) != def.constants[ref.type].ptr()) return false;
     if (ref.kind == Kind::Variable) {
       VariableCell *cell = as_cell(object);
@@ -132,32 +148,33 @@ bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
       return false;
     }
   }
-  frame.own(addresses_);
   return true;
 }
 
+void Plan::gather(CallFrame &frame) const { frame.own(guards_.addresses); }
+
 bool Plan::match_arguments(const GraphDef &def, const Arguments &arguments, CallFrame &frame) const {
   for (size_t i = 0; i < arguments.n_positional; ++i) {
-    if (!match(def, argument_items_[i], arguments.values[i], frame)) return false;
+    if (!match(def, guards_.argument_items[i], arguments.values[i], frame)) return false;
   }
-  for (size_t i = 0; i < keyword_items_.size(); ++i) {
+  for (size_t i = 0; i < guards_.keyword_items.size(); ++i) {
     PyObject *name = py::tuple_item(arguments.keyword_names, static_cast<Py_ssize_t>(i));
     size_t child = 0;
-    for (; child < keyword_items_.size(); ++child) {
-      PyObject *known = py::tuple_item(keyword_names_.ptr(), static_cast<Py_ssize_t>(child));
+    for (; child < guards_.keyword_items.size(); ++child) {
+      PyObject *known = py::tuple_item(guards_.keyword_names.ptr(), static_cast<Py_ssize_t>(child));
       if (known == name || PyUnicode_Compare(known, name) == 0) break;
     }
-    if (child == keyword_items_.size()) return false;
-    if (!match(def, keyword_items_[child], arguments.values[arguments.n_positional + i], frame)) return false;
+    if (child == guards_.keyword_items.size()) return false;
+    if (!match(def, guards_.keyword_items[child], arguments.values[arguments.n_positional + i], frame)) return false;
   }
   return true;
 }
 
 bool Plan::match_attributes(const GraphDef &def, uint32_t r, CallFrame &frame) const {
   const RefDef &ref = def.refs[r];
-  const KeyOrder &order = *orders_[r];
+  const KeyOrder &order = *guards_.orders[r];
   // The object keeps its dict alive, and nothing runs Python until the frame owns what it gathered.
-  nb::object dict = py::instance_dict(addresses_[r]);
+  nb::object dict = py::instance_dict(guards_.addresses[r]);
   if (py::dict_size(dict.ptr()) != static_cast<Py_ssize_t>(ref.n_children)) return false;
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
@@ -178,7 +195,7 @@ bool Plan::match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFram
   switch (item.op) {
     case Op::Ref:
       ++at;
-      return value == addresses_[item.n];
+      return value == guards_.addresses[item.n];
     case Op::Static:
       ++at;
       return same_static(def.constants[item.constant].ptr(), value);

@@ -42,9 +42,12 @@ class Plan {
 
   // Takes the guards from a walk that gave this plan's structure.
   void remember(const Flat &flat);
-  // True if the arguments are the same objects with the same attributes as last time; fills the frame then. Runs Python
+  // True if the arguments are the same objects with the same attributes as last time; points the frame at
+  // the leaves then. Runs Python
   // only for statics that can change in place, and before anything else is looked at.
   bool verify(const Arguments &arguments, CallFrame &frame) const;
+  // Takes ownership of what `verify` found. Must follow it at once.
+  void gather(CallFrame &frame) const;
 
  private:
   bool unstable_statics_hold() const;
@@ -54,13 +57,17 @@ class Plan {
   bool match_container(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
   bool match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
 
-  bool guardable_ = false;
-  std::vector<PyObject *> addresses_;
-  std::vector<std::shared_ptr<const KeyOrder>> orders_;
-  std::vector<std::pair<uint32_t, Py_hash_t>> unstable_;  // constants whose type can change in place
-  std::vector<uint32_t> argument_items_;                  // expression of each positional argument
-  std::vector<uint32_t> keyword_items_;                   // expression of each keyword argument, by sorted name
-  nb::object keyword_names_;
+  // What `verify` compares with, replaced as a whole.
+  struct Guards {
+    bool complete = false;
+    std::vector<PyObject *> addresses;
+    std::vector<std::shared_ptr<const KeyOrder>> orders;   // attribute order of each node
+    std::vector<std::pair<uint32_t, Py_hash_t>> unstable;  // constants whose type can change in place
+    std::vector<uint32_t> argument_items;                  // expression of each positional argument
+    std::vector<uint32_t> keyword_items;                   // expression of each keyword argument, by sorted name
+    nb::object keyword_names;
+  };
+  Guards guards_;
 };
 
 }  // namespace weft

@@ -21,14 +21,16 @@ Transaction::~Transaction() {
 void Transaction::set_item(const nb::object &dict, PyObject *key, PyObject *value) {
   PyObject *old = PyDict_GetItemWithError(dict.ptr(), key);
   if (old == nullptr && PyErr_Occurred()) throw nb::python_error();
-  changes_.push_back({nullptr, dict, nb::borrow<nb::object>(key), nb::borrow<nb::object>(old)});
+  Change change{nullptr, dict, nb::borrow<nb::object>(key), nb::borrow<nb::object>(old), nb::object()};
+  if (value == nullptr) change.items = py::checked(PyDict_Copy(dict.ptr()));
+  changes_.push_back(change);
   py::check_status(value != nullptr ? PyDict_SetItem(dict.ptr(), key, value) : PyDict_DelItem(dict.ptr(), key));
 }
 
 void Transaction::set_custom(const NodeType *type, const nb::object &node, PyObject *key, PyObject *old,
                              PyObject *value) {
   nb::object name = nb::borrow<nb::object>(key);
-  Change change{nullptr, node, name, nb::borrow<nb::object>(old)};
+  Change change{nullptr, node, name, nb::borrow<nb::object>(old), nb::object()};
   change.custom = type;
   changes_.push_back(change);
   if (value != nullptr) {
@@ -49,6 +51,9 @@ void Transaction::undo(Change &change) noexcept {
       } else {
         change.custom->pop_key(change.owner, change.key);
       }
+    } else if (change.items.is_valid()) {
+      PyDict_Clear(change.owner.ptr());
+      if (PyDict_Update(change.owner.ptr(), change.items.ptr()) < 0) PyErr_Clear();
     } else if (change.old.is_valid()) {
       PyDict_SetItem(change.owner.ptr(), change.key.ptr(), change.old.ptr());
     } else if (PyDict_DelItem(change.owner.ptr(), change.key.ptr()) < 0) {

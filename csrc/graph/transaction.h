@@ -37,7 +37,8 @@ class Transaction {
     PyObject **slot = nullptr;  // a field of the Variable `owner`, or null
     nb::object owner;           // dict, custom node or Variable
     nb::object key;
-    nb::object old;  // null if there was none
+    nb::object old;    // null if there was none
+    nb::object items;  // of a dict that loses a key: all its items before, which keeps their order
     const NodeType *custom = nullptr;
   };
 
