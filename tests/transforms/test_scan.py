@@ -195,7 +195,7 @@ def test_modules_made_inside_are_stacked():
         w = jax.random.normal(rngs(), (2,)) * c
         return c, nnx.Dict(w=nnx.Param(w), s=nnx.BatchStat(c))
 
-    c, m = build(0.0, nnx.Rngs(0))
+    _, m = build(0.0, nnx.Rngs(0))
     keys = jax.random.split(jax.random.key(0), 3)
     expected = [
         jax.random.normal(jax.random.fold_in(k, 0), (2,)) * (i + 1) for i, k in enumerate(keys)

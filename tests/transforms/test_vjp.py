@@ -76,7 +76,7 @@ def test_jvp_missing_tangents_are_zero():
 def test_jvp_has_aux_and_wrt():
     m = model()
     tangent = {"s": jnp.array(1.0)}
-    out, out_tangent, aux = nnx.jvp(
+    _, out_tangent, aux = nnx.jvp(
         lambda m: (m["w"].value * m["s"].value, m),
         (m,),
         (tangent,),
@@ -108,7 +108,7 @@ def clipped(limit=1.0):
 
     def bwd(residual, g):
         (m, x), (inputs_g, out_g) = residual, g
-        of_m, of_x = inputs_g
+        of_m, _ = inputs_g
         assert isinstance(of_m, nnx.State)
         of_m["w"].value = jnp.clip(out_g * x, -limit, limit)
         return of_m, out_g * m["w"].value

@@ -240,7 +240,17 @@ class Aside:
 class Call:
     """The walked arguments of one call of a lifted function."""
 
-    __slots__ = ("_relative", "args", "flat", "function", "graphdef", "kwargs", "leaves", "name")
+    __slots__ = (
+        "_relative",
+        "args",
+        "flat",
+        "function",
+        "graphdef",
+        "kwargs",
+        "leaves",
+        "name",
+        "static",
+    )
 
     def __init__(
         self,
@@ -249,12 +259,14 @@ class Call:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         flat: _core.Flat,
+        static: frozenset[int],
     ) -> None:
         self.name = name
         self.function = function
         self.args = args
         self.kwargs = kwargs
         self.flat = flat
+        self.static = static
         self.graphdef = flat.graphdef
         self.leaves = flat.leaves
         self._relative: dict[int, dict[int, Path]] = {}
@@ -278,7 +290,7 @@ class Call:
             static_argnums: positions of arguments that are compared instead of traced.
         """
         flat = _core.flatten_call(args, kwargs, static_argnums, frozenset())
-        return cls(name, function, args, kwargs, flat)
+        return cls(name, function, args, kwargs, flat, static_argnums)
 
     def label(self, leaf: int) -> str:
         """Where a leaf is, as the user would write it."""
@@ -302,7 +314,7 @@ class Call:
         start = 0
         arguments = [*enumerate(self.args), *sorted(self.kwargs.items())]
         for which, argument in arguments:
-            stop = start + len(tree_leaves(argument))
+            stop = start if which in self.static else start + len(tree_leaves(argument))
             found.append((which, items[start:stop]))
             start = stop
         return found

@@ -89,7 +89,9 @@ def is_axis(value: Any) -> bool:
 
 def describe_role(role: AxisRole) -> str:
     """A role in words."""
-    return f"mapped over axis {role}" if isinstance(role, int) else role.value
+    if isinstance(role, Role):
+        return role.value
+    return f"mapped over axis {role}" if isinstance(role, int) else f"sharded as {role}"
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,9 @@ class Resolver:
         described = [*call.args, *(call.kwargs[name] for name in sorted(call.kwargs))]
         axes_of_kwargs = self._keyword_axes()
         for (which, items), value in zip(call.argument_items(), described, strict=True):
-            if isinstance(which, int):
+            if which in call.static:
+                axes = []
+            elif isinstance(which, int):
                 entry = in_axes[which] if isinstance(in_axes, tuple) else in_axes
                 what = (
                     f"{self.where}: the in_axes entry for {argument_label(call.function, (which,))}"

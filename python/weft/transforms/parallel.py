@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from weft.transforms._lift import (
@@ -110,14 +111,15 @@ def pmap(
         chosen = tuple(axis for leaf, axis in enumerate(body.in_axes) if leaf in given)
         others = tuple(axis for leaf, axis in enumerate(body.in_axes) if leaf not in given)
 
-        def flat(gone: tuple[Any, ...], kept: tuple[Any, ...]) -> Any:
+        def flat(gone: tuple[Any, ...], kept: tuple[Any, ...], slices: Any) -> Any:
+            del slices
             sources = {True: iter(gone), False: iter(kept)}
             return body([next(sources[leaf in given]) for leaf in range(len(roles))])
 
         return body, jax.pmap(
             flat,
             axis_name,
-            in_axes=(chosen, others),
+            in_axes=(chosen, others, 0),
             out_axes=(None, body.out_axes),
             devices=devices,
             backend=backend,
@@ -139,6 +141,8 @@ def pmap(
         aside, groups = mapped(
             tuple(leaf for i, leaf in enumerate(leaves) if i in given),
             tuple(leaf for i, leaf in enumerate(leaves) if i not in given),
+            # JAX wants something mapped to see the number of slices by.
+            np.zeros((size, 0), np.int8),
         )
         return call.finish(aside.value[0], body.gather(aside.value, groups))
 

@@ -1,0 +1,258 @@
+"""Data-parallel training on 8 virtual CPU devices; run by `test_eight_devices`."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import weft as nnx
+from tests.transforms.models import assert_same
+
+STEPS = 4
+BATCH = 16
+
+
+class Model(nnx.Module):
+    """Two layers, with statistics in between that need the whole batch."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, axis_name: str | None = None, partitioned: bool = False
+    ) -> None:
+        def init(names):
+            make = nnx.initializers.lecun_normal()
+            return nnx.with_partitioning(make, names) if partitioned else make
+
+        self.up = nnx.Linear(4, 8, kernel_init=init((None, "model")), rngs=rngs)
+        self.norm = nnx.BatchNorm(8, axis_name=axis_name, rngs=rngs)
+        self.down = nnx.Linear(8, 2, kernel_init=init(("model", None)), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(nnx.relu(self.norm(self.up(x))))
+
+
+def loss_fn(model, x, y):
+    return jnp.mean((model(x) - y) ** 2)
+
+
+def step(model, optimizer, x, y, axis_name=None):
+    loss, grads = nnx.value_and_grad(loss_fn)(model, x, y)
+    if axis_name is not None:
+        loss, grads = jax.lax.pmean((loss, grads), axis_name)
+    optimizer.update(model, grads)
+    return loss
+
+
+def setup(axis_name=None, partitioned=False):
+    model = Model(nnx.Rngs(0), axis_name, partitioned)
+    return model, nnx.Optimizer(model, optax.sgd(0.1, momentum=0.9), wrt=nnx.Param)
+
+
+def batches():
+    keys = jax.random.split(jax.random.key(1), STEPS)
+    return [
+        (jax.random.normal(k, (BATCH, 4)), jax.random.normal(jax.random.fold_in(k, 1), (BATCH, 2)))
+        for k in keys
+    ]
+
+
+@functools.cache
+def on_one_device():
+    model, optimizer = setup()
+    jitted = nnx.jit(step)
+    losses = [float(jitted(model, optimizer, x, y)) for x, y in batches()]
+    return losses, nnx.state(model)
+
+
+def check(losses, model):
+    expected, state = on_one_device()
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    assert_same(
+        jax.tree.map(np.asarray, nnx.state(model)),
+        jax.tree.map(np.asarray, state),
+        rtol=1e-3,
+        atol=1e-5,
+    )
+
+
+def test_there_are_eight_devices():
+    assert jax.device_count() == 8
+
+
+def test_shard_map():
+    model, optimizer = setup("data")
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    sharded = nnx.shard_map(
+        functools.partial(step, axis_name="data"),
+        mesh=mesh,
+        in_specs=(P(), P(), P("data"), P("data")),
+        out_specs=P(),
+        check_vma=False,
+    )
+    jitted = nnx.jit(sharded)
+    losses = [float(jitted(model, optimizer, x, y)) for x, y in batches()]
+    check(losses, model)
+
+
+def test_shard_map_specs_by_filter_axis_names_and_check_vma():
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
+    m = nnx.Dict(w=nnx.Param(jnp.arange(8.0)), s=nnx.BatchStat(jnp.zeros(2)))
+    specs = nnx.StateSharding({nnx.Param: P("model"), ...: P("data")})
+
+    def f(m, x):
+        assert m["w"].shape == (2,)
+        assert m["s"].shape == (1,)
+        m["w"].value = m["w"].value + 1
+        m["s"].value = m["s"].value + jax.lax.psum(x.sum(), "model")
+        m["new"] = nnx.Param(m["w"].value * 2)
+        return nnx.Dict(out=nnx.Param(m["w"].value)), x * 2
+
+    run = nnx.shard_map(
+        f, mesh=mesh, in_specs=(specs, P("data", "model")), out_specs=(specs, P("data", "model"))
+    )
+    made, out = run(m, jnp.ones((2, 4)))
+    np.testing.assert_allclose(m["w"].value, jnp.arange(8.0) + 1)
+    np.testing.assert_allclose(m["s"].value, [4, 4])
+    np.testing.assert_allclose(m["new"].value, (jnp.arange(8.0) + 1) * 2)
+    np.testing.assert_allclose(made["out"].value, jnp.arange(8.0) + 1)
+    np.testing.assert_allclose(out, jnp.full((2, 4), 2.0))
+    assert m["w"].value.sharding.spec == P("model")
+
+    def unequal(m, x):
+        m["w"].value = m["w"].value + x
+        return x
+
+    arguments = {"mesh": mesh, "in_specs": (P(), P("data")), "out_specs": P("data")}
+    with pytest.raises(ValueError, match="replicat|vary|varying|out_specs"):
+        nnx.shard_map(unequal, **arguments)(nnx.Dict(w=nnx.Param(jnp.ones(1))), jnp.ones(2))
+    nnx.shard_map(unequal, check_vma=False, **arguments)(
+        nnx.Dict(w=nnx.Param(jnp.ones(1))), jnp.ones(2)
+    )
+
+    def manual(x):
+        with pytest.raises(Exception, match="model"):
+            jax.lax.axis_index("model")
+        return x + jax.lax.axis_index("data")
+
+    partial = nnx.shard_map(
+        manual, mesh=mesh, in_specs=P("data"), out_specs=P("data"), axis_names={"data"}
+    )
+    np.testing.assert_allclose(nnx.jit(partial)(jnp.zeros(2)), [0, 1])
+
+
+def test_shard_map_errors():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    m = nnx.Dict(w=nnx.Param(jnp.ones(8)))
+    run = nnx.shard_map(lambda a, b: None, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    with pytest.raises(ValueError, match="reached under two different axes"):
+        run(m, nnx.Dict(v=m["w"]))
+    with pytest.raises(TypeError, match="positional arguments only.*got b by keyword"):
+        run(m, b=m)
+    with pytest.raises(TypeError, match="specs are PartitionSpec"):
+        nnx.shard_map(lambda a: a, mesh=mesh, in_specs=0, out_specs=P())
+    with pytest.raises(ValueError, match=r"no filter of StateSharding.* selects a\.w"):
+        specs = nnx.StateSharding({nnx.BatchStat: P()})
+        nnx.shard_map(lambda a: None, mesh=mesh, in_specs=(specs,), out_specs=P())(m)
+
+
+def test_pmap():
+    model, optimizer = setup("data")
+    mapped = nnx.pmap(
+        functools.partial(step, axis_name="data"),
+        axis_name="data",
+        in_axes=(None, None, 0, 0),
+        out_axes=None,
+        state_axes={},
+    )
+    losses = []
+    for x, y in batches():
+        loss = mapped(model, optimizer, x.reshape(8, -1, 4), y.reshape(8, -1, 2))
+        losses.append(float(loss))
+    check(losses, model)
+
+
+def test_pmap_parameters():
+    m = nnx.Dict(w=nnx.Param(jnp.arange(16.0).reshape(2, 8)), r=nnx.Rngs(0))
+
+    def f(m, x, name, *, k):
+        assert name == "static"
+        m["w"].value = m["w"].value * 2
+        return x + k + jax.lax.axis_index("i"), jax.random.key_data(m["r"]())
+
+    run = nnx.pmap(
+        f,
+        "i",
+        in_axes=(None, 1, None),
+        in_axes_kwargs=None,
+        out_axes=(1, 0),
+        state_axes={nnx.Param: 1},
+        static_broadcasted_argnums=2,
+        donate_argnums=0,
+        devices=jax.devices()[::-1],
+    )
+    w = m["w"].value
+    x, keys = run(m, jnp.zeros((3, 8)), "static", k=1.0)
+    np.testing.assert_allclose(x, np.tile(np.arange(1.0, 9.0), (3, 1)))
+    np.testing.assert_allclose(m["w"].value, np.arange(16.0).reshape(2, 8) * 2)
+    expected = [
+        jax.random.key_data(jax.random.fold_in(k, 0))
+        for k in jax.random.split(jax.random.key(0), 8)
+    ]
+    np.testing.assert_array_equal(keys, np.stack(expected))
+    assert m["w"].value is not w
+    size = nnx.pmap(lambda: jax.lax.axis_index("i"), "i", axis_size=4, backend="cpu")
+    assert size().tolist() == [0, 1, 2, 3]
+    names = {nnx.PARTITION_NAME: "layers"}
+    make = nnx.pmap(
+        lambda r: nnx.Dict(w=nnx.Param(jnp.ones(2), sharding=("a",))),
+        axis_size=8,
+        transform_metadata=names,
+        split_rngs=False,
+    )
+    made = make(nnx.Rngs(0))
+    assert made["w"].shape == (8, 2)
+    assert made["w"].sharding == ("layers", "a")
+
+
+def test_pmap_compiles_once():
+    traces = []
+
+    def f(m, x):
+        traces.append(1)
+        return m["w"].value * x
+
+    run = nnx.pmap(f, state_axes={})
+    for value in range(3):
+        run(nnx.Dict(w=nnx.Param(jnp.array(float(value)))), jnp.ones(8))
+    assert len(traces) == 1
+
+
+def test_jit_with_state_sharding():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    replicated, by_batch = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    state = nnx.StateSharding({...: replicated})
+    model, optimizer = setup()
+    jitted = nnx.jit(
+        step, in_shardings=(state, state, by_batch, by_batch), out_shardings=replicated
+    )
+    losses = [float(jitted(model, optimizer, x, y)) for x, y in batches()]
+    check(losses, model)
+    assert model.up.kernel.value.sharding.is_equivalent_to(replicated, 2)
+
+
+def test_jit_with_constrained_state():
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
+    model, optimizer = setup(partitioned=True)
+    with jax.set_mesh(mesh):
+        jitted = nnx.jit(step, constrain_state=True)
+        losses = [float(jitted(model, optimizer, x, y)) for x, y in batches()]
+    check(losses, model)
+    up, down = model.up.kernel.value.sharding, model.down.kernel.value.sharding
+    assert up.is_equivalent_to(NamedSharding(mesh, P(None, "model")), 2)
+    assert down.is_equivalent_to(NamedSharding(mesh, P("model", None)), 2)
