@@ -5,7 +5,7 @@ from weft.transforms.axes import Carry, DiffState, StateAxes, StateSharding
 from weft.transforms.checkify import checkify
 from weft.transforms.control_flow import cond, fori_loop, switch, while_loop
 from weft.transforms.eval_shape import eval_shape
-from weft.transforms.jit import JitWrapped, jit
+from weft.transforms.jit import JitWrapped, cached_partial, jit
 from weft.transforms.lifted import Grad, Jit, LiftedConstructor, Remat, Scan, Vmap
 from weft.transforms.parallel import pmap, shard_map
 from weft.transforms.remat import remat
@@ -30,6 +30,7 @@ __all__ = [
     "StateSharding",
     "TooManyTracesError",
     "Vmap",
+    "cached_partial",
     "checkify",
     "cond",
     "custom_vjp",

@@ -35,7 +35,7 @@ from weft.transforms.retraces import (
     type_difference,
 )
 
-__all__ = ["JitWrapped", "jit"]
+__all__ = ["JitWrapped", "cached_partial", "jit"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -593,6 +593,38 @@ def jit(
     functools.update_wrapper(cast("Any", dispatcher), fun)
     _plan_caches.add(compiler)
     return cast("JitWrapped[P, R]", dispatcher)
+
+
+def cached_partial(f: Callable[..., R], *cached_args: Any) -> Callable[..., R]:
+    """Bind the first arguments of a jitted function, such as model and optimizer.
+
+    Elsewhere in the NNX family this is how per-call costs of a graph are avoided. Here the jitted
+    function recognizes the objects by itself, so binding is all that is left to do, and nothing is
+    promised in return: the bound objects may change in any way between calls.
+
+    Args:
+        f: a function, jitted or not.
+        *cached_args: its first positional arguments.
+
+    Returns:
+        A function of the remaining arguments.
+
+    Raises:
+        TypeError: `f` is not callable.
+
+    >>> import jax.numpy as jnp
+    >>> import weft as nnx
+    >>> counter = nnx.Dict(count=nnx.Variable(jnp.array(0)))
+    >>> @nnx.jit
+    ... def advance(counter, by):
+    ...     counter.count.value += by
+    >>> step = nnx.cached_partial(advance, counter)
+    >>> step(2), step(3), int(counter.count.value)
+    (None, None, 5)
+    """
+    if not callable(f):
+        raise TypeError(f"cached_partial expects a function as its first argument, got {f!r}.")
+    return functools.partial(f, *cached_args)
 
 
 jax.tree_util.register_pytree_node(_core.Outputs, _core._flatten_outputs, _core._unflatten_outputs)
