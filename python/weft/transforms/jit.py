@@ -269,18 +269,18 @@ class _Compiler:
         return self.log.count
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
-        call, (compiled, _) = self._collect(args, kwargs)
-        return compiled.lower(*call.leaves)
+        _, leaves, compiled = self._collect(args, kwargs)
+        return compiled.lower(*leaves)
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
-        call, (compiled, _) = self._collect(args, kwargs)
-        return compiled.trace(*call.leaves)
+        _, leaves, compiled = self._collect(args, kwargs)
+        return compiled.trace(*leaves)
 
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
-        call, (compiled, _) = self._collect(args, kwargs)
-        outputs = compiled.eval_shape(*call.leaves)
-        _, refs = _core.unflatten(call.graphdef, call.leaves)
-        return _core.apply_effects(outputs.effects, refs, call.leaves, outputs.leaves)
+        graphdef, leaves, compiled = self._collect(args, kwargs)
+        outputs = compiled.eval_shape(*leaves)
+        _, refs = _core.unflatten(graphdef, leaves)
+        return _core.apply_effects(outputs.effects, refs, leaves, outputs.leaves)
 
     def clear_cache(self) -> None:
         self.compiled.clear()
@@ -292,13 +292,14 @@ class _Compiler:
 
     def _collect(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Call, tuple[Any, tuple[int, ...]]]:
+    ) -> tuple[_core.GraphDef, list[Any], Any]:
+        """Structure and leaves of a call, and the compiled function for them."""
         try:
             flat = _core.flatten_call(args, kwargs, *self.options.static)
         except GraphError as error:
             raise self._relabelled(error) or error from None
-        call = Call("jit", self.function, args, kwargs, flat)
-        return call, self.plan(flat.graphdef, call.leaves)
+        leaves = flat.leaves
+        return flat.graphdef, leaves, self.plan(flat.graphdef, leaves)[0]
 
     def _relabelled(self, error: Exception) -> Exception | None:
         """A walk's error with the argument's name in the place of its position."""
