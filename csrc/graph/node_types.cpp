@@ -99,12 +99,30 @@ Kind kind_of_instance(PyObject *object) {
   return Kind::Static;
 }
 
+constexpr const char *kWatchedType = "weft.watched_type";
+
+// Called when a type dies; `self` is a capsule around its address.
+PyObject *forget(PyObject *self, PyObject *) {
+  auto *type = static_cast<PyTypeObject *>(PyCapsule_GetPointer(self, kWatchedType));
+  if (type == nullptr) return nullptr;
+  auto entry = table().find(type);
+  if (entry != table().end()) {
+    // Taken out first: the entry's members may run code when released.
+    Entry dropped = std::move(entry->second);
+    table().erase(entry);
+  }
+  Py_RETURN_NONE;
+}
+
+PyMethodDef forget_method = {"forget_type", forget, METH_O, nullptr};
+
 // Entries stay where they are as long as their type lives: others hold them by pointer. Describing a type runs Python,
 // so another thread, or the described type's own code, may have made the entry meanwhile.
 const NodeType *remember(PyTypeObject *type, std::unique_ptr<NodeType> info) {
   if (const NodeType *known = known_type(type)) return known;
-  nb::object watcher = py::checked(PyWeakref_NewRef(
-      reinterpret_cast<PyObject *>(type), nb::cpp_function([type](nb::handle) { table().erase(type); }).ptr()));
+  nb::object key = py::checked(PyCapsule_New(type, kWatchedType, nullptr));
+  nb::object forget_type = py::checked(PyCFunction_NewEx(&forget_method, key.ptr(), nullptr));
+  nb::object watcher = py::checked(PyWeakref_NewRef(reinterpret_cast<PyObject *>(type), forget_type.ptr()));
   auto [place, fresh] = table().try_emplace(type, Entry{std::move(info), std::move(watcher)});
   (void)fresh;
   return place->second.info.get();

@@ -71,6 +71,12 @@ std::string type_name(PyObject *value) {
   return nb::borrow<nb::str>(name).c_str();
 }
 
+// Bound to the container being opened: everything else is a leaf of its one level. A plain C function, because making
+// one can fail politely when memory runs out.
+PyObject *is_other(PyObject *self, PyObject *other) { return PyBool_FromLong(self != other); }
+
+PyMethodDef is_other_method = {"is_other", is_other, METH_O, nullptr};
+
 // Says where in the graph a user's function failed.
 void add_path_note(nb::python_error &error, const nb::object &path) {
   nb::object note = settings().graph_error("could not be walked", path, false);
@@ -223,7 +229,7 @@ void Walker::open_pytree(PyObject *value, bool dynamic) {
   nb::object held = nb::borrow<nb::object>(value);
   nb::object one_level = s.flatten_one_level(held);
   if (one_level.is_none()) raise_graph_error(current_path(), "was a registered pytree and no longer is");
-  nb::object is_leaf = nb::cpp_function([held](nb::handle other) { return !other.is(held); }, nb::arg().none());
+  nb::object is_leaf = py::checked(PyCFunction_NewEx(&is_other_method, held.ptr(), nullptr));
   nb::object flattened = s.tree_flatten(held, is_leaf);
   nb::object children = flattened[0], treedef = flattened[1];
   std::vector<nb::object> keys;
