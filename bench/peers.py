@@ -11,11 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from models import TrainModel, Tree
 
 import weft
+from models import TrainModel, Tree
 
 HAND_FLAT = "jax.jit, flat"
 HAND_NESTED = "jax.jit, nested dicts"
@@ -375,19 +374,3 @@ def makers(names: Iterable[str] | None = None) -> dict[str, Callable[[TrainModel
     if HAS_EQUINOX:
         known[EQUINOX] = equinox_jit
     return known if names is None else {name: known[name] for name in names if name in known}
-
-
-def check_agreement(cases: dict[str, Case], tolerance: float = 1e-4) -> None:
-    """Raise if the peers' parameters differ after the same number of steps."""
-    reference = None
-    for case in cases.values():
-        values = sorted((np.asarray(v) for v in case.values()), key=_order)
-        if reference is None:
-            reference = values
-            continue
-        for ours, theirs in zip(reference, values, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance, err_msg=case.name)
-
-
-def _order(array: np.ndarray) -> Any:
-    return array.shape, float(array.sum())

@@ -1,0 +1,45 @@
+"""The suites by name. Each is a function from an effort to rows."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# Name -> module and function. Each suite runs in a process of its own; what takes longest comes last.
+SUITES = {
+    "training": ("suites.dispatch", "train_rows"),
+    "one-leaf": ("suites.single_calls", "one_leaf_rows"),
+    "warm": ("suites.single_calls", "warm_rows"),
+    "eager": ("suites.eager", "rows"),
+    "transforms": ("suites.transforms", "rows"),
+    "tracing": ("suites.tracing", "rows"),
+    "breakdown": ("suites.breakdown", "rows"),
+    "tail": ("suites.tail", "rows"),
+    "imports": ("suites.footprint", "import_rows"),
+    "memory": ("suites.footprint", "memory_rows"),
+    "state": ("suites.dispatch", "state_rows"),
+    "sweep": ("suites.dispatch", "sweep_rows"),
+    "training-large": ("suites.dispatch", "large_train_rows"),
+}
+
+TITLES = {
+    "training": "Training steps with Adam",
+    "training-large": "Training steps with thousands of leaves",
+    "state": "Models that change their state, and decoding",
+    "sweep": "Cost against the number of leaves",
+    "one-leaf": "One-leaf calls",
+    "warm": "Other objects, same structure",
+    "eager": "Graph functions outside of jit, and State as a pytree",
+    "transforms": "Each transform called eagerly",
+    "tracing": "Tracing",
+    "breakdown": "Where the time goes",
+    "tail": "Tail latency with the garbage collector on",
+    "imports": "Import time",
+    "memory": "Memory",
+}
+
+
+def load(name: str) -> Callable[[Any], Iterator[Any]]:
+    module, function = SUITES[name]
+    return getattr(importlib.import_module(module), function)

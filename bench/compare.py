@@ -1,0 +1,99 @@
+"""Compare two results of run.py: what got slower, or faster, beyond noise.
+
+Ratios to the row's base are compared, which a faster or busier machine changes little. A change counts if the
+quartiles of the two do not overlap and the medians are further apart than the threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Change:
+    row: str
+    case: str
+    old: float
+    new: float
+    beyond_noise: bool
+
+    @property
+    def factor(self) -> float:
+        return self.new / self.old
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], threshold: float) -> Iterator[Change]:
+    """Every case that both have and that is not the row's base."""
+    before = {(suite, row["name"]): row for suite, row in _rows(old)}
+    for suite, row in _rows(new):
+        earlier = before.get((suite, row["name"]))
+        if earlier is None:
+            continue
+        for name, case in row["cases"].items():
+            known = earlier["cases"].get(name)
+            if known is None or name == row["base"] or "ratio" not in case:
+                continue
+            apart = _low(case) > _high(known) or _high(case) < _low(known)
+            factor = case["ratio"] / known["ratio"]
+            far = max(factor, 1 / factor) > 1 + threshold
+            yield Change(row["name"], name, known["ratio"], case["ratio"], apart and far)
+
+
+def _rows(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for suite, found in results["suites"].items():
+        for row in found["rows"]:
+            yield suite, row
+
+
+def _low(case: dict[str, Any]) -> float:
+    return case.get("ratio_low", case["ratio"])
+
+
+def _high(case: dict[str, Any]) -> float:
+    return case.get("ratio_high", case["ratio"])
+
+
+def describe(found: list[Change]) -> str:
+    lines = []
+    for title, chosen in (
+        ("slower", [c for c in found if c.beyond_noise and c.factor > 1]),
+        ("faster", [c for c in found if c.beyond_noise and c.factor < 1]),
+    ):
+        lines.append(f"{title} beyond noise: {len(chosen)}")
+        lines += [
+            f"  {c.factor:6.2f}x  {c.old:8.3f} -> {c.new:8.3f}  {c.case}: {c.row}"
+            for c in sorted(chosen, key=lambda c: -abs(c.factor - 1))
+        ]
+    lines.append(f"compared: {len(found)} cases, ratios to the base of their row")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument(
+        "--threshold", type=float, default=0.05, help="least relative change (0.05)"
+    )
+    options = parser.parse_args()
+    old, new = (json.loads(path.read_text()) for path in (options.old, options.new))
+    for title, results in (("old", old), ("new", new)):
+        machine = results["machine"]
+        print(
+            f"{title}: {results['date']}, commit {machine['commit']}, {machine['cpu']}, {results['size']} run"
+        )
+    found = list(changes(old, new, options.threshold))
+    print(describe(found))
+    # Only Weft's own cases fail the comparison: peers may get slower as they please.
+    slower = [c for c in found if c.beyond_noise and c.factor > 1 and c.case.startswith("weft")]
+    return 1 if slower else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Import time, and memory per Variable: each measured in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import peers
+from harness.timing import Effort, Row, summary
+
+_IMPORT = """
+import time
+import jax
+start = time.perf_counter()
+{statement}
+print(time.perf_counter() - start)
+"""
+
+_MEMORY = """
+import gc, json, os
+import jax.numpy as jnp
+import psutil
+{setup}
+array = jnp.zeros(())
+count = 30_000
+def used():
+    gc.collect()
+    return psutil.Process(os.getpid()).memory_info().rss
+kept = [None] * count
+warm = [{make} for _ in range(1000)]
+before = used()
+for i in range(count):
+    kept[i] = {make}
+print((used() - before) / count)
+"""
+
+
+def _child(code: str) -> float:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def import_rows(effort: Effort) -> Iterator[Row]:
+    statements = {
+        "import weft": "import weft",
+        "import weft, and use jit, Linear and Optimizer": "import weft; weft.jit, weft.Linear, weft.Optimizer",
+    }
+    if peers.HAS_EQUINOX:
+        statements["import equinox"] = "import equinox"
+    if peers.HAS_FLAX:
+        statements["from flax import nnx"] = "from flax import nnx"
+    seconds: dict[str, list[float]] = {name: [] for name in statements}
+    rounds = 9 if effort.full else 5
+    for turn in range(rounds + 1):
+        for name, statement in statements.items():
+            taken = _child(_IMPORT.format(statement=statement))
+            # The first turn may write bytecode.
+            if turn:
+                seconds[name].append(taken)
+    row = Row(name="import, after jax", base="import weft", rounds=rounds)
+    for name in statements:
+        row.cases[name] = summary(seconds[name], seconds["import weft"])
+    yield row
+
+
+def memory_rows(effort: Effort) -> Iterator[Row]:
+    kinds = {
+        "types.SimpleNamespace": (
+            "from types import SimpleNamespace",
+            "SimpleNamespace(value=array)",
+        ),
+        "weft.Param": ("import weft", "weft.Param(array)"),
+    }
+    if peers.HAS_FLAX:
+        kinds["flax nnx.Param"] = ("from flax import nnx", "nnx.Param(array)")
+    row = Row(
+        name="memory per Variable (bytes, without its array)",
+        base="types.SimpleNamespace",
+        rounds=3,
+    )
+    found = {
+        name: sorted(_child(_MEMORY.format(setup=setup, make=make)) for _ in range(3))
+        for name, (setup, make) in kinds.items()
+    }
+    for name, values in found.items():
+        row.cases[name] = {
+            "bytes": values[1],
+            "bytes_low": values[0],
+            "bytes_high": values[2],
+            "ratio": values[1] / found["types.SimpleNamespace"][1],
+        }
+    yield row
