@@ -33,7 +33,8 @@ void bind_settings(nb::module_ &m);
 enum class ErrorKind : uint8_t { Graph, Static };
 
 // Raises the package's GraphError for the object at `path`.
-[[noreturn]] void raise_graph_error(const nb::object &path, const std::string &reason, ErrorKind kind = ErrorKind::Graph);
+[[noreturn]] void raise_graph_error(const nb::object &path, const std::string &reason,
+                                    ErrorKind kind = ErrorKind::Graph);
 
 // Identity of JAX's current trace: the canonical weak reference to it (borrowed trace objects would keep tracers
 // alive).

@@ -88,8 +88,6 @@ class GraphDef:
         """The root expression's leaves in pytree order: (True, reference id) or (False, leaf id)."""
     def difference(self, other: GraphDef) -> tuple[Path, Any, Any] | None:
         """First difference as (path, value here, value there), None if equal."""
-    def with_metadata(self, metadata: Sequence[Mapping[str, Any] | None]) -> GraphDef:
-        """Same structure, the Variable of leaf i having metadata[i] (None: unchanged)."""
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
     def __reduce__(self) -> Any: ...
@@ -145,26 +143,59 @@ class Effects:
         """For each *input leaf*: (False, input leaf id) if it ends unchanged or holds another input's value,
         (True, output id) if it changed. A leaf that no longer exists is (False, its own id)."""
 
-def trace_effects(inner_refs: Sequence[Any], graphdef: GraphDef, in_leaves: Sequence[Any], result: Any, keep: bool | Sequence[bool], /) -> tuple[Effects, list[Any]]:
+def trace_effects(
+    inner_refs: Sequence[Any],
+    graphdef: GraphDef,
+    in_leaves: Sequence[Any],
+    result: Any,
+    keep: bool | Sequence[bool],
+    /,
+) -> tuple[Effects, list[Any]]:
     """Walk again after the user's function ran on the objects `inner_refs` (from `unflatten(graphdef, in_leaves)`):
-    what changed against `graphdef`, and the output leaves. With keep=False unchanged leaves are output too."""
+    what changed against `graphdef`, and the output leaves. Where `keep` is False (for all leaves, or
+    leaf by leaf) a leaf is output even if it did not change."""
 
-def apply_effects(effects: Effects, refs: Sequence[Any], in_leaves: Sequence[Any], out_leaves: Sequence[Any], /) -> Any:
+def apply_effects(
+    effects: Effects, refs: Sequence[Any], in_leaves: Sequence[Any], out_leaves: Sequence[Any], /
+) -> Any:
     """Scatter into the caller's objects `refs` and return the rebuilt result: all or nothing."""
 
 @final
 class Outputs:
     """Pytree node that carries output leaves through a JAX transform, with its Effects as aux data."""
 
+    def __init__(self, effects: Effects, leaves: Sequence[Any]) -> None: ...
     effects: Effects
     leaves: tuple[Any, ...]
 
+def _flatten_outputs(outputs: Outputs, /) -> tuple[tuple[Any, ...], Effects]: ...
+def _unflatten_outputs(effects: Effects, leaves: Sequence[Any], /) -> Outputs: ...
+
 @final
 class Dispatcher:
-    """The callable that `weft.jit` returns: verify, gather, call, scatter."""
+    """The callable that `weft.jit` returns: verify, gather, call, scatter.
 
-    def __init__(self, api: Any, static_argnums: frozenset[int], static_argnames: frozenset[str], capacity: int) -> None: ...
+    `api` is its Python side: `plan(graphdef, leaves)` gives the compiled function and the donated
+    leaves of a structure, `on_error(graphdef, leaves, error)` a better error or None, `copy(array)` a
+    copy; attributes the dispatcher lacks are looked up there.
+    """
+
+    def __init__(
+        self,
+        api: Any,
+        static_argnums: frozenset[int],
+        static_argnames: frozenset[str],
+        capacity: int,
+    ) -> None: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def _timed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], /
+    ) -> tuple[Any, dict[str, Any]]:
+        """Call, and report nanoseconds, leaf counts and the class of the call."""
+
+    def _clear_plans(self) -> None: ...
+    _counts: dict[str, int]
+    _structures: list[GraphDef]
 
 def register_node_type(
     type: type[Any],
@@ -176,7 +207,7 @@ def register_node_type(
 ) -> None: ...
 def is_node(obj: Any, /) -> bool:
     """True for graph nodes and Variables."""
-def check_mutable_message(obj: Any, /) -> None: ...
+
 def configure(**settings: Any) -> None:
     """Called once by the package: error types, JAX's pytree registry, trace source, array predicate."""
 

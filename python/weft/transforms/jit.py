@@ -242,11 +242,7 @@ class _Compiler:
                     )
         if isinstance(error, RuntimeError):
             for path, leaf in zip(graphdef.paths(), leaves, strict=True):
-                if (
-                    isinstance(leaf, jax.Array)
-                    and not isinstance(leaf, jax.core.Tracer)
-                    and leaf.is_deleted()
-                ):
+                if _is_deleted(leaf):
                     return self._caused(
                         error,
                         RuntimeError(
@@ -401,13 +397,11 @@ class _Compiler:
         """One trace: the user's function over tracers, and what it did."""
         options = self.options
         if options.constrain_state:
-            values = self._constrain(
-                _core.flatten(_core.unflatten(graphdef, values)[1]), values, graphdef
-            )
+            values = self._constrain(graphdef, values)
 
         def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
             if options.constrain_state:
-                self._constrain_changed(refs, values)
+                self._constrain_changed(graphdef, refs, values)
             if shardings is not None:
                 self._keep_shardings(refs, graphdef, values, shardings)
             if options.out_shardings is not _UNSPECIFIED:
@@ -417,41 +411,42 @@ class _Compiler:
         effects, out = trace(self.function, graphdef, values, leave=leave, keep=cast("bool", keep))
         return _core.Outputs(effects, tuple(out))
 
+    @staticmethod
+    def _walk_state(graphdef: _core.GraphDef, refs: Sequence[Any]) -> _core.Flat:
+        """The node among the arguments, or all of them by position."""
+        roots = dict.fromkeys(index for is_ref, index in graphdef.root_items() if is_ref)
+        nodes = [refs[index] for index in roots]
+        return _core.flatten(nodes[0] if len(nodes) == 1 else nodes)
+
     def _constrained(self, flat: _core.Flat) -> dict[int, Any]:
         """Leaf values with their sharding constraints, by leaf of `flat`."""
+        constrain = self.options.constrain_state
         state = State._from_leaves(flat.graphdef, None, flat.leaves)
-        if callable(self.options.constrain_state):
-            wanted = self.options.constrain_state(state)
-        else:
-            specs = spmd.get_partition_spec(state)
-            wanted = jax.tree.map(
-                lambda spec, value: spmd.with_sharding_constraint(value, spec),
-                specs,
-                state,
-                is_leaf=lambda leaf: leaf is None or isinstance(leaf, jax.sharding.PartitionSpec),
-            )
+        change = constrain if callable(constrain) else _constrain_by_metadata
+        wanted = cast("State", change(state))
         index = flat.graphdef.path_index()
         return {
             index[path]: getattr(entry, "value", entry)
             for path, entry in wanted.flat_state().items()
         }
 
-    def _constrain(
-        self, flat: _core.Flat, values: Sequence[Any], graphdef: _core.GraphDef
-    ) -> list[Any]:
-        by_value = {id(leaf): leaf_id for leaf_id, leaf in enumerate(values)}
+    def _constrain(self, graphdef: _core.GraphDef, values: Sequence[Any]) -> list[Any]:
+        flat = self._walk_state(graphdef, _core.unflatten(graphdef, values)[1])
+        place = {id(value): leaf for leaf, value in enumerate(values)}
         out = list(values)
         for leaf, constrained in self._constrained(flat).items():
-            out[by_value[id(flat.leaves[leaf])]] = constrained
+            out[place[id(flat.leaves[leaf])]] = constrained
         return out
 
-    def _constrain_changed(self, refs: list[Any], values: Sequence[Any]) -> None:
-        flat = _core.flatten(refs)
+    def _constrain_changed(
+        self, graphdef: _core.GraphDef, refs: Sequence[Any], values: Sequence[Any]
+    ) -> None:
+        flat = self._walk_state(graphdef, refs)
         before = {id(value) for value in values}
-        changed = [i for i, leaf in enumerate(flat.leaves) if id(leaf) not in before]
+        changed = [leaf for leaf, value in enumerate(flat.leaves) if id(value) not in before]
         if changed:
             constrained = self._constrained(flat)
-            _core.set_leaves(flat, changed, [constrained[i] for i in changed])
+            _core.set_leaves(flat, changed, [constrained[leaf] for leaf in changed])
 
     @staticmethod
     def _keep_shardings(
@@ -490,6 +485,16 @@ class _Compiler:
                 ],
             )
         return jax.tree_util.tree_unflatten(treedef, leaves)
+
+
+def _constrain_by_metadata(state: State) -> State:
+    specs = spmd.get_partition_spec(state)
+    return jax.tree.map(
+        lambda spec, value: spmd.with_sharding_constraint(value, spec),
+        specs,
+        state,
+        is_leaf=lambda leaf: leaf is None or isinstance(leaf, jax.sharding.PartitionSpec),
+    )
 
 
 def _is_sharding(entry: Any) -> bool:
