@@ -188,6 +188,13 @@ def test_value_and_grad_agrees_with_grad():
     assert_same(grads, nnx.grad(loss)(m))
 
 
+def test_variables_without_a_value_have_a_gradient_without_one():
+    m = nnx.Dict(w=nnx.Param(jnp.array(2.0)), bias=nnx.Param(None))
+    grads = nnx.grad(lambda m: m["w"].value ** 2)(m)
+    assert grads["bias"].value is None
+    assert jax.tree.structure(grads) == jax.tree.structure(nnx.state(m))
+
+
 def test_decorator_forms_and_wrapping():
     @nnx.value_and_grad(argnums=1)
     def f(m, x):

@@ -162,6 +162,18 @@ def test_metadata_of_stacked_parameters():
         assert module["w"].sharding == ("layers", "model")
 
 
+def test_later_spelling():
+    axes = nnx.StateAxes({nnx.Param: 0, ...: nnx.Carry})
+    stack = nnx.Scan(Layer, length=3, in_axes=(axes, nnx.Carry), out_axes=(nnx.Carry, 0))(
+        3, rngs=nnx.Rngs(0)
+    )
+    assert stack.scan_module.block.kernel.shape == (3, 3, 3)
+    assert stack.scan_module.block.seen.shape == (3,)
+    x, _ = stack(jnp.ones((2, 3)))
+    assert x.shape == (2, 3)
+    assert int(stack.scan_module.block.calls.value) == 3
+
+
 def test_static_argnums_count_the_module_as_argument_0():
     class Gated(nnx.Module):
         def __call__(self, x, train):

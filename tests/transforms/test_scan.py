@@ -401,6 +401,18 @@ def test_an_array_carry_that_changes_names_the_argument():
         nnx.scan(lambda c: ({"k": c["k"].sum()}, None), length=2)({"k": jnp.ones(2)})
 
 
+def test_a_carried_variable_without_a_value_is_a_clear_error():
+    m = nnx.Dict(cache=nnx.Cache(None))
+
+    def f(m, x):
+        m["cache"].value = x
+        return m, None
+
+    with pytest.raises(TypeError, match=r"m\.cache is carried.*from NoneType to float32\[\]"):
+        nnx.scan(f)(m, jnp.ones(3))
+    assert m["cache"].value is None
+
+
 def test_unselected_state_made_inside_is_a_clear_error():
     m = nnx.Dict(w=nnx.Param(jnp.ones((2, 2))))
 

@@ -445,6 +445,30 @@ def test_axis_out_of_bounds_names_the_argument():
         nnx.vmap(add, state_axes={...: 1})(weights(3), jnp.ones(3))
 
 
+def test_mismatched_state_is_told_how_state_is_mapped():
+    remedy = r"state of nodes follows state_axes: give None there .* StateAxes in in_axes"
+    with pytest.raises(ValueError, match=remedy):
+        nnx.vmap(add, in_axes=(None, 0))(weights(3), jnp.ones(4))
+    with pytest.raises(ValueError, match=remedy):
+        nnx.vmap(add, in_axes=(None, 0))(weights(), jnp.ones(4))
+    with pytest.raises(ValueError, match="Correct in_axes_kwargs, or give None there"):
+        nnx.vmap(lambda *, a: a)(a=1.0)
+
+
+def test_variables_without_a_value_are_filled_along_their_axis():
+    m = nnx.Dict(w=nnx.Param(jnp.ones((3, 2))), bias=nnx.Param(None), cache=nnx.Cache(None))
+
+    def f(m, x):
+        assert m["bias"].value is None
+        m["cache"].value = x
+        return m["w"].value.sum() * x
+
+    out = nnx.vmap(f, state_axes={...: 0})(m, jnp.arange(3.0))
+    np.testing.assert_allclose(out, [0, 2, 4])
+    np.testing.assert_allclose(m["cache"].value, [0, 1, 2])
+    assert m["bias"].value is None
+
+
 def test_shared_variable_under_two_axes_names_both():
     shared = nnx.Param(jnp.ones((2, 2)))
     a, b = nnx.Dict(w=shared), nnx.Dict(v=shared)

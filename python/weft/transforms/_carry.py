@@ -108,6 +108,13 @@ def check_structure(
 
 def check_type(where: str, label: str, was: Any, now: Any) -> None:
     """Raise a TypeError if a carried leaf changed its shape or dtype."""
+    if was is None and now is None:
+        return
+    if was is None or now is None:
+        raise TypeError(
+            f"{where}: {label} is carried from iteration to iteration, but it changes from "
+            f"{type_of(was)} to {type_of(now)}. Give it its first value before the loop."
+        )
     try:
         now_dtype = jnp.result_type(now)
     except TypeError:

@@ -214,6 +214,8 @@ class Resolver:
         if not isinstance(role, int):
             return role
         value = self.call.leaves[leaf]
+        if value is None:
+            return role
         try:
             ndim = np.ndim(value)
         except Exception:
@@ -221,9 +223,24 @@ class Resolver:
         if not -ndim <= role < ndim:
             raise ValueError(
                 f"{self.where}: axis {role} is out of bounds for {self.call.label(leaf)}, which is "
-                f"{type_of(value)}. Correct in_axes or state_axes, or broadcast it with None."
+                f"{type_of(value)}. {self._remedy(leaf)}"
             )
         return role % ndim
+
+    def _remedy(self, leaf: int) -> str:
+        """How to have a leaf not mapped."""
+        where = "in_axes_kwargs" if isinstance(self.call.graphdef.paths()[leaf][0], str) else "in_axes"
+        if len(self.call.graphdef.paths()[leaf]) < 2 or self._is_value(leaf):
+            return f"Correct {where}, or give None there for what is not mapped."
+        if self.options.later_spelling:
+            return f"Correct {where}: None (in a StateAxes, too) is for what is not mapped."
+        return (
+            "The state of nodes follows state_axes: give None there for what is not mapped, {} to "
+            f"map no state, or StateAxes in {where}."
+        )
+
+    def _is_value(self, leaf: int) -> bool:
+        return (False, leaf) in self.call.graphdef.root_items()
 
     def _arguments(self) -> list[tuple[int | str, list[Any], Sequence[tuple[bool, int]]]]:
         call, options = self.call, self.options
@@ -357,23 +374,26 @@ class Resolver:
             ValueError: sizes disagree, or there is nothing to infer them from.
         """
         first: dict[int, str] = {}
+        named = 0
         for leaf, role in enumerate(roles):
-            if not isinstance(role, int):
+            if not isinstance(role, int) or self.call.leaves[leaf] is None:
                 continue
             size = np.shape(self.call.leaves[leaf])[role]
             if size not in first:
+                # Of several, the remedy for state is the less obvious one.
+                if not first or self._is_value(named):
+                    named = leaf
                 first[size] = f"{self.call.label(leaf)} has {size} along axis {role}"
         if given is not None and any(size != given for size in first):
             wrong = next(text for size, text in first.items() if size != given)
             raise ValueError(
                 f"{self.where}: {parameter}={given}, but {wrong}. Correct {parameter}, or the axis "
-                "(in_axes, state_axes) of that argument."
+                f"of that argument. {self._remedy(named)}"
             )
         if len(first) > 1:
             raise ValueError(
                 f"{self.where}: sizes of mapped axes disagree: {'; '.join(first.values())}. All "
-                "mapped axes must have one size; use None in in_axes, or another axis in "
-                "state_axes, for what is not mapped."
+                f"mapped axes must have one size. {self._remedy(named)}"
             )
         if given is not None:
             return given

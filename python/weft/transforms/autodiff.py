@@ -147,6 +147,8 @@ class Selection:
         """Raise a TypeError naming a selected leaf that cannot be differentiated."""
         for leaf in self.leaves:
             value = self.call.leaves[leaf]
+            if value is None:
+                continue
             try:
                 dtype = jnp.result_type(value)
             except TypeError:
@@ -554,6 +556,8 @@ def jvp(
 
 def zero_tangent(value: Any) -> Any:
     """Zero of the tangent space of `value`: ``float0`` where it has no derivative."""
+    if value is None:
+        return None
     dtype = jnp.result_type(value)
     if jnp.issubdtype(dtype, np.inexact):
         return jnp.zeros_like(value)
