@@ -91,7 +91,7 @@ def warm_rows(effort: Effort) -> Iterator[Row]:
     step = weft.jit(peers.weft_train_step(model))
     pairs = [peers.weft_state(model) for _ in range(copies)]
     turns = itertools.cycle(pairs)
-    hand = [peers.hand_flat(model) for _ in range(1)][0]
+    hand = peers.hand_flat(model)
     hot = peers.weft_jit(model)
 
     before: dict[str, int] = {}
