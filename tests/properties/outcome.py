@@ -43,9 +43,12 @@ def pickled(value: Any) -> bytes | None:
 
 
 def assert_same_outcome(seen: Graph, seen_result: Any, kept: Graph, kept_result: Any) -> None:
-    """Two graphs and two results agree in structure, identity and values."""
-    ours = walk((seen.root, seen_result), WEFT)
-    theirs = walk((kept.root, kept_result), WEFT)
+    """Two graphs and two results agree in structure, identity and values.
+
+    So do the objects that are no longer part of the graph: the caller may still hold them.
+    """
+    ours = walk((seen.root, seen_result, seen.objects), WEFT)
+    theirs = walk((kept.root, kept_result, kept.objects), WEFT)
     assert first_difference(ours.root, theirs.root) is None, (ours.root, theirs.root)
     assert identities(ours, seen) == identities(theirs, kept)
     assert_same_leaves(ours.leaves, theirs.leaves)

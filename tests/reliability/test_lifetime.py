@@ -146,6 +146,15 @@ def test_a_dropped_function_frees_what_it_knew() -> None:
     assert gone() is None
 
 
+def test_clearing_jaxs_caches_costs_a_compilation_and_nothing_else() -> None:
+    model, x = Model(), jnp.ones(4)
+    for _ in range(2):
+        step(model, x)
+        step(model, x)
+        jax.clear_caches()
+    assert jnp.array_equal(model.stat.value, jnp.full(4, 4.0))
+
+
 def test_cycles_through_every_type_of_the_core_are_collected() -> None:
     class Watched(nnx.Module):
         """Can be watched by weak reference."""

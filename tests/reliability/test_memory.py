@@ -100,4 +100,3 @@ def test_every_failing_allocation_is_survived() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-

@@ -103,6 +103,24 @@ def test_nothing_leaks_under_jaxs_own_leak_checker(name: str) -> None:
         assert_no_tracers(model)
 
 
+def touch(model: Model) -> Any:
+    """Changes values only, as a loop's body and a branch must."""
+    model.stat.value = model.stat.value + 1
+    model.w.value, model.sub.a.value = model.sub.a.value, model.w.value
+    model.note = "static"
+    return jnp.sum(model.w.value)
+
+
+@pytest.mark.parametrize("name", ["vmap", "scan", "cond", "eval_shape"])
+def test_nothing_leaks_from_maps_loops_and_branches(name: str) -> None:
+    function = touch if name != "vmap" else lambda model, x: x * touch(model)
+    with jax.checking_leaks():
+        model = Model()
+        result = TRANSFORMS[name](function)(model)
+    assert_no_tracers((model, result))
+    assert hasattr(model, "note") == (name != "eval_shape")  # which only looks
+
+
 def test_a_jitted_function_does_not_keep_tracers_through_its_cache() -> None:
     """Statics of the structure that a trace leaves are remembered: none of them may be a tracer."""
     step = nnx.jit(loss)
