@@ -129,7 +129,7 @@ def test_shard_map_specs_by_filter_axis_names_and_check_vma():
         return x
 
     arguments = {"mesh": mesh, "in_specs": (P(), P("data")), "out_specs": P("data")}
-    with pytest.raises(ValueError, match="replicat|vary|varying|out_specs"):
+    with pytest.raises(ValueError, match=r"replicat|vary|out_specs"):
         nnx.shard_map(unequal, **arguments)(nnx.Dict(w=nnx.Param(jnp.ones(1))), jnp.ones(2))
     nnx.shard_map(unequal, check_vma=False, **arguments)(
         nnx.Dict(w=nnx.Param(jnp.ones(1))), jnp.ones(2)
@@ -152,13 +152,14 @@ def test_shard_map_errors():
     run = nnx.shard_map(lambda a, b: None, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
     with pytest.raises(ValueError, match="reached under two different axes"):
         run(m, nnx.Dict(v=m["w"]))
-    with pytest.raises(TypeError, match="positional arguments only.*got b by keyword"):
+    with pytest.raises(TypeError, match=r"positional arguments only.*got b by keyword"):
         run(m, b=m)
     with pytest.raises(TypeError, match="specs are PartitionSpec"):
         nnx.shard_map(lambda a: a, mesh=mesh, in_specs=0, out_specs=P())
+    specs = nnx.StateSharding({nnx.BatchStat: P()})
+    run = nnx.shard_map(lambda a: None, mesh=mesh, in_specs=(specs,), out_specs=P())
     with pytest.raises(ValueError, match=r"no filter of StateSharding.* selects a\.w"):
-        specs = nnx.StateSharding({nnx.BatchStat: P()})
-        nnx.shard_map(lambda a: None, mesh=mesh, in_specs=(specs,), out_specs=P())(m)
+        run(m)
 
 
 def test_pmap():
@@ -206,8 +207,12 @@ def test_pmap_parameters():
     ]
     np.testing.assert_array_equal(keys, np.stack(expected))
     assert m["w"].value is not w
+    first = next(s for s in x.addressable_shards if s.index[1].start in (0, None))
+    assert first.device == jax.devices()[-1]
     size = nnx.pmap(lambda: jax.lax.axis_index("i"), "i", axis_size=4, backend="cpu")
     assert size().tolist() == [0, 1, 2, 3]
+    with pytest.raises(RuntimeError, match=r"[Bb]ackend"):
+        nnx.pmap(lambda x: x, backend="abacus")(jnp.ones(8))
     names = {nnx.PARTITION_NAME: "layers"}
     make = nnx.pmap(
         lambda r: nnx.Dict(w=nnx.Param(jnp.ones(2), sharding=("a",))),
@@ -218,6 +223,29 @@ def test_pmap_parameters():
     made = make(nnx.Rngs(0))
     assert made["w"].shape == (8, 2)
     assert made["w"].sharding == ("layers", "a")
+
+
+def test_pmap_donates_the_buffers_it_is_told_to():
+    mesh = Mesh(np.array(jax.devices()), ("i",))
+
+    def after(**parameters):
+        value = jax.device_put(jnp.arange(8.0), NamedSharding(mesh, P("i")))
+        m = nnx.Dict(w=nnx.Param(value), kept=nnx.Param(value + 1))
+        kept = m["kept"].value
+        run = nnx.pmap(lambda m, x: x, **parameters)
+        run(m, jnp.ones(8))
+        np.testing.assert_allclose(m["w"].value, np.arange(8.0))
+        np.testing.assert_allclose(m["kept"].value, np.arange(8.0) + 1)
+        return value.is_deleted(), m["kept"].value is kept
+
+    assert after() == (False, True)
+    assert after(donate_argnums=0) == (True, False)
+
+
+def test_shard_map_uses_the_current_mesh():
+    with jax.set_mesh(Mesh(np.array(jax.devices()), ("data",))):
+        run = nnx.shard_map(lambda x: x.shape[0] * x, in_specs=P("data"), out_specs=P("data"))
+        np.testing.assert_allclose(nnx.jit(run)(jnp.ones(16)), np.full(16, 2.0))
 
 
 def test_pmap_compiles_once():
