@@ -8,6 +8,7 @@ from weft.transforms.eval_shape import eval_shape
 from weft.transforms.jit import JitWrapped, cached_partial, jit
 from weft.transforms.lifted import Grad, Jit, LiftedConstructor, Remat, Scan, Vmap
 from weft.transforms.parallel import pmap, shard_map
+from weft.transforms.profile import Profile, profile
 from weft.transforms.remat import remat
 from weft.transforms.retraces import Retrace, TooManyTracesError, explain_retraces, max_traces
 from weft.transforms.scan import scan
@@ -22,6 +23,7 @@ __all__ = [
     "Jit",
     "JitWrapped",
     "LiftedConstructor",
+    "Profile",
     "Remat",
     "Retrace",
     "Scan",
@@ -42,6 +44,7 @@ __all__ = [
     "jvp",
     "max_traces",
     "pmap",
+    "profile",
     "remat",
     "scan",
     "shard_map",
