@@ -514,8 +514,9 @@ def jvp(
     >>> import weft as nnx
     >>> model = nnx.Dict(w=nnx.Param(jnp.array(3.0)))
     >>> out, tangent = nnx.jvp(
-    ...     lambda m, x: m["w"] * x, (model, jnp.array(2.0)), ({"w": jnp.array(1.0)},
-    jnp.array(0.0))
+    ...     lambda m, x: m["w"] * x,
+    ...     (model, jnp.array(2.0)),
+    ...     ({"w": jnp.array(1.0)}, jnp.array(0.0)),
     ... )
     >>> float(out), float(tangent)
     (6.0, 2.0)
