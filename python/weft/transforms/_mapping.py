@@ -7,6 +7,7 @@ inside `in_axes`. The outcome is one role per leaf.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -139,7 +140,7 @@ class MapOptions:
             f"got {axis!r}."
         )
 
-    @property
+    @functools.cached_property
     def later_spelling(self) -> bool:
         """Whether `in_axes` and `out_axes` speak of nodes too, rather than `state_axes`."""
         if self.state_axes != DEFAULT_STATE_AXES:
@@ -149,14 +150,6 @@ class MapOptions:
             axis is Carry or isinstance(axis, StateAxes)
             for axis in jax.tree_util.tree_leaves(trees, is_leaf=is_axis)
         )
-
-
-@dataclass(frozen=True)
-class Mapped:
-    """How one call is mapped: a role for each leaf, and the number of slices."""
-
-    roles: tuple[AxisRole, ...]
-    size: int
 
 
 class Resolver:

@@ -178,8 +178,9 @@ class _SpecOptions(MapOptions):
                 f"got {axis!r}."
             )
 
-    @property
+    @functools.cached_property
     def later_spelling(self) -> bool:
+        """Specs always speak of nodes too."""
         return True
 
 
