@@ -209,9 +209,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", help="a smaller model, less training")
     options = parser.parse_args()
-    steps = options.steps or (120 if options.short else 600)
+    steps = options.steps or (120 if options.short else 500)
     # What guessing by the frequency of characters alone gets is about 3.2.
-    bar = 3.0 if options.short else 1.9
+    bar = 3.0 if options.short else 2.3
 
     unknown = sorted(set(options.prompt) - set(ALPHABET))
     if unknown or not options.prompt:

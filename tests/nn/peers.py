@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import flax.nnx as flax_nnx
@@ -18,12 +19,18 @@ TOLERANCE = {"float32": 2e-5, "bfloat16": 4e-2, "float16": 4e-3}
 
 
 def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
+    # From numpy, as jax would compile something for each shape.
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
 def make(name: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """The layer `name` of weft and of flax, with equal Variables of random values."""
-    ours = getattr(nnx, name)(*args, rngs=nnx.Rngs(0), **kwargs)
+    layer = getattr(nnx, name)
+    # The values are replaced below, and compiling the usual initializers takes most of the time.
+    for option in ("kernel_init", "embedding_init"):
+        if option in inspect.signature(layer).parameters:
+            kwargs.setdefault(option, nnx.initializers.zeros)
+    ours = layer(*args, rngs=nnx.Rngs(0), **kwargs)
     theirs = getattr(flax_nnx, name)(*args, rngs=flax_nnx.Rngs(0), **kwargs)
     share_values(ours, theirs)
     return ours, theirs
@@ -46,8 +53,8 @@ def share_values(ours: Any, theirs: Any) -> None:
         assert entry.type.__name__ == type(variable).__name__, path
         assert entry.value.shape == variable[...].shape, path
         assert entry.value.dtype == variable[...].dtype, path
-        value = jnp.abs(normal(*entry.value.shape, seed=seed + 7)) * 0.5 + 0.1
-        filled[path] = entry.replace(value.astype(entry.value.dtype))
+        value = np.abs(np.random.default_rng(seed + 7).normal(size=entry.value.shape)) * 0.5 + 0.1
+        filled[path] = entry.replace(jnp.asarray(value, entry.value.dtype))
         target = theirs
         for key in path:
             target = getattr(target, key)
@@ -79,7 +86,7 @@ def gradient(ours: Any, call: Callable[[Any], jax.Array]) -> dict[tuple[Any, ...
     def loss(params: Any) -> jax.Array:
         return jnp.sum(jnp.sin(call(nnx.merge(graphdef, params, rest))))
 
-    found = jax.grad(loss)(params).flat_state()
+    found = jax.jit(jax.grad(loss))(params).flat_state()
     return {path: entry.value for path, entry in found.items()}
 
 
@@ -91,7 +98,7 @@ def flax_gradient(
     def loss(params: Any) -> jax.Array:
         return jnp.sum(jnp.sin(call(flax_nnx.merge(graphdef, params, rest, copy=True))))
 
-    found = flax_nnx.to_flat_state(jax.grad(loss)(params))
+    found = flax_nnx.to_flat_state(jax.jit(jax.grad(loss))(params))
     return {path: variable[...] for path, variable in found}
 
 
