@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import statistics
 import time
 import types
@@ -309,8 +310,9 @@ def _slow_statics(flat: _core.Flat, function: Callable[..., Any]) -> Iterator[tu
         for key, value in sorted(getattr(ref, "__dict__", {}).items()):
             if _core.is_node(value) or not isinstance(type(value).__hash__, types.FunctionType):
                 continue
+            # Classes and enums cannot change, frozen dataclasses promise not to.
             parameters = getattr(type(value), "__dataclass_params__", None)
-            if parameters is not None and parameters.frozen:
+            if isinstance(value, (type, enum.Enum)) or getattr(parameters, "frozen", False):
                 continue
             micros = _time_of_hash(value)
             if micros > _SLOW_STATIC:

@@ -1,0 +1,237 @@
+"""A compiled function is reused whenever it can be, and each retrace is explained."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import weft as nnx
+from tests.dispatch.models import Tower, train, training
+
+X = jnp.ones(2)
+
+
+def test_making_model_and_optimizer_anew_every_epoch_compiles_once() -> None:
+    step = nnx.jit(train)
+    for _ in range(4):
+        model, optimizer = training(depth=1)
+        for _ in range(2):
+            step(model, optimizer, jnp.ones((3, 2)))
+    assert step.num_traces == 1
+    assert step._counts["warm"] == 3
+
+
+def test_another_learning_rate_compiles_again_and_says_why() -> None:
+    step = nnx.jit(train)
+    model = Tower(1)
+    for rate in (1e-3, 1e-3, 1e-2):
+        optimizer = nnx.Optimizer(model, optax.adam(rate), wrt=nnx.Param)
+        step(model, optimizer, jnp.ones((3, 2)))
+    assert step.num_traces == 2
+    assert step.retraces[0].path.startswith("optimizer.tx")
+
+
+class Activated(nnx.Module):
+    def __init__(self, activation: Any) -> None:
+        self.activation = activation
+        self.scale = nnx.Param(jnp.ones(2))
+
+
+def _lambda(factor: float) -> Any:
+    return lambda x: x * factor
+
+
+def _defaults(factor: float) -> Any:
+    def activation(x: Any, factor: float = factor, *, shift: float = factor) -> Any:
+        return x * factor + shift - shift
+
+    return activation
+
+
+def _nested(factor: float) -> Any:
+    inner = _lambda(factor)
+    return lambda x: inner(x)
+
+
+MAKERS = {
+    "lambda with a closure": _lambda,
+    "defaults": _defaults,
+    "function in a closure": _nested,
+    "partial": lambda factor: functools.partial(jnp.multiply, factor),
+    "partial of a lambda": lambda factor: functools.partial(_lambda(factor)),
+    "tuple of functions": lambda factor: (_lambda(factor), _defaults(factor)),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_functions_made_anew_compare_by_what_they_are(make: Any) -> None:
+    @nnx.jit
+    def apply(model: Activated, x: Any) -> Any:
+        activation = model.activation
+        return (activation[0] if isinstance(activation, tuple) else activation)(x)
+
+    assert [float(apply(Activated(make(2.0)), X)[0]) for _ in range(3)] == [2, 2, 2]
+    assert apply.num_traces == 1
+    assert float(apply(Activated(make(3.0)), X)[0]) == 3
+    assert apply.num_traces == 2
+
+
+def test_functions_of_other_code_compile_again() -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    assert float(apply(Activated(lambda x: x + 1), X)[0]) == 2
+    assert float(apply(Activated(lambda x: x + 2), X)[0]) == 3
+    assert apply.num_traces == 2
+
+
+def test_a_closure_whose_content_changed_compiles_again() -> None:
+    factor = 2.0
+
+    def activation(x: Any) -> Any:
+        return x * factor
+
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    model = Activated(activation)
+    assert float(apply(model, X)[0]) == 2
+    factor = 5.0
+    # A function object seen before is taken at its word, as jax.jit takes a captured value; a new one is compared.
+    assert float(apply(Activated(_lambda(5.0)), X)[0]) == 5
+
+
+def test_equal_statics_that_are_not_identical_do_not_retrace() -> None:
+    step = nnx.jit(lambda model, x: x * model.activation[0])
+    for _ in range(3):
+        assert float(step(Activated((2.5, "a" * 3, ("b", 1))), X)[0]) == 2.5
+    assert step.num_traces == 1
+
+
+def test_insertion_order_does_not_retrace() -> None:
+    def build(names: str) -> nnx.Module:
+        module = nnx.Module()
+        for name in names:
+            setattr(module, name, nnx.Param(jnp.ones(2)))
+        return module
+
+    step = nnx.jit(lambda m, d: m.a.value + m.b.value + d["y"])
+    step(build("ab"), {"x": X, "y": X})
+    step(build("ba"), {"y": X, "x": X})
+    assert step.num_traces == 1
+
+
+# -- explanations --------------------------------------------------------------------------------------
+
+
+def difference(
+    first: tuple[Any, ...], second: tuple[Any, ...], **settings: Any
+) -> tuple[str, str, str]:
+    step = nnx.jit(lambda model, x=0.0, n=0: jnp.zeros(()), **settings)
+    step(*first)
+    step(*second)
+    (retrace,) = step.retraces
+    return retrace.path, str(retrace.before), str(retrace.after)
+
+
+def test_a_static_attribute_is_named() -> None:
+    assert difference((Activated(0.1),), (Activated(0.2),)) == ("model.activation", "0.1", "0.2")
+
+
+def test_a_shape_is_named() -> None:
+    path, before, after = difference((Tower(1), jnp.ones((8, 4))), (Tower(1), jnp.ones((9, 4))))
+    assert (path, before, after) == ("x", "float32[8,4]", "float32[9,4]")
+
+
+def test_a_dtype_inside_a_model_is_named() -> None:
+    other = Tower(1)
+    other.blocks[0].bias.value = other.blocks[0].bias.value.astype(jnp.bfloat16)
+    path, before, after = difference((Tower(1),), (other,))
+    assert (path, before, after) == ("model.blocks[0].bias", "float32[2]", "bfloat16[2]")
+
+
+def test_a_weak_type_is_named() -> None:
+    path, before, after = difference((Tower(1), jnp.float32(1)), (Tower(1), 1.0))
+    assert path == "x"
+    assert (before, after) == ("float32[]", "weak float32[]")
+
+
+def test_a_static_argument_is_named() -> None:
+    path, before, after = difference((Tower(1), X, 1), (Tower(1), X, 2), static_argnums=2)
+    assert (path, before, after) == ("n", "1", "2")
+
+
+def test_an_added_attribute_is_named() -> None:
+    other = Tower(1)
+    other.extra = nnx.Param(jnp.ones(1))
+    path, _, _ = difference((Tower(1),), (other,))
+    assert path == "model.extra"
+
+
+def test_explain_retraces_collects_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    step = nnx.jit(lambda x: x)
+    with nnx.explain_retraces() as retraces:
+        step(jnp.ones(2))
+        step(jnp.ones(3))
+    step(jnp.ones(4))
+    assert [(r.path, r.before, r.after) for r in retraces] == [("x", "float32[2]", "float32[3]")]
+    assert "x: float32[2] -> float32[3]" in capsys.readouterr().err
+    assert len(step.retraces) == 2
+
+
+def test_explain_retraces_is_a_switch_too(capsys: pytest.CaptureFixture[str]) -> None:
+    step = nnx.jit(lambda x: x)
+    nnx.explain_retraces(True)
+    try:
+        step(jnp.ones(2))
+        step(jnp.ones(3))
+    finally:
+        nnx.explain_retraces(False)
+    step(jnp.ones(4))
+    assert capsys.readouterr().err.count("traced again") == 1
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["above jit", "below jit"])
+def test_max_traces_raises_with_the_explanation_and_leaves_objects_alone(inside: bool) -> None:
+    def advance(model: Tower, x: Any) -> None:
+        model.blocks[0].bias.value = model.blocks[0].bias.value + x.sum()
+
+    limit = nnx.max_traces(1)
+    step = nnx.jit(limit(advance)) if inside else limit(nnx.jit(advance))
+    model = Tower(1)
+    step(model, jnp.ones(2))
+    with pytest.raises(nnx.TooManyTracesError, match=r"x: float32\[2\] -> float32\[3\]"):
+        step(model, jnp.ones(3))
+    assert float(model.blocks[0].bias.value[0]) == 2
+    step(model, jnp.ones(2))
+    assert float(model.blocks[0].bias.value[0]) == 4
+
+
+def test_max_traces_needs_a_positive_limit() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        nnx.max_traces(0)
+
+
+def test_structures_that_return_do_not_trace_again() -> None:
+    step = nnx.jit(lambda x, n: x * n, static_argnums=1)
+    for n in (1, 2, 1, 2, 3, 1):
+        step(X, n)
+    assert step.num_traces == 3
+
+
+def test_the_same_structure_with_other_shapes_may_have_other_results() -> None:
+    @nnx.jit
+    def step(model: Tower, x: jax.Array) -> Any:
+        if x.shape[0] > 2:
+            model.large = nnx.Param(x.sum())
+            return x, x
+        return x
+
+    model = Tower(1)
+    assert step(model, jnp.ones(2)).shape == (2,)
+    assert not hasattr(model, "large")
+    assert len(step(model, jnp.ones(3))) == 2
+    assert float(model.large.value) == 3
+    assert step(Tower(1), jnp.ones(2)).shape == (2,)
+    assert step.num_traces == 2
