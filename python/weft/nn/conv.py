@@ -109,14 +109,6 @@ class Conv(Module):
                 f"and out_features={out_features}"
             )
         self.kernel_shape = (*self.kernel_size, in_features // feature_group_count, out_features)
-        self.kernel = make_param(
-            kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
-        )
-        self.bias: Param | None = None
-        if use_bias:
-            self.bias = make_param(
-                bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata
-            )
         self.in_features = in_features
         self.out_features = out_features
         self.strides = per_dimension("strides", strides, ndim)
@@ -132,6 +124,15 @@ class Conv(Module):
         self.conv_general_dilated = conv_general_dilated
         self.promote_dtype = promote_dtype
         self.preferred_element_type = preferred_element_type
+        # Only now, so that wrong options leave the streams as they are.
+        self.kernel = make_param(
+            kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
+        )
+        self.bias: Param | None = None
+        if use_bias:
+            self.bias = make_param(
+                bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata
+            )
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Convolve.
@@ -239,14 +240,6 @@ class ConvTranspose(Module):
         ndim = len(self.kernel_size)
         channels = (out_features, in_features) if transpose_kernel else (in_features, out_features)
         self.kernel_shape = self.kernel_size + channels
-        self.kernel = make_param(
-            kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
-        )
-        self.bias: Param | None = None
-        if use_bias:
-            self.bias = make_param(
-                bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata
-            )
         self.in_features = in_features
         self.out_features = out_features
         self.strides = per_dimension("strides", strides, ndim)
@@ -260,6 +253,15 @@ class ConvTranspose(Module):
         self.transpose_kernel = transpose_kernel
         self.promote_dtype = promote_dtype
         self.preferred_element_type = preferred_element_type
+        # Only now, so that wrong options leave the streams as they are.
+        self.kernel = make_param(
+            kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
+        )
+        self.bias: Param | None = None
+        if use_bias:
+            self.bias = make_param(
+                bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata
+            )
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Convolve.
