@@ -12,13 +12,14 @@
 namespace weft {
 namespace {
 
+#define WEFT_TEXT_(x) #x
+#define WEFT_TEXT(x) WEFT_TEXT_(x)
+
 #if defined(__clang__)
-constexpr const char *kCompiler = "Clang " __clang_version__;
+constexpr const char *kCompiler = "Clang " WEFT_TEXT(__clang_major__) "." WEFT_TEXT(__clang_minor__);
 #elif defined(__GNUC__)
 constexpr const char *kCompiler = "GCC " __VERSION__;
 #elif defined(_MSC_VER)
-#define WEFT_TEXT_(x) #x
-#define WEFT_TEXT(x) WEFT_TEXT_(x)
 constexpr const char *kCompiler = "MSVC " WEFT_TEXT(_MSC_VER);
 #else
 constexpr const char *kCompiler = "an unknown compiler";
