@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -336,7 +337,11 @@ class _Compiler:
         passed = dict(options.passed)
         if options.in_shardings is not _UNSPECIFIED:
             passed["in_shardings"] = shardings
-        compiled = jax.jit(traced, donate_argnums=donated or None, **passed)
+        with warnings.catch_warnings():
+            # jax deprecates `device` and `backend`; whoever passes them to weft has no use for
+            # a warning about a line of weft's.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            compiled = jax.jit(traced, donate_argnums=donated or None, **passed)
         return compiled, donated
 
     def _donated(self, graphdef: _core.GraphDef) -> tuple[int, ...]:
