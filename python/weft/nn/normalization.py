@@ -434,9 +434,9 @@ class RMSNorm(_Norm):
 
     >>> import jax.numpy as jnp
     >>> import weft as nnx
-    >>> layer = nnx.RMSNorm(2, rngs=nnx.Rngs(0))
-    >>> print(layer(jnp.array([[1.0, 7.0]])).round(3))
-    [[0.2 1.4]]
+    >>> layer = nnx.RMSNorm(4, rngs=nnx.Rngs(0))
+    >>> layer(jnp.array([[0.0, -6.0, 0.0, 0.0]])).round(3).tolist()
+    [[0.0, -2.0, 0.0, 0.0]]
     """
 
     def __init__(
