@@ -142,6 +142,9 @@ def test_state_carries_the_metadata_of_its_parameter_but_not_its_hooks():
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
     assert optimizer.opt_state[0].mu["kernel"].get_metadata() == {"sharding": ("a", "b")}
     factored = nnx.Optimizer(model, optax.adafactor(1e-3, min_dim_size_to_factor=2), wrt=nnx.Param)
+    nested = jax.tree.leaves(factored.opt_state, is_leaf=lambda v: isinstance(v, nnx.Variable))
+    of_other_shape = [v for v in nested if v.value.shape != (2, 3)]
+    assert not any(v.has_metadata("sharding") for v in of_other_shape)
     v_row = factored.opt_state[0].v_row["kernel"]
     assert v_row.value.ndim == 1
     assert not v_row.has_metadata("sharding")

@@ -92,7 +92,7 @@ class Optimizer(Object):
                 "optimize. Check the filter, or that the model has such Variables"
             )
         self.step = OptState(jnp.array(0, jnp.uint32))
-        self.opt_state = _into_variables(tx.init(params))
+        self.opt_state = _into_variables(tx.init(params), params)
         self.tx = tx
         self.wrt = wrt
         if holds_model:
@@ -145,7 +145,7 @@ class Optimizer(Object):
         update_graph(model, new_params)
         self.step.value = step
         if store is None:
-            self.opt_state = _into_variables(opt_state)
+            self.opt_state = _into_variables(opt_state, params)
         else:
             store()
 
@@ -223,34 +223,47 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, (jax.Array, np.ndarray, np.generic, bool, int, float, complex))
 
 
-def _into_variables(tree: Any) -> Any:
+def _into_variables(tree: Any, params: State) -> Any:
     """The state of a transformation with every array in a Variable and every State a dict."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, State):
-            return _map_entries(value, _entry_into_variables)
+            return _state_into_variables(value, params)
         return OptState(jnp.asarray(value)) if _is_array(value) else value
 
     return jax.tree.map(convert, tree, is_leaf=_is_state)
 
 
-def _entry_into_variables(entry: Any) -> Any:
+def _state_into_variables(state: State, params: Any) -> dict[Any, Any]:
+    return {
+        key: _state_into_variables(entry, _below(params, key))
+        if isinstance(entry, State)
+        else _entry_into_variables(entry, jnp.shape(_entry_value(_below(params, key))))
+        for key, entry in state.items()
+    }
+
+
+def _below(params: Any, key: Any) -> Any:
+    # A transformation may make up a State of its own, with other entries than the model's.
+    return params[key] if isinstance(params, State) and key in params else ()
+
+
+def _entry_into_variables(entry: Any, shape: tuple[int, ...]) -> Any:
     metadata: dict[str, Any] = {}
-    value = entry
     if isinstance(entry, VariableState):
-        value = entry.value
         metadata = {k: v for k, v in entry._metadata.items() if k not in _NOT_INHERITED}
 
     def convert(leaf: Any) -> Any:
         if not _is_array(leaf):
             return leaf
         leaf = jnp.asarray(leaf)
-        # Sharding names one mesh axis per array axis: it suits only arrays of the same rank.
-        if len(metadata.get("sharding") or ()) not in (0, leaf.ndim):
-            return OptVariable(leaf, **{k: v for k, v in metadata.items() if k != "sharding"})
-        return OptVariable(leaf, **metadata)
+        kept = metadata
+        if leaf.shape != shape:
+            # The sharding names axes of the parameter, which this array does not have.
+            kept = {k: v for k, v in metadata.items() if k != "sharding"}
+        return OptVariable(leaf, **kept)
 
-    return jax.tree.map(convert, value)
+    return jax.tree.map(convert, _entry_value(entry))
 
 
 def _out_of_variables(tree: Any, params: State) -> Any:
