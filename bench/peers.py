@@ -61,6 +61,9 @@ class View:
     def __getattr__(self, name: str) -> Any:
         return view(self._tree[name])
 
+    def __getitem__(self, name: str) -> Any:
+        return view(self._tree[name])
+
 
 def view(tree: Any) -> Any:
     if isinstance(tree, dict):

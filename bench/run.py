@@ -47,7 +47,7 @@ def effort_of(options: argparse.Namespace) -> Any:
         return Effort(row_seconds=30, batch_seconds=0.05, min_rounds=15, max_rounds=200, full=True)
     if options.smoke:
         return Effort(row_seconds=0.2, batch_seconds=0.002, min_rounds=2, max_rounds=3)
-    return Effort(row_seconds=4, batch_seconds=0.02, min_rounds=7, max_rounds=60)
+    return Effort(row_seconds=3, batch_seconds=0.02, min_rounds=5, max_rounds=60)
 
 
 def run_one(options: argparse.Namespace) -> None:

@@ -52,6 +52,9 @@ def section(name: str, suite: dict[str, Any]) -> list[str]:
         if about:
             lines += [", ".join(about) + ".", ""]
         header, body = table(row)
+        if not body:
+            lines += [f"- {note}" for note in row["notes"]] + [""]
+            continue
         lines += ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
         lines += ["| " + " | ".join(cells) + " |" for cells in body]
         lines.append("")

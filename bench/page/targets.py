@@ -68,7 +68,7 @@ def targets(results: dict[str, Any]) -> Iterator[Measured]:
 
 def _training(results: dict[str, Any]) -> Iterator[Measured]:
     for base, limit, shown in (
-        (HAND_FLAT, 1.05, "flat tuple"),
+        (HAND_FLAT, 1.05, "a flat tuple"),
         (HAND_NESTED, 1.00, "nested dicts"),
     ):
         for leaves in (62, 602, 3002):

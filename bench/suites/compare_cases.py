@@ -51,6 +51,10 @@ def compare_cases(
         except Exception as error:
             notes.append(f"{peer}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
             traceback.print_exc()
+    if base not in cases:
+        return Row(
+            name=name, base=base, leaves=leaves, notes=[*notes, f"{base} failed: no comparison"]
+        )
     notes += program_differences(cases, base, leaves)
     row = interleave(
         name, {peer: case.step for peer, case in cases.items()}, effort, base=base, leaves=leaves
@@ -65,9 +69,7 @@ def agreement_notes(makers: Mapping[str, Callable[[], Case]], steps: int = 3) ->
     notes = []
     for peer, make in makers.items():
         case = make()
-        before = [plain(v) for v in case.values()]
-        done = _steps_done_while_set_up(peer)
-        for _ in range(steps - done):
+        for _ in range(steps - _steps_done_while_set_up(peer)):
             case.step()
         values = sorted((plain(v) for v in case.values()), key=_order)
         if reference is None:
@@ -79,7 +81,6 @@ def agreement_notes(makers: Mapping[str, Callable[[], Case]], steps: int = 3) ->
         )
         if not same:
             notes.append(f"{peer}: its state after {steps} steps is not the others'")
-        del before
     return notes
 
 
