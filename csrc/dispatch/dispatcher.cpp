@@ -139,7 +139,7 @@ PlanRef make_plan(DispatcherState &state, const Flat &flat) {
   if (PlanRef plan = state.find(graphdef_of(flat.graphdef))) return plan;
   std::vector<uint32_t> donated;
   for (nb::handle leaf : nb::object(made[1])) donated.push_back(nb::cast<uint32_t>(leaf));
-  auto plan = std::make_shared<Plan>(made[0], std::move(donated));
+  auto plan = std::make_shared<Plan>(made[0], std::move(donated), made[2]);
   plan->graphdef = flat.graphdef;
   state.add(plan);
   return plan;
@@ -217,6 +217,19 @@ nb::object call_compiled(DispatcherState &state, const Plan &plan, CallFrame &fr
   }
 }
 
+// Effects and output leaves of a compiled call.
+std::pair<nb::object, nb::object> read_outputs(const Plan &plan, nb::object returned) {
+  if (PyTuple_CheckExact(returned.ptr())) {
+    PyObject *first = PyList_GetItem(plan.traced_effects.ptr(), 0);
+    if (first == nullptr) throw nb::python_error();
+    return {nb::borrow<nb::object>(first), std::move(returned)};
+  }
+  Outputs &outputs = outputs_of(returned);
+  std::pair<nb::object, nb::object> result{outputs.effects, outputs.leaves};
+  recycle_outputs(std::move(returned));
+  return result;
+}
+
 // The whole of a call: verify, gather, call, scatter; the one way out is `walk_and_find`.
 nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &timings) {
   const bool timed = timings.wanted;
@@ -229,10 +242,8 @@ nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &t
   int64_t verified = timed ? now() : 0;
   nb::object returned = call_compiled(state, *plan, frame);
   int64_t called = timed ? now() : 0;
-  Outputs &outputs = outputs_of(returned);
-  nb::object effects_object = outputs.effects, leaves = outputs.leaves;
+  auto [effects_object, leaves] = read_outputs(*plan, std::move(returned));
   const Effects &effects = effects_of(effects_object);
-  recycle_outputs(std::move(returned));
   for (Py_ssize_t i = 0; i < py::tuple_size(leaves.ptr()); ++i)
     frame.outputs.push_back(py::tuple_item(leaves.ptr(), i));
   nb::object result = apply_effects(effects, frame.refs, frame.leaves, frame.outputs);
@@ -319,6 +330,7 @@ int dispatcher_traverse(PyObject *self, visitproc visit, void *arg) {
   for (const PlanRef &plan : dispatcher->state->age) {
     Py_VISIT(plan->graphdef.ptr());
     Py_VISIT(plan->call.ptr());
+    Py_VISIT(plan->traced_effects.ptr());
   }
   return 0;
 }

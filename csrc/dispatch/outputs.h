@@ -8,9 +8,9 @@ namespace weft {
 // The pytree node a traced function returns. Invariant: `effects` is an Effects, `leaves` a tuple with one entry per
 // output.
 //
-// JAX takes the structure of a compiled function's result from flattening what the first call returned, so the node
-// must reach the caller as it is. A dispatcher gives it back when it has read it, and the next call uses it again: a
-// hot call allocates no object of ours.
+// For traces of a plan that did something else than its first one. JAX takes the structure of a compiled function's
+// result from flattening what the first call returned, so the node must reach the caller as it is. A dispatcher gives
+// it back when it has read it, and the next call uses it again: a hot call allocates no object of ours.
 struct Outputs {
   nb::object effects;
   nb::object leaves;

@@ -33,12 +33,15 @@ struct CallFrame {
 // then, never followed unless found again in the caller's own attributes. No graph object and no array is kept alive.
 class Plan {
  public:
-  Plan(nb::object call_function, std::vector<uint32_t> donated_leaves)
-      : call(std::move(call_function)), donated(std::move(donated_leaves)) {}
+  Plan(nb::object call_function, std::vector<uint32_t> donated_leaves, nb::object effects_list)
+      : call(std::move(call_function)), donated(std::move(donated_leaves)), traced_effects(std::move(effects_list)) {}
 
   nb::object graphdef;
   nb::object call;
   std::vector<uint32_t> donated;  // leaf ids, ascending
+  // List that the first trace puts its Effects into. Traces with the same effects return a plain tuple of leaves, which
+  // costs JAX less than a node of ours; others (another shape, another outcome) return an Outputs with their own.
+  nb::object traced_effects;
 
   // Takes the guards from a walk that gave this plan's structure.
   void remember(const Flat &flat);

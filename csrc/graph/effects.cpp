@@ -430,6 +430,12 @@ std::vector<bool> keep_mask(nb::handle keep, size_t n) {
 
 }  // namespace
 
+bool Effects::equals(const Effects &other) const {
+  return origins == other.origins && input_of == other.input_of && out_leaf == other.out_leaf &&
+         changed_values == other.changed_values && changed_metadata == other.changed_metadata && sets == other.sets &&
+         removals == other.removals && before_def().equals(other.before_def()) && after_def().equals(other.after_def());
+}
+
 nb::object new_effects() {
   nb::object object = nb::inst_alloc(*g_effects_type);
   new (nb::inst_ptr<Effects>(object)) Effects();
@@ -480,6 +486,7 @@ void bind_effects(nb::module_ &m) {
   g_effects_type = new nb::object(cls);
   cls.def_prop_ro("num_out", &Effects::n_out);
   cls.def_prop_ro("changes_structure", [](const Effects &effects) { return !effects.values_only(); });
+  cls.def("same_as", &Effects::equals, nb::arg("other"));
   cls.def("outputs", &outputs);
   cls.def("output_types", &output_types);
   cls.def("output_metadata", &output_metadata);

@@ -10,11 +10,15 @@ namespace weft {
 struct LeafOrigin {
   bool is_output;
   uint32_t index;
+
+  bool operator==(const LeafOrigin &) const = default;
 };
 
 struct AttributeChange {
   uint32_t ref;
   uint32_t child;  // index among the reference's children: in `after` for a set, in `before` for a removal
+
+  bool operator==(const AttributeChange &) const = default;
 };
 
 // Invariant: `before` describes the call's arguments and `after` the same references 0..n-1 once the function ran, new
@@ -36,6 +40,8 @@ class Effects {
   uint32_t n_known() const { return before_def().n_refs(); }
   uint32_t n_new() const { return after_def().n_refs() - n_known(); }
   uint32_t n_out() const { return static_cast<uint32_t>(out_leaf.size()); }
+  // True if both say the same of calls with the same arguments' structure.
+  bool equals(const Effects &other) const;
   // Only Variable values change, and the result is made of leaves: the common case of a training step.
   bool values_only() const {
     return sets.empty() && removals.empty() && changed_metadata.empty() && n_new() == 0 && !result_has_refs;

@@ -133,6 +133,8 @@ class Effects:
 
     num_out: int
     changes_structure: bool
+    def same_as(self, other: Effects) -> bool:
+        """True if both say the same of calls of one structure."""
     def outputs(self) -> tuple[tuple[str, int, Path], ...]:
         """For each output leaf: ("leaf", input leaf id, path) for a changed input leaf,
         ("new", -1, path) for a leaf of a new Variable or a new bare array in state,
@@ -175,8 +177,8 @@ def _unflatten_outputs(effects: Effects, leaves: Sequence[Any], /) -> Outputs: .
 class Dispatcher:
     """The callable that `weft.jit` returns: verify, gather, call, scatter.
 
-    `api` is its Python side: `plan(graphdef, leaves)` gives the compiled function and the donated
-    leaves of a structure, `on_error(graphdef, leaves, error)` a better error or None, `copy(array)` a
+    `api` is its Python side: `plan(graphdef, leaves)` gives the compiled function, the donated leaves
+    and a list that the first trace puts its effects into, `on_error(graphdef, leaves, error)` a better error or None, `copy(array)` a
     copy; attributes the dispatcher lacks are looked up there.
     """
 

@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 import jax
 from jax._src import util as jax_util
@@ -198,6 +198,15 @@ def _is_jax_value(value: Any) -> bool:
     return True
 
 
+class _Compiled(NamedTuple):
+    """What the dispatcher needs for calls of one structure."""
+
+    function: Any
+    donated: tuple[int, ...]
+    # The first trace's, filled when it has run: what a plain tuple of output leaves stands for.
+    effects: list[_core.Effects]
+
+
 class _Compiler:
     """The Python side of a dispatcher: traces structures it has not seen, and explains errors."""
 
@@ -205,15 +214,15 @@ class _Compiler:
         self.function = function
         self.options = options
         self.log = TraceLog(function)
-        self.compiled: OrderedDict[_core.GraphDef, tuple[Any, tuple[int, ...]]] = OrderedDict()
+        self.compiled: OrderedDict[_core.GraphDef, _Compiled] = OrderedDict()
         self.dispatcher: Callable[[], Any] = lambda: None
 
     # -- called by the dispatcher ------------------------------------------------------------------
 
     copy = staticmethod(_copy)
 
-    def plan(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> tuple[Any, tuple[int, ...]]:
-        """Compiled function and donated leaves for a structure."""
+    def plan(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> _Compiled:
+        """What calls of a structure need."""
         known = self.compiled.get(graphdef)
         if known is None:
             known = self.compiled[graphdef] = self._make(graphdef, leaves)
@@ -267,17 +276,21 @@ class _Compiler:
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         _, leaves, compiled = self._collect(args, kwargs)
-        return compiled.lower(*leaves)
+        return compiled.function.lower(*leaves)
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
         _, leaves, compiled = self._collect(args, kwargs)
-        return compiled.trace(*leaves)
+        return compiled.function.trace(*leaves)
 
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         graphdef, leaves, compiled = self._collect(args, kwargs)
-        outputs = compiled.eval_shape(*leaves)
+        shapes = compiled.function.eval_shape(*leaves)
+        if isinstance(shapes, tuple):
+            effects, out = compiled.effects[0], shapes
+        else:
+            effects, out = shapes.effects, shapes.leaves
         _, refs = _core.unflatten(graphdef, leaves)
-        return _core.apply_effects(outputs.effects, refs, leaves, outputs.leaves)
+        return _core.apply_effects(effects, refs, leaves, out)
 
     def clear_cache(self) -> None:
         self.compiled.clear()
@@ -289,14 +302,14 @@ class _Compiler:
 
     def _collect(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[_core.GraphDef, list[Any], Any]:
+    ) -> tuple[_core.GraphDef, list[Any], _Compiled]:
         """Structure and leaves of a call, and the compiled function for them."""
         try:
             flat = _core.flatten_call(args, kwargs, *self.options.static)
         except GraphError as error:
             raise self._relabelled(error) or error from None
         leaves = flat.leaves
-        return flat.graphdef, leaves, self.plan(flat.graphdef, leaves)[0]
+        return flat.graphdef, leaves, self.plan(flat.graphdef, leaves)
 
     def _relabelled(self, error: Exception) -> Exception | None:
         """A walk's error with the argument's name in the place of its position."""
@@ -313,7 +326,7 @@ class _Compiler:
         better.__context__ = error
         return better.with_traceback(error.__traceback__)
 
-    def _make(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> tuple[Any, tuple[int, ...]]:
+    def _make(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> _Compiled:
         options = self.options
         donated = self._donated(graphdef)
         shardings = self._leaf_shardings(graphdef, leaves)
@@ -322,8 +335,9 @@ class _Compiler:
             keep[leaf] = False
         known = [*self.compiled]
         types: list[tuple[str, ...]] = []
+        first: list[_core.Effects] = []
 
-        def traced(*values: Any) -> _core.Outputs:
+        def traced(*values: Any) -> tuple[Any, ...] | _core.Outputs:
             now = tuple(map(leaf_type, values))
             if types:
                 difference = type_difference(self.function, graphdef, types[-1], now)
@@ -331,7 +345,11 @@ class _Compiler:
                 difference = structure_difference(self.function, known, graphdef)
             self.log.record(self.dispatcher(), difference)
             types.append(now)
-            return self._run(graphdef, values, keep, shardings)
+            effects, out = self._run(graphdef, values, keep, shardings)
+            if not first:
+                first.append(effects)
+            # One tuple serves all traces with the same effects and costs JAX less than a node.
+            return out if effects.same_as(first[0]) else _core.Outputs(effects, out)
 
         traced.__name__ = traced.__qualname__ = function_name(self.function)
         passed = dict(options.passed)
@@ -342,7 +360,7 @@ class _Compiler:
             # a warning about a line of weft's.
             warnings.simplefilter("ignore", DeprecationWarning)
             compiled = jax.jit(traced, donate_argnums=donated or None, **passed)
-        return compiled, donated
+        return _Compiled(compiled, donated, first)
 
     def _donated(self, graphdef: _core.GraphDef) -> tuple[int, ...]:
         options = self.options
@@ -398,7 +416,7 @@ class _Compiler:
         values: Sequence[Any],
         keep: Sequence[bool],
         shardings: tuple[Any, ...] | None,
-    ) -> _core.Outputs:
+    ) -> tuple[_core.Effects, tuple[Any, ...]]:
         """One trace: the user's function over tracers, and what it did."""
         options = self.options
         if options.constrain_state:
@@ -414,7 +432,7 @@ class _Compiler:
             return result
 
         effects, out = trace(self.function, graphdef, values, leave=leave, keep=cast("bool", keep))
-        return _core.Outputs(effects, tuple(out))
+        return effects, tuple(out)
 
     @staticmethod
     def _walk_state(graphdef: _core.GraphDef, refs: Sequence[Any]) -> _core.Flat:

@@ -129,7 +129,7 @@ def profile(step: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Profile:
     (given, named), donated = arguments
     result, first = jitted._timed(given, named)
     jax.block_until_ready(result)
-    compiled, _ = jitted.plan(graphdef, _leaves(jitted, given, named))
+    compiled = jitted.plan(graphdef, _leaves(jitted, given, named)).function
 
     reports, ratios, bares = [], [], []
     for _ in range(_calls(jitted, given, named)):
