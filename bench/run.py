@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def effort_of(options: argparse.Namespace) -> Any:
         return Effort(row_seconds=30, batch_seconds=0.05, min_rounds=15, max_rounds=200, full=True)
     if options.smoke:
         return Effort(row_seconds=0.2, batch_seconds=0.002, min_rounds=2, max_rounds=3)
-    return Effort(row_seconds=3, batch_seconds=0.02, min_rounds=5, max_rounds=60)
+    return Effort(row_seconds=2, batch_seconds=0.02, min_rounds=5, max_rounds=60)
 
 
 def run_one(options: argparse.Namespace) -> None:
@@ -77,7 +78,11 @@ def run_suite(name: str, options: argparse.Namespace, seconds: float) -> dict[st
                 ).returncode
                 if code:
                     lines = log.read_text(errors="replace").strip().splitlines()
-                    error = lines[-1][:300] if lines else f"exit status {code}"
+                    # JAX ends a traceback with a remark of its own.
+                    said = [
+                        line for line in lines if re.match(r"\w[\w.]*(Error|Exception)\b", line)
+                    ]
+                    error = said[-1][:300] if said else f"exit status {code}"
                     print("\n".join(lines[-20:]), file=sys.stderr)
             except subprocess.TimeoutExpired:
                 error = f"stopped after {seconds:.0f} s"
@@ -116,7 +121,7 @@ def main() -> int:
             results["suites"][name] = {"rows": [], "error": "no time left", "seconds": 0.0}
             continue
         results["suites"][name] = run_suite(
-            name, options, min(left, 240 if size == "quick" else left)
+            name, options, min(left, 200 if size != "full" else left)
         )
         # After each suite, so that an interrupted run leaves a report of what it measured.
         options.out.mkdir(parents=True, exist_ok=True)

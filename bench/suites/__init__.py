@@ -6,21 +6,21 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# Name -> module and function. Each suite runs in a process of its own; what takes longest comes last.
+# Name -> module and function. Each suite runs in a process of its own; what the targets need comes first.
 SUITES = {
     "training": ("suites.dispatch", "train_rows"),
     "one-leaf": ("suites.single_calls", "one_leaf_rows"),
     "warm": ("suites.single_calls", "warm_rows"),
     "eager": ("suites.eager", "rows"),
-    "transforms": ("suites.transforms", "rows"),
     "tracing": ("suites.tracing", "rows"),
-    "breakdown": ("suites.breakdown", "rows"),
+    "training-large": ("suites.dispatch", "large_train_rows"),
     "tail": ("suites.tail", "rows"),
     "imports": ("suites.footprint", "import_rows"),
     "memory": ("suites.footprint", "memory_rows"),
+    "breakdown": ("suites.breakdown", "rows"),
     "state": ("suites.dispatch", "state_rows"),
     "sweep": ("suites.dispatch", "sweep_rows"),
-    "training-large": ("suites.dispatch", "large_train_rows"),
+    "transforms": ("suites.transforms", "rows"),
 }
 
 TITLES = {

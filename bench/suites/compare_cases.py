@@ -55,7 +55,8 @@ def compare_cases(
         return Row(
             name=name, base=base, leaves=leaves, notes=[*notes, f"{base} failed: no comparison"]
         )
-    notes += program_differences(cases, base, leaves)
+    if effort.full or leaves <= _COMPILED_TEXT_LEAVES:
+        notes += program_differences(cases, base, leaves)
     row = interleave(
         name, {peer: case.step for peer, case in cases.items()}, effort, base=base, leaves=leaves
     )

@@ -23,11 +23,12 @@ _SLOW_AT_SCALE = (
 
 def train_rows(effort: Effort) -> Iterator[Row]:
     small = models.mlp(5)
-    for model in (small, models.mlp(50), models.transformer(2 if not effort.full else 8)):
-        row = train_row(model, effort)
-        if model is small:
-            row.notes += agreement_notes(makers_for(model))
-        yield row
+    row = train_row(small, effort)
+    row.notes += agreement_notes(makers_for(small))
+    yield row
+    yield train_row(models.mlp(50), effort)
+    slow = (peers.FLAX_TREE, peers.FLAX_CACHED, peers.HAND_DONATED, peers.WEFT_DONATED)
+    yield train_row(models.transformer(8 if effort.full else 2), effort, slow)
 
 
 def large_train_rows(effort: Effort) -> Iterator[Row]:

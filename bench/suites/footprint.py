@@ -52,7 +52,7 @@ def import_rows(effort: Effort) -> Iterator[Row]:
     if peers.HAS_FLAX:
         statements["from flax import nnx"] = "from flax import nnx"
     seconds: dict[str, list[float]] = {name: [] for name in statements}
-    rounds = 9 if effort.full else 5
+    rounds = 9 if effort.full else 4
     for turn in range(rounds + 1):
         for name, statement in statements.items():
             taken = _child(_IMPORT.format(statement=statement))

@@ -20,18 +20,12 @@ _CURVE = (*range(0, 100, 5), 99, 99.5, 99.9, 99.95, 100)
 
 def rows(effort: Effort) -> Iterator[Row]:
     model = models.mlp(50, width=4, batch=1)
-    steps = 20_000 if effort.full else 1_500
+    steps = 20_000 if effort.full else 2_000
     slower = max(200, steps // 20)
-    makers = peers.makers(
-        [
-            peers.HAND_FLAT,
-            peers.HAND_NESTED,
-            peers.WEFT,
-            peers.FLAX_GRAPH,
-            peers.FLAX_PARTIAL,
-            peers.EQUINOX,
-        ]
-    )
+    names = [peers.HAND_FLAT, peers.HAND_NESTED, peers.WEFT, peers.FLAX_GRAPH]
+    if effort.full:
+        names += [peers.FLAX_PARTIAL, peers.EQUINOX]
+    makers = peers.makers(names)
     row = Row(name="latency of single steps, MLP of 50 blocks", base=peers.HAND_FLAT, leaves=602)
     times: dict[str, list[float]] = {}
     collections: dict[str, list[int]] = {}
