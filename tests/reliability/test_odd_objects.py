@@ -402,3 +402,30 @@ def test_a_type_that_is_collected_is_forgotten() -> None:
             with pytest.raises(TypeError, match="thing"):
                 hash(nnx.graphdef(model))
         del Thing, model
+
+
+def test_variables_may_hold_none_and_pytrees() -> None:
+    model = with_weight(Node())
+    model.nothing = nnx.Variable(None)
+    model.tree = nnx.Variable((jnp.ones(1), {"a": jnp.zeros(2)}))
+    assert_works(model)
+
+    @nnx.jit
+    def exchange(model: Node) -> Any:
+        first, rest = model.tree.value
+        model.tree.value = None
+        model.nothing.value = [first + 1]
+        return rest
+
+    assert jnp.array_equal(exchange(model)["a"], jnp.zeros(2))
+    assert model.tree.value is None
+    assert jnp.array_equal(model.nothing.value[0], jnp.full(1, 2.0))
+
+
+def test_a_node_in_a_variable_is_refused_by_path() -> None:
+    model = with_weight(Node())
+    model.child = Node()
+    model.child.bad = nnx.Variable(Node())
+    with pytest.raises(TypeError, match=r"child\.bad"):
+        nnx.jit(touch)(model)
+    assert jnp.array_equal(model.w.value, jnp.ones(2))
