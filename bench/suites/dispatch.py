@@ -57,8 +57,8 @@ def state_rows(effort: Effort) -> Iterator[Row]:
     for model in (
         stateful.agent(40),
         stateful.deep_containers(8),
-        stateful.dropouts(40),
-        stateful.decoder(40 if not effort.full else 250),
+        stateful.dropouts(40 if effort.full else 12),
+        stateful.decoder(250 if effort.full else 20),
     ):
         yield stateful_row(model, effort)
 
@@ -80,6 +80,6 @@ def stateful_row(model: stateful.StatefulModel, effort: Effort, slow: tuple[str,
     row = compare_cases(model.name, makers, effort, base=peers.HAND_FLAT, leaves=leaves, slow=slow)
     if not model.pure:
         row.notes.append("equinox has no mutable state: left out")
-    if leaves <= 200:
+    if leaves <= (200 if effort.full else 50):
         row.notes += agreement_notes(makers)
     return row

@@ -20,8 +20,8 @@ _CURVE = (*range(0, 100, 5), 99, 99.5, 99.9, 99.95, 100)
 
 def rows(effort: Effort) -> Iterator[Row]:
     model = models.mlp(50, width=4, batch=1)
-    steps = 20_000 if effort.full else 2_000
-    slower = max(200, steps // 20)
+    steps = 20_000 if effort.full else 2_000 if effort.max_rounds > 3 else 50
+    slower = max(50, steps // 20)
     names = [peers.HAND_FLAT, peers.HAND_NESTED, peers.WEFT, peers.FLAX_GRAPH]
     if effort.full:
         names += [peers.FLAX_PARTIAL, peers.EQUINOX]
