@@ -206,6 +206,12 @@ class _Compiled(NamedTuple):
     # The first trace's, filled when it has run: what a plain tuple of output leaves stands for.
     effects: list[_core.Effects]
 
+    def read(self, returned: Any) -> tuple[_core.Effects, tuple[Any, ...]]:
+        """Effects and output leaves of what the function returned."""
+        if isinstance(returned, tuple):
+            return self.effects[0], returned
+        return returned.effects, returned.leaves
+
 
 class _Compiler:
     """The Python side of a dispatcher: traces structures it has not seen, and explains errors."""
@@ -284,11 +290,7 @@ class _Compiler:
 
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         graphdef, leaves, compiled = self._collect(args, kwargs)
-        shapes = compiled.function.eval_shape(*leaves)
-        if isinstance(shapes, tuple):
-            effects, out = compiled.effects[0], shapes
-        else:
-            effects, out = shapes.effects, shapes.leaves
+        effects, out = compiled.read(compiled.function.eval_shape(*leaves))
         _, refs = _core.unflatten(graphdef, leaves)
         return _core.apply_effects(effects, refs, leaves, out)
 

@@ -129,7 +129,8 @@ def profile(step: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Profile:
     (given, named), donated = arguments
     result, first = jitted._timed(given, named)
     jax.block_until_ready(result)
-    compiled = jitted.plan(graphdef, _leaves(jitted, given, named)).function
+    plan = jitted.plan(graphdef, _leaves(jitted, given, named))
+    compiled = plan.function
 
     reports, ratios, bares = [], [], []
     for _ in range(_calls(jitted, given, named)):
@@ -141,7 +142,7 @@ def profile(step: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Profile:
         started = time.perf_counter_ns()
         returned = compiled(*passed)
         bare = time.perf_counter_ns() - started
-        jax.block_until_ready(returned.leaves)
+        jax.block_until_ready(returned)
         reports.append(report)
         bares.append(bare)
         ratios.append(sum(report.get(phase, 0) for phase in _PHASES) / bare)
@@ -166,7 +167,7 @@ def profile(step: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Profile:
         ratio_high=high,
         leaves_in=last["leaves_in"],
         leaves_out=last["leaves_out"],
-        advice=tuple(_advice(jitted, compiled, graphdef, given, named, last["call_class"])),
+        advice=tuple(_advice(jitted, plan, graphdef, given, named, last["call_class"])),
     )
 
 
@@ -219,7 +220,7 @@ def _calls(jitted: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 
 def _advice(
     jitted: Any,
-    compiled: Any,
+    plan: Any,
     graphdef: _core.GraphDef,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -242,7 +243,7 @@ def _advice(
             f"{_some(hosted, name)}: no jax.Array but a number or numpy array, which is put on the "
             f"device at each call. Put it there once where it does not change."
         )
-    traced = compiled.trace(*flat.leaves)
+    traced = plan.function.trace(*flat.leaves)
     jaxpr = traced.jaxpr.jaxpr
     unused = _unused(jaxpr)
     if unused:
@@ -250,7 +251,7 @@ def _advice(
             f"{_some(unused, name)}: not used by the computation, yet gathered and passed, about "
             f"0.2 µs each. Pass only the part of the model that is needed."
         )
-    effects = compiled.eval_shape(*flat.leaves).effects
+    effects, _ = plan.read(plan.function.eval_shape(*flat.leaves))
     yield from _output_advice(jaxpr, effects.outputs(), name)
     for path, micros in _slow_statics(flat, jitted.function):
         yield (
