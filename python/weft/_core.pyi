@@ -178,8 +178,8 @@ class Dispatcher:
     """The callable that `weft.jit` returns: verify, gather, call, scatter.
 
     `api` is its Python side: `plan(graphdef, leaves)` gives the compiled function, the donated leaves
-    and a list that the first trace puts its effects into, `on_error(graphdef, leaves, error)` a better error or None, `copy(array)` a
-    copy; attributes the dispatcher lacks are looked up there.
+    and a list that the first trace puts its effects into, `on_error(graphdef, leaves, error)` a better
+    error or None, `copy(array)` a copy; attributes the dispatcher lacks are looked up there.
     """
 
     def __init__(
