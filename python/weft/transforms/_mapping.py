@@ -222,7 +222,9 @@ class Resolver:
 
     def _remedy(self, leaf: int) -> str:
         """How to have a leaf not mapped."""
-        where = "in_axes_kwargs" if isinstance(self.call.graphdef.paths()[leaf][0], str) else "in_axes"
+        where = (
+            "in_axes_kwargs" if isinstance(self.call.graphdef.paths()[leaf][0], str) else "in_axes"
+        )
         if len(self.call.graphdef.paths()[leaf]) < 2 or self._is_value(leaf):
             return f"Correct {where}, or give None there for what is not mapped."
         if self.options.later_spelling:
