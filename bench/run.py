@@ -36,6 +36,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--render", type=Path, metavar="JSON", help="only write the report of these results"
     )
+    parser.add_argument("--minutes", type=float, help="stop after this long (quick: 9.5)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
