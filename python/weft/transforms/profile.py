@@ -286,7 +286,7 @@ def _output_advice(
         source = inputs.get(id(var))
         if source is not None:
             (unchanged if kind == "leaf" and source == leaf else results).append(source)
-        elif kind == "leaf" and jax.dtypes.issubdtype(var.aval.dtype, jax.dtypes.prng_key):
+        elif kind == "leaf" and jax.numpy.issubdtype(var.aval.dtype, jax.dtypes.prng_key):
             keys.append(leaf)
     if unchanged:
         yield (
