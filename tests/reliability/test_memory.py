@@ -85,12 +85,15 @@ PROGRAM = """
 """
 
 
-# No code of ours: CPython 3.13.0 crashes when the allocation of a generator fails.
+# No code of ours: CPython 3.13.0 crashes when an allocation in a generator expression fails.
 PROBE = """
 import _testcapi
 
+def pair(value):
+    return ("pair", value)
+
 def build(values):
-    return tuple((value,) for value in values)
+    return tuple(pair(value) for value in values)
 
 for n in range(60):
     _testcapi.set_nomemory(n, n + 1)
