@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #if !defined(Py_LIMITED_API)
 #include <structmember.h>
@@ -69,6 +70,14 @@ inline void check_status(int status) {
 
 // The instance dictionary of `object`. Owned by the object too, so the reference stays valid while the object lives.
 inline nb::object instance_dict(PyObject *object) { return checked(PyObject_GenericGetDict(object, nullptr)); }
+
+inline nb::object to_list(const std::vector<nb::object> &values) {
+  nb::object list = checked(PyList_New(static_cast<Py_ssize_t>(values.size())));
+  for (size_t i = 0; i < values.size(); ++i) {
+    list_init(list.ptr(), static_cast<Py_ssize_t>(i), nb::object(values[i]).release().ptr());
+  }
+  return list;
+}
 
 inline bool is_exact(PyObject *object, PyTypeObject *type) { return Py_TYPE(object) == type; }
 

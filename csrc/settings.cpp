@@ -28,7 +28,6 @@ void configure(const nb::kwargs &options) {
   nb::module_ types = nb::module_::import_("types");
   fresh->function_type = types.attr("FunctionType");
   fresh->method_type = types.attr("MethodType");
-  fresh->builtin_type = types.attr("BuiltinFunctionType");
   fresh->partial_type = nb::module_::import_("functools").attr("partial");
   fresh->enum_type = nb::module_::import_("enum").attr("Enum");
   delete g_settings;

@@ -22,7 +22,7 @@ struct Settings {
   nb::object concrete_array;  // type of arrays that are not tracers
   nb::object top_trace;       // `current_trace()` outside any transform
   nb::object variable_state_repr;
-  nb::object function_type, partial_type, method_type, builtin_type, enum_type;
+  nb::object function_type, partial_type, method_type, enum_type;
 };
 
 // The process-wide settings; throws RuntimeError when the package has not configured the engine.

@@ -8,7 +8,9 @@
 
 #include "dispatch/outputs.h"
 #include "dispatch/plan.h"
+#include "errors.h"
 #include "graph/effects.h"
+#include "settings.h"
 
 namespace weft {
 namespace {
@@ -51,8 +53,14 @@ struct DispatcherState {
 
   void add(const PlanRef &plan) {
     while (age.size() >= capacity) drop(PlanRef(age.front()));
-    plans[graphdef_of(plan->graphdef).hash].push_back(plan);
+    std::vector<PlanRef> &bucket = plans[graphdef_of(plan->graphdef).hash];
     age.push_back(plan);
+    try {
+      bucket.push_back(plan);
+    } catch (const std::bad_alloc &) {
+      age.pop_back();
+      throw;
+    }
   }
 
   void drop(const PlanRef &plan) {
@@ -93,9 +101,13 @@ struct Dispatcher {
   DispatcherState *state;
 };
 
-PyTypeObject *dispatcher_type = nullptr;
-
 Dispatcher *as_dispatcher(PyObject *self) { return reinterpret_cast<Dispatcher *>(self); }
+
+DispatcherState &state_of(PyObject *self) {
+  DispatcherState *state = as_dispatcher(self)->state;
+  if (state == nullptr || !state->api.is_valid()) throw std::runtime_error("this jitted function was not initialized");
+  return *state;
+}
 
 // A frame from the thread's pool, given back when the call ends.
 class FrameLease {
@@ -107,7 +119,11 @@ class FrameLease {
   }
   ~FrameLease() {
     frame_->clear();
-    pool().push_back(std::move(frame_));
+    try {
+      pool().push_back(std::move(frame_));
+    } catch (const std::bad_alloc &) {
+      // One frame less to use again.
+    }
   }
   FrameLease(const FrameLease &) = delete;
   FrameLease &operator=(const FrameLease &) = delete;
@@ -126,15 +142,9 @@ int64_t now() {
       .count();
 }
 
-nb::object to_list(const std::vector<nb::object> &values) {
-  nb::list list;
-  for (const nb::object &value : values) list.append(value);
-  return list;
-}
-
 // Structure never seen: the Python side traces it.
 PlanRef make_plan(DispatcherState &state, const Flat &flat) {
-  nb::object made = state.api.attr("plan")(flat.graphdef, to_list(flat.leaves));
+  nb::object made = state.api.attr("plan")(flat.graphdef, py::to_list(flat.leaves));
   // Another thread, or the traced function itself, may have come first.
   if (PlanRef plan = state.find(graphdef_of(flat.graphdef))) return plan;
   std::vector<uint32_t> donated;
@@ -150,7 +160,7 @@ PlanRef make_plan(DispatcherState &state, const Flat &flat) {
                                     const std::vector<nb::object> &leaves, nb::python_error &error) {
   if (!error.matches(PyExc_Exception)) throw std::move(error);
   nb::object value = nb::borrow<nb::object>(error.value());
-  nb::object better = state.api.attr("on_error")(graphdef, to_list(leaves), value);
+  nb::object better = state.api.attr("on_error")(graphdef, py::to_list(leaves), value);
   if (better.is_none()) throw std::move(error);
   PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(better.ptr())), better.ptr());
   throw nb::python_error();
@@ -265,24 +275,13 @@ nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &t
 }
 
 PyObject *dispatcher_call(PyObject *self, PyObject *const *values, size_t nargsf, PyObject *keyword_names) {
-  try {
-    DispatcherState *state = as_dispatcher(self)->state;
-    if (state == nullptr || !state->api.is_valid())
-      throw std::runtime_error("this jitted function was not initialized");
+  return guarded([&]() -> PyObject * {
+    DispatcherState &state = state_of(self);
     nb::object keep = nb::borrow<nb::object>(self);
     Timings timings;
     Arguments arguments{values, static_cast<size_t>(py::vectorcall_nargs(nargsf)), keyword_names};
-    return invoke(*state, arguments, timings).release().ptr();
-  } catch (nb::python_error &error) {
-    error.restore();
-  } catch (const nb::builtin_exception &error) {
-    PyErr_SetString(PyExc_ValueError, error.what());
-  } catch (const std::bad_alloc &) {
-    PyErr_NoMemory();
-  } catch (const std::exception &error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
+    return invoke(state, arguments, timings).release().ptr();
+  });
 }
 
 PyObject *dispatcher_new(PyTypeObject *type, PyObject *, PyObject *) {
@@ -305,20 +304,16 @@ int dispatcher_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyErr_SetString(PyExc_ValueError, "Dispatcher: capacity must be at least 1");
     return -1;
   }
-  try {
+  return guarded([&] {
     auto state = std::make_unique<DispatcherState>();
     state->api = nb::borrow<nb::object>(api);
     state->statics = static_arguments(positions, names);
     state->capacity = static_cast<size_t>(capacity);
-    std::unique_ptr<DispatcherState> old(as_dispatcher(self)->state);
+    // A call in progress works on the state there is.
+    if (as_dispatcher(self)->state != nullptr) throw std::runtime_error("this jitted function is initialized already");
     as_dispatcher(self)->state = state.release();
     return 0;
-  } catch (nb::python_error &error) {
-    error.restore();
-  } catch (const std::exception &error) {
-    PyErr_SetString(PyExc_TypeError, error.what());
-  }
-  return -1;
+  });
 }
 
 int dispatcher_traverse(PyObject *self, visitproc visit, void *arg) {
@@ -363,15 +358,10 @@ PyObject *dispatcher_get(PyObject *self, PyObject *instance, PyObject *) {
     Py_INCREF(self);
     return self;
   }
-  try {
-    nb::object method = nb::module_::import_("types").attr("MethodType");
+  return guarded([&]() -> PyObject * {
+    nb::object method = settings().method_type;
     return method(nb::borrow<nb::object>(self), nb::borrow<nb::object>(instance)).release().ptr();
-  } catch (nb::python_error &error) {
-    error.restore();
-  } catch (const std::exception &error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
+  });
 }
 
 // What is not an attribute of its own is asked of the Python side: lower, trace, eval_shape, retraces, ...
@@ -388,21 +378,13 @@ PyObject *dispatcher_getattro(PyObject *self, PyObject *name) {
 PyObject *dispatcher_timed(PyObject *self, PyObject *args) {
   PyObject *positional = nullptr, *keywords = nullptr;
   if (!PyArg_ParseTuple(args, "O!O!:_timed", &PyTuple_Type, &positional, &PyDict_Type, &keywords)) return nullptr;
-  try {
-    std::vector<PyObject *> values;
-    for (Py_ssize_t i = 0; i < py::tuple_size(positional); ++i) values.push_back(py::tuple_item(positional, i));
-    nb::list names;
-    size_t n_positional = values.size();
-    PyObject *key = nullptr, *value = nullptr;
-    Py_ssize_t position = 0;
-    while (PyDict_Next(keywords, &position, &key, &value)) {
-      names.append(nb::borrow<nb::object>(key));
-      values.push_back(value);
-    }
-    nb::object name_tuple = nb::tuple(names);
+  return guarded([&]() -> PyObject * {
+    UnpackedCall call(positional, keywords);
+    nb::object keep = nb::borrow<nb::object>(self);
     Timings timings;
     timings.wanted = true;
-    nb::object result = invoke(*as_dispatcher(self)->state, {values.data(), n_positional, name_tuple.ptr()}, timings);
+    nb::object result =
+        invoke(state_of(self), {call.values.data(), call.n_positional, call.keyword_names.ptr()}, timings);
     nb::dict report;
     report["verify"] = timings.verify;
     report["gather"] = timings.gather;
@@ -412,12 +394,7 @@ PyObject *dispatcher_timed(PyObject *self, PyObject *args) {
     report["leaves_out"] = timings.leaves_out;
     report["call_class"] = timings.call_class;
     return nb::make_tuple(result, report).release().ptr();
-  } catch (nb::python_error &error) {
-    error.restore();
-  } catch (const std::exception &error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
+  });
 }
 
 PyObject *dispatcher_clear_cache(PyObject *self, PyObject *) {
@@ -426,31 +403,25 @@ PyObject *dispatcher_clear_cache(PyObject *self, PyObject *) {
 }
 
 PyObject *dispatcher_counts(PyObject *self, void *) {
-  try {
-    const DispatcherState &state = *as_dispatcher(self)->state;
+  return guarded([&]() -> PyObject * {
+    const DispatcherState &state = state_of(self);
     nb::dict counts;
     counts["hot"] = state.hot;
     counts["warm"] = state.warm;
     counts["cold"] = state.cold;
     counts["plans"] = state.age.size();
     return counts.release().ptr();
-  } catch (nb::python_error &error) {
-    error.restore();
-  }
-  return nullptr;
+  });
 }
 
 // The structures with a plan, oldest use first.
 PyObject *dispatcher_structures(PyObject *self, void *) {
-  try {
+  return guarded([&]() -> PyObject * {
     nb::list structures;
-    std::vector<PlanRef> plans = as_dispatcher(self)->state->age;
+    std::vector<PlanRef> plans = state_of(self).age;
     for (const PlanRef &plan : plans) structures.append(plan->graphdef);
     return structures.release().ptr();
-  } catch (nb::python_error &error) {
-    error.restore();
-  }
-  return nullptr;
+  });
 }
 
 PyMemberDef members[] = {
@@ -489,7 +460,6 @@ PyType_Spec spec = {"weft._core.Dispatcher", sizeof(Dispatcher), 0,
 void bind_dispatcher(nb::module_ &m) {
   nb::object type = py::checked(PyType_FromSpec(&spec));
   m.attr("Dispatcher") = type;
-  dispatcher_type = reinterpret_cast<PyTypeObject *>(type.release().ptr());
 }
 
 }  // namespace weft

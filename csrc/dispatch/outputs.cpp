@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "errors.h"
+
 namespace weft {
 namespace {
 
@@ -29,15 +31,10 @@ nb::object make_outputs(const nb::object &effects, const nb::object &leaves) {
 
 // A plain C function: JAX calls it once a call, and argument conversion would be a good part of its cost.
 PyObject *unflatten_outputs(PyObject *, PyObject *const *args, Py_ssize_t count) {
-  try {
+  return guarded([&]() -> PyObject * {
     if (count != 2) throw nb::type_error("_unflatten_outputs takes the effects and the leaves");
     return make_outputs(nb::borrow<nb::object>(args[0]), nb::borrow<nb::object>(args[1])).release().ptr();
-  } catch (nb::python_error &error) {
-    error.restore();
-  } catch (const std::exception &error) {
-    PyErr_SetString(PyExc_TypeError, error.what());
-  }
-  return nullptr;
+  });
 }
 
 PyMethodDef unflatten_method = {"_unflatten_outputs",

@@ -1,5 +1,6 @@
 #include "graph/cells.h"
 
+#include "errors.h"
 #include "graph/node_types.h"
 #include "settings.h"
 
@@ -13,19 +14,6 @@ namespace {
 
 PyObject *g_empty_metadata = nullptr;
 PyObject *g_value_name = nullptr;
-
-// Runs `body`, turning C++ exceptions into pending Python ones: nothing may escape into the interpreter.
-template <typename Body, typename Result>
-Result guarded(Result failure, Body &&body) {
-  try {
-    return body();
-  } catch (nb::python_error &error) {
-    error.restore();
-  } catch (const std::exception &error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return failure;
-}
 
 void replace(PyObject *&slot, PyObject *value) {
   PyObject *old = slot;
@@ -68,7 +56,7 @@ PyObject *attribute_or_metadata(PyObject *self, PyObject *name, PyObject *metada
 // ---- VariableCell -------------------------------------------------------------------------------------------------
 
 PyObject *cell_new(PyTypeObject *type, PyObject *, PyObject *) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     nb::object trace = current_trace();
     return new_variable(type, Py_None, nullptr, trace.ptr()).release().ptr();
   });
@@ -106,7 +94,7 @@ bool has_hook(PyObject *self, const char *metadata_key, bool type_has) {
 }
 
 PyObject *cell_get_value(PyObject *self, void *) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     PyObject *value = as_cell(self)->value;
     if (!has_hook(self, "get_value_hooks", node_type(Py_TYPE(self))->has_get_hook)) {
       Py_INCREF(value);
@@ -118,7 +106,7 @@ PyObject *cell_get_value(PyObject *self, void *) {
 }
 
 int cell_set_value(PyObject *self, PyObject *value, void *) {
-  return guarded<>(-1, [&] {
+  return guarded([&] {
     if (value == nullptr) throw nb::attribute_error("a Variable's value cannot be deleted");
     check_trace(as_cell(self)->trace, self);
     if (has_hook(self, "set_value_hooks", node_type(Py_TYPE(self))->has_set_hook)) {
@@ -138,7 +126,7 @@ PyObject *cell_get_raw(PyObject *self, void *) {
 }
 
 int cell_set_raw(PyObject *self, PyObject *value, void *) {
-  return guarded<>(-1, [&] {
+  return guarded([&] {
     if (value == nullptr) throw nb::attribute_error("a Variable's value cannot be deleted");
     check_trace(as_cell(self)->trace, self);
     replace(as_cell(self)->value, value);
@@ -149,7 +137,7 @@ int cell_set_raw(PyObject *self, PyObject *value, void *) {
 PyObject *cell_get_metadata(PyObject *self, void *) { return metadata_or_empty(as_cell(self)->metadata); }
 
 int cell_set_metadata(PyObject *self, PyObject *metadata, void *) {
-  return guarded<>(-1, [&] {
+  return guarded([&] {
     if (metadata == nullptr || !PyDict_Check(metadata)) throw nb::type_error("Variable metadata must be a dict");
     check_trace(as_cell(self)->trace, self);
     replace(as_cell(self)->metadata, normalized_metadata(metadata));
@@ -166,14 +154,14 @@ PyObject *cell_init(PyObject *self, PyObject *args) {
 }
 
 PyObject *cell_check_mutable(PyObject *self, PyObject *) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     check_trace(as_cell(self)->trace, self);
     Py_RETURN_NONE;
   });
 }
 
 PyObject *cell_enter_trace(PyObject *self, PyObject *) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     nb::object trace = current_trace();
     replace(as_cell(self)->trace, trace.ptr());
     Py_RETURN_NONE;
@@ -197,7 +185,7 @@ bool has_data_descriptor(PyObject *self, PyObject *name) {
 }
 
 int cell_setattro(PyObject *self, PyObject *name, PyObject *value) {
-  return guarded<>(-1, [&] {
+  return guarded([&] {
     if (name == g_value_name && value != nullptr) return cell_set_value(self, value, nullptr);
     if (has_data_descriptor(self, name)) return PyObject_GenericSetAttr(self, name, value);
     check_trace(as_cell(self)->trace, self);
@@ -244,7 +232,7 @@ PyType_Spec cell_spec = {"weft._core.VariableCell", sizeof(VariableCell), 0,
 // ---- ObjectNode ---------------------------------------------------------------------------------------------------
 
 PyObject *node_new(PyTypeObject *type, PyObject *, PyObject *) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     nb::object trace = current_trace();
     return new_node(type, trace.ptr()).release().ptr();
   });
@@ -263,21 +251,21 @@ void node_dealloc(PyObject *self) {
 }
 
 int node_setattro(PyObject *self, PyObject *name, PyObject *value) {
-  return guarded<>(-1, [&] {
+  return guarded([&] {
     check_trace(as_node(self)->trace, self);
     return PyObject_GenericSetAttr(self, name, value);
   });
 }
 
 PyObject *node_check_mutable(PyObject *self, PyObject *) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     check_trace(as_node(self)->trace, self);
     Py_RETURN_NONE;
   });
 }
 
 PyObject *node_enter_trace(PyObject *self, PyObject *) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     nb::object trace = current_trace();
     replace(as_node(self)->trace, trace.ptr());
     Py_RETURN_NONE;
@@ -304,7 +292,7 @@ PyType_Spec node_spec = {"weft._core.ObjectNode", sizeof(ObjectNode), 0,
 PyObject *state_new(PyTypeObject *, PyObject *args, PyObject *kwargs) {
   PyObject *type = nullptr, *value = nullptr;
   if (!PyArg_ParseTuple(args, "OO:VariableState", &type, &value)) return nullptr;
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     nb::object metadata;
     if (normalized_metadata(kwargs) != nullptr) metadata = py::checked(PyDict_Copy(kwargs));
     return new_variable_state(type, value, metadata.ptr()).release().ptr();
@@ -340,9 +328,8 @@ void state_dealloc(PyObject *self) {
 }
 
 PyObject *state_repr(PyObject *self) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
-    return settings().variable_state_repr(nb::borrow<nb::object>(self)).release().ptr();
-  });
+  return guarded(
+      [&]() -> PyObject * { return settings().variable_state_repr(nb::borrow<nb::object>(self)).release().ptr(); });
 }
 
 PyObject *state_get_type(PyObject *self, void *) {
@@ -373,7 +360,7 @@ PyObject *state_getattro(PyObject *self, PyObject *name) {
 }
 
 PyObject *state_replace_value(PyObject *self, PyObject *value) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     return new_variable_state(as_state(self)->type, value, as_state(self)->metadata).release().ptr();
   });
 }
@@ -385,7 +372,7 @@ PyObject *rebuild_state(PyObject *, PyObject *args) {
     PyErr_SetString(PyExc_TypeError, "VariableState metadata must be a dict or None");
     return nullptr;
   }
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     return new_variable_state(type, value, metadata == Py_None ? nullptr : normalized_metadata(metadata))
         .release()
         .ptr();
@@ -393,7 +380,7 @@ PyObject *rebuild_state(PyObject *, PyObject *args) {
 }
 
 PyObject *state_reduce(PyObject *self, PyObject *) {
-  return guarded<>(static_cast<PyObject *>(nullptr), [&]() -> PyObject * {
+  return guarded([&]() -> PyObject * {
     VariableState *state = as_state(self);
     nb::object rebuild = nb::module_::import_("weft._core").attr("_rebuild_variable_state");
     nb::object metadata = state->metadata != nullptr ? nb::borrow<nb::object>(state->metadata) : nb::none();

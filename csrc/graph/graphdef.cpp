@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "errors.h"
 #include "graph/filters.h"
 #include "graph/statics.h"
 #include "settings.h"
@@ -433,17 +434,14 @@ nb::object unpickle(const nb::tuple &state) {
 
 // A plain C function, because pickle can only name those.
 PyObject *unpickle_function(PyObject *, PyObject *state) {
-  try {
-    if (!PyTuple_CheckExact(state)) throw nb::value_error("broken GraphDef pickle: the state is not a tuple");
-    return unpickle(nb::borrow<nb::tuple>(state)).release().ptr();
-  } catch (nb::python_error &error) {
-    error.restore();
-  } catch (const nb::builtin_exception &error) {
-    PyErr_SetString(PyExc_ValueError, error.what());
-  } catch (const std::exception &error) {
-    PyErr_Format(PyExc_ValueError, "broken GraphDef pickle: %s", error.what());
-  }
-  return nullptr;
+  return guarded([&]() -> PyObject * {
+    require(PyTuple_CheckExact(state), "the state is not a tuple");
+    try {
+      return unpickle(nb::borrow<nb::tuple>(state)).release().ptr();
+    } catch (const std::bad_cast &) {
+      throw nb::value_error("broken GraphDef pickle: a number is out of range");
+    }
+  });
 }
 
 PyMethodDef unpickle_method = {"_unpickle_graphdef", unpickle_function, METH_O, "Rebuild a GraphDef from its tables."};

@@ -59,7 +59,7 @@ void Transaction::undo(Change &change) noexcept {
     } else if (PyDict_DelItem(change.owner.ptr(), change.key.ptr()) < 0) {
       PyErr_Clear();
     }
-  } catch (nb::python_error &) {
+  } catch (const std::exception &) {
     // The error that made the change fail is the one to report.
   }
 }

@@ -10,8 +10,6 @@
 namespace weft {
 namespace {
 
-nb::object *g_flat_type = nullptr;
-
 struct Place {
   uint32_t ref = kNone;
   uint32_t child = 0;
@@ -55,20 +53,12 @@ int clear(PyObject *self) {
 PyType_Slot flat_slots[] = {
     {Py_tp_traverse, reinterpret_cast<void *>(traverse)}, {Py_tp_clear, reinterpret_cast<void *>(clear)}, {0, nullptr}};
 
-nb::object to_list(const std::vector<nb::object> &values) {
-  nb::object list = py::checked(PyList_New(static_cast<Py_ssize_t>(values.size())));
-  for (size_t i = 0; i < values.size(); ++i) {
-    py::list_init(list.ptr(), static_cast<Py_ssize_t>(i), nb::object(values[i]).release().ptr());
-  }
-  return list;
-}
-
 nb::object unflatten_object(nb::handle graphdef, nb::handle leaves) {
   nb::object held = py::checked(PySequence_Tuple(leaves.ptr()));
   LeafSource source;
   for (Py_ssize_t i = 0; i < py::tuple_size(held.ptr()); ++i) source.push_back(py::tuple_item(held.ptr(), i));
   auto [root, refs] = unflatten(graphdef_of(graphdef), source);
-  return nb::make_tuple(root, to_list(refs));
+  return nb::make_tuple(root, py::to_list(refs));
 }
 
 }  // namespace
@@ -164,10 +154,9 @@ nb::object nest(nb::handle paths, nb::handle values) {
 
 void bind_update(nb::module_ &m) {
   nb::class_<Flat> cls(m, "Flat", nb::type_slots(flat_slots), nb::is_final());
-  g_flat_type = new nb::object(cls);
   cls.def_prop_ro("graphdef", [](const Flat &flat) { return flat.graphdef; });
-  cls.def_prop_ro("leaves", [](const Flat &flat) { return to_list(flat.leaves); });
-  cls.def_prop_ro("refs", [](const Flat &flat) { return to_list(flat.refs); });
+  cls.def_prop_ro("leaves", [](const Flat &flat) { return py::to_list(flat.leaves); });
+  cls.def_prop_ro("refs", [](const Flat &flat) { return py::to_list(flat.refs); });
   cls.def(
       "ref_id",
       [](const Flat &flat, nb::handle object) -> int64_t {

@@ -42,10 +42,7 @@ bool has_keys_in_order(PyObject *dict, const std::vector<nb::object> &keys) {
 
 // Sorts like Python's `sorted`; keys that do not compare raise its TypeError.
 std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys) {
-  nb::object list = py::checked(PyList_New(static_cast<Py_ssize_t>(keys.size())));
-  for (size_t i = 0; i < keys.size(); ++i) {
-    py::list_init(list.ptr(), static_cast<Py_ssize_t>(i), nb::object(keys[i]).release().ptr());
-  }
+  nb::object list = py::to_list(keys);
   py::check_status(PyList_Sort(list.ptr()));
   auto order = std::make_shared<KeyOrder>();
   order->sorted = py::checked(PyList_AsTuple(list.ptr()));
@@ -487,24 +484,27 @@ Flat flatten_arguments(PyObject *const *values, size_t n_positional, PyObject *k
   return take(walker);
 }
 
-Flat flatten_call(nb::handle args, nb::handle kwargs, nb::handle static_argnums, nb::handle static_argnames) {
-  nb::object positional = py::checked(PySequence_Tuple(args.ptr()));
-  nb::object keywords = py::checked(PyDict_New());
-  py::check_status(PyDict_Update(keywords.ptr(), kwargs.ptr()));
-  std::vector<PyObject *> values;
-  for (Py_ssize_t i = 0; i < py::tuple_size(positional.ptr()); ++i)
-    values.push_back(py::tuple_item(positional.ptr(), i));
+UnpackedCall::UnpackedCall(nb::handle args, nb::handle kwargs)
+    : positional_(py::checked(PySequence_Tuple(args.ptr()))), keywords_(py::checked(PyDict_New())) {
+  py::check_status(PyDict_Update(keywords_.ptr(), kwargs.ptr()));
+  n_positional = static_cast<size_t>(py::tuple_size(positional_.ptr()));
+  for (size_t i = 0; i < n_positional; ++i) {
+    values.push_back(py::tuple_item(positional_.ptr(), static_cast<Py_ssize_t>(i)));
+  }
   nb::list names;
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
-  size_t n_positional = values.size();
-  while (PyDict_Next(keywords.ptr(), &position, &key, &value)) {
+  while (PyDict_Next(keywords_.ptr(), &position, &key, &value)) {
     if (!PyUnicode_Check(key)) throw nb::type_error("keyword names must be strings");
     names.append(nb::borrow<nb::object>(key));
     values.push_back(value);
   }
-  nb::object name_tuple = nb::tuple(names);
-  return flatten_arguments(values.data(), n_positional, name_tuple.ptr(),
+  keyword_names = nb::tuple(names);
+}
+
+Flat flatten_call(nb::handle args, nb::handle kwargs, nb::handle static_argnums, nb::handle static_argnames) {
+  UnpackedCall call(args, kwargs);
+  return flatten_arguments(call.values.data(), call.n_positional, call.keyword_names.ptr(),
                            static_arguments(static_argnums, static_argnames));
 }
 

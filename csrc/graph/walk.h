@@ -101,6 +101,20 @@ struct StaticArguments {
 };
 Flat flatten_arguments(PyObject *const *values, size_t n_positional, PyObject *keyword_names,
                        const StaticArguments &statics);
+
+// A sequence and a mapping as the arguments of a call in vectorcall form. Owns what `values` borrows: the mapping may
+// change during the call.
+class UnpackedCall {
+ public:
+  UnpackedCall(nb::handle args, nb::handle kwargs);
+
+  std::vector<PyObject *> values;
+  size_t n_positional = 0;
+  nb::object keyword_names;
+
+ private:
+  nb::object positional_, keywords_;
+};
 StaticArguments static_arguments(nb::handle positions, nb::handle names);
 
 }  // namespace weft

@@ -1,0 +1,31 @@
+// C++ exceptions at the border to Python: nothing may escape into the interpreter.
+#pragma once
+
+#include <type_traits>
+
+#include "python_compat.h"
+
+namespace weft {
+
+// The exception that is being handled becomes the pending Python one. For catch blocks only; what is no std::exception
+// passes on, since the C library ends threads that way.
+void set_pending_error();
+
+// Runs the body of a C function for Python. If it throws, the result is what tells the interpreter so: null or -1.
+template <typename Body>
+auto guarded(Body &&body) {
+  using Result = std::invoke_result_t<Body>;
+  static_assert(std::is_same_v<Result, int> || std::is_same_v<Result, PyObject *>);
+  try {
+    return body();
+  } catch (const std::exception &) {
+    set_pending_error();
+  }
+  if constexpr (std::is_pointer_v<Result>) {
+    return Result(nullptr);
+  } else {
+    return Result(-1);
+  }
+}
+
+}  // namespace weft
