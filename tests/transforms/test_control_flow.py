@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -244,3 +246,80 @@ def test_carries_that_change_are_clear_errors(function, message):
 def test_cond_fun_that_does_more_than_look_is_a_clear_error(function, message):
     with pytest.raises(TypeError, match=message):
         nnx.while_loop(function, lambda m: m, make())
+
+
+# -- called outside of any transform ---------------------------------------------------------------
+
+
+def _calls_of(tag: int):
+    """Fresh functions each time, as a loop around such a call makes them."""
+
+    def add(i, carry):
+        _traced()
+        return carry[0], carry[1] + tag * i
+
+    def advance(carry):
+        _traced()
+        return carry[0], carry[1] + tag
+
+    def read(m, x):
+        _traced()
+        return m["a"].value * tag + x
+
+    return {
+        "cond": lambda m, n: nnx.cond(n > 1, grow, read, m, 1.0),
+        "switch": lambda m, n: nnx.switch(
+            n, [lambda m, x, k=k: read(m, x * k) for k in range(3)], m, 1.0
+        ),
+        "while_loop": lambda m, n: nnx.while_loop(lambda c: c[1] < 3, advance, (m, n)),
+        "fori_loop": lambda m, n: nnx.fori_loop(0, n, add, (m, 0)),
+        "fori_loop, unrolled": lambda m, n: nnx.fori_loop(0, 4, add, (m, 0), unroll=2),
+    }
+
+
+_traces = 0
+
+
+def _traced() -> None:
+    global _traces
+    _traces += 1
+
+
+@pytest.mark.parametrize("name", list(_calls_of(1)))
+def test_repeated_calls_are_traced_once(name):
+    m, other = make(), make()
+    _calls_of(1)[name](m, 1)
+    before = _traces
+    for n in range(3):
+        _calls_of(1)[name](m, n)
+        _calls_of(1)[name](other, n)
+    assert _traces == before
+    # Other functions are other programs.
+    _calls_of(2)[name](m, 1)
+    assert _traces > before
+
+
+_known_by_name = nnx.Dict(w=nnx.Param(jnp.array(1.0)))
+
+
+@pytest.mark.parametrize("way", ["closure", "default", "partial", "global", "helper", "list"])
+def test_what_a_function_captured_is_read_at_each_call(way):
+    table = nnx.Param(jnp.array(1.0))
+    listed = [1.0]
+
+    def helper(m):
+        return m["a"].value * table.value
+
+    reads = {
+        "closure": lambda m: m["a"].value * table.value,
+        "default": lambda m, table=table: m["a"].value * table.value,
+        "partial": functools.partial(lambda table, m: m["a"].value * table.value, table),
+        "global": lambda m: m["a"].value * _known_by_name["w"].value,
+        "helper": lambda m: helper(m),
+        "list": lambda m: m["a"].value * listed[0],
+    }
+    m = make()
+    for factor in (1.0, 5.0):
+        table.value = _known_by_name["w"].value = jnp.array(factor)
+        listed[0] = factor
+        assert float(nnx.cond(True, reads[way], lambda m: m["a"].value, m)) == factor

@@ -1,4 +1,8 @@
-"""cond, switch, while_loop and fori_loop over graph nodes."""
+"""cond, switch, while_loop and fori_loop over graph nodes.
+
+Called outside of any transform, each runs through `jit`, with its functions as static arguments: they
+compare by code and closure, so a loop of such calls compiles once.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,8 @@ from weft.transforms._lift import (
     type_of,
 )
 from weft.transforms._mapping import output_label
+from weft.transforms._once import compiles_once
+from weft.transforms.jit import jit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -152,10 +158,18 @@ def cond(pred: Any, true_fun: Function, false_fun: Function, *operands: Any) -> 
     >>> float(m["w"].value)
     2.0
     """
+    run = _compiled_cond if compiles_once(true_fun, false_fun) else _cond
+    return run(true_fun, false_fun, pred, *operands)
+
+
+def _cond(true_fun: Function, false_fun: Function, pred: Any, /, *operands: Any) -> Any:
     branches = _Branches("cond", (true_fun, false_fun), operands)
     leaves = tuple(branches.call.leaves)
     out = jax.lax.cond(pred, branches.branch(0), branches.branch(1), leaves)
     return branches.finish(out)
+
+
+_compiled_cond = jit(_cond, static_argnums=(0, 1))
 
 
 def switch(index: Any, branches: Sequence[Function], *operands: Any) -> Any:
@@ -188,10 +202,18 @@ def switch(index: Any, branches: Sequence[Function], *operands: Any) -> Any:
     """
     if not branches:
         raise ValueError("switch needs at least one branch.")
-    lifted = _Branches("switch", tuple(branches), operands)
+    run = _compiled_switch if compiles_once(*branches) else _switch
+    return run(tuple(branches), index, *operands)
+
+
+def _switch(branches: tuple[Function, ...], index: Any, /, *operands: Any) -> Any:
+    lifted = _Branches("switch", branches, operands)
     leaves = tuple(lifted.call.leaves)
     out = jax.lax.switch(index, [lifted.branch(i) for i in range(len(branches))], leaves)
     return lifted.finish(out)
+
+
+_compiled_switch = jit(_switch, static_argnums=0)
 
 
 class _Loop:
@@ -282,6 +304,11 @@ def while_loop(cond_fun: Function, body_fun: Function, init_val: Any) -> Any:
     >>> float(m["w"].value)
     128.0
     """
+    run = _compiled_while if compiles_once(cond_fun, body_fun) else _while
+    return run(cond_fun, body_fun, init_val)
+
+
+def _while(cond_fun: Function, body_fun: Function, init_val: Any, /) -> Any:
     loop = _Loop("while_loop", body_fun, (), init_val)
     where = f"while_loop of {function_name(cond_fun)}"
 
@@ -302,6 +329,9 @@ def while_loop(cond_fun: Function, body_fun: Function, init_val: Any) -> Any:
         return out[0]
 
     return loop.finish(jax.lax.while_loop(test, loop, loop.start()))
+
+
+_compiled_while = jit(_while, static_argnums=(0, 1))
 
 
 def fori_loop(
@@ -340,5 +370,18 @@ def fori_loop(
     >>> float(m["w"].value)
     10.0
     """
+    run: Function = _fori
+    if compiles_once(body_fun):
+        known = isinstance(lower, int) and isinstance(upper, int)
+        # Unrolling needs bounds that are known when tracing; otherwise one program serves all.
+        run = _compiled_fori if unroll is None else _compiled_fori_unrolled if known else _fori
+    return run(body_fun, unroll, lower, upper, init_val)
+
+
+def _fori(body_fun: Function, unroll: Any, lower: Any, upper: Any, init_val: Any, /) -> Any:
     loop = _Loop("fori_loop", body_fun, (jnp.asarray(lower),), init_val)
     return loop.finish(jax.lax.fori_loop(lower, upper, loop, loop.start(), unroll=unroll))
+
+
+_compiled_fori = jit(_fori, static_argnums=(0, 1))
+_compiled_fori_unrolled = jit(_fori, static_argnums=(0, 1, 2, 3))

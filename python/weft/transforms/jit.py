@@ -79,7 +79,7 @@ class JitWrapped(Protocol, Generic[P, R_co]):
 
     @property
     def retraces(self) -> tuple[Retrace, ...]:
-        """Each trace after the first, with the first difference that caused it."""
+        """Traces after the first, with the first difference that caused each; the last 1000."""
         ...
 
     @property
@@ -336,17 +336,18 @@ class _Compiler:
         for leaf in donated:
             keep[leaf] = False
         known = [*self.compiled]
-        types: list[tuple[str, ...]] = []
+        previous: tuple[str, ...] | None = None
         first: list[_core.Effects] = []
 
         def traced(*values: Any) -> tuple[Any, ...] | _core.Outputs:
+            nonlocal previous
             now = tuple(map(leaf_type, values))
-            if types:
-                difference = type_difference(self.function, graphdef, types[-1], now)
+            if previous is not None:
+                difference = type_difference(self.function, graphdef, previous, now)
             else:
                 difference = structure_difference(self.function, known, graphdef)
             self.log.record(self.dispatcher(), difference)
-            types.append(now)
+            previous = now
             effects, out = self._run(graphdef, values, keep, shardings)
             if not first:
                 first.append(effects)

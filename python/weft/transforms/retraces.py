@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ __all__ = ["Retrace", "TooManyTracesError", "explain_retraces", "max_traces"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LIMIT_ATTRIBUTE = "__weft_max_traces__"
+_KEPT_RETRACES = 1000
 
 
 class TooManyTracesError(RuntimeError):
@@ -160,7 +162,8 @@ class TraceLog:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.retraces: list[Retrace] = []
+        # Bounded: a function traced for ever must not fill the memory with reasons.
+        self.retraces: deque[Retrace] = deque(maxlen=_KEPT_RETRACES)
         self.count = 0
 
     def limit(self, jitted: Any) -> int | None:
