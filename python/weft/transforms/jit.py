@@ -340,14 +340,15 @@ class _Compiler:
         first: list[_core.Effects] = []
 
         def traced(*values: Any) -> tuple[Any, ...] | _core.Outputs:
-            nonlocal previous
+            nonlocal known, previous
             now = tuple(map(leaf_type, values))
             if previous is not None:
                 difference = type_difference(self.function, graphdef, previous, now)
             else:
                 difference = structure_difference(self.function, known, graphdef)
             self.log.record(self.dispatcher(), difference)
-            previous = now
+            # Only a first trace is compared with other structures.
+            previous, known = now, []
             effects, out = self._run(graphdef, values, keep, shardings)
             if not first:
                 first.append(effects)
