@@ -63,8 +63,13 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def run_batch(step: Step, count: int) -> float:
-    """Seconds per step over `count` steps, the last of them waited for."""
-    result = None
+    """Seconds per step over `count` steps, the last of them waited for.
+
+    One step runs before the clock starts: what ran in between has other data in the caches, while in
+    a loop the step before was the same.
+    """
+    result = step()
+    jax.block_until_ready(result)
     started = time.perf_counter()
     for _ in range(count):
         result = step()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import peers
 from harness.timing import Effort, Row, summary
@@ -38,7 +41,16 @@ print((used() - before) / count)
 
 
 def _child(code: str) -> float:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # An installed package comes with its bytecode; whoever switched it off for a source tree still measures that.
+    with_bytecode = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    with_bytecode["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / "weft-bench-bytecode")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=with_bytecode,
+    )
     return float(json.loads(done.stdout.strip().splitlines()[-1]))
 
 

@@ -38,6 +38,7 @@ struct DispatcherState {
   std::vector<PlanRef> recent;  // most recently used first
   std::vector<PlanRef> age;     // all plans, oldest use first
   uint64_t hot = 0, warm = 0, cold = 0;
+  std::unique_ptr<CallFrame> spare_frame;  // buffers of the last call, null while a call uses them
 
   PlanRef find(const GraphDef &def) const {
     auto bucket = plans.find(def.hash);
@@ -109,31 +110,22 @@ DispatcherState &state_of(PyObject *self) {
   return *state;
 }
 
-// A frame from the thread's pool, given back when the call ends.
+// The function's spare frame, or a new one for calls within calls; given back when the call ends.
 class FrameLease {
  public:
-  FrameLease() {
-    if (pool().empty()) pool().push_back(std::make_unique<CallFrame>());
-    frame_ = std::move(pool().back());
-    pool().pop_back();
+  explicit FrameLease(DispatcherState &state) : state_(state), frame_(std::move(state.spare_frame)) {
+    if (frame_ == nullptr) frame_ = std::make_unique<CallFrame>();
   }
   ~FrameLease() {
     frame_->clear();
-    try {
-      pool().push_back(std::move(frame_));
-    } catch (const std::bad_alloc &) {
-      // One frame less to use again.
-    }
+    state_.spare_frame = std::move(frame_);
   }
   FrameLease(const FrameLease &) = delete;
   FrameLease &operator=(const FrameLease &) = delete;
   CallFrame &operator*() { return *frame_; }
 
  private:
-  static std::vector<std::unique_ptr<CallFrame>> &pool() {
-    thread_local std::vector<std::unique_ptr<CallFrame>> frames;
-    return frames;
-  }
+  DispatcherState &state_;
   std::unique_ptr<CallFrame> frame_;
 };
 
@@ -227,36 +219,55 @@ nb::object call_compiled(DispatcherState &state, const Plan &plan, CallFrame &fr
   }
 }
 
-// Effects and output leaves of a compiled call.
-std::pair<nb::object, nb::object> read_outputs(const Plan &plan, nb::object returned) {
-  if (PyTuple_CheckExact(returned.ptr())) {
-    PyObject *first = PyList_GetItem(plan.traced_effects.ptr(), 0);
-    if (first == nullptr) throw nb::python_error();
-    return {nb::borrow<nb::object>(first), std::move(returned)};
+// What a compiled call gave: the effects, and what owns the output leaves (a tuple, or the one leaf there is).
+struct Returned {
+  nb::object effects, leaves;
+
+  Returned(Plan &plan, nb::object &&object) {
+    if (is_outputs(object)) {
+      Outputs &outputs = outputs_of(object);
+      effects = outputs.effects;
+      leaves = outputs.leaves;
+      recycle_outputs(std::move(object));
+      return;
+    }
+    if (!plan.first_effects.is_valid()) {
+      PyObject *first = PyList_GetItem(plan.traced_effects.ptr(), 0);
+      if (first == nullptr) throw nb::python_error();
+      effects_of(first);
+      plan.first_effects = nb::borrow<nb::object>(first);
+    }
+    effects = plan.first_effects;
+    leaves = std::move(object);
   }
-  Outputs &outputs = outputs_of(returned);
-  std::pair<nb::object, nb::object> result{outputs.effects, outputs.leaves};
-  recycle_outputs(std::move(returned));
-  return result;
-}
+
+  // The leaves, borrowed.
+  void list(std::vector<PyObject *> &out) const {
+    if (!py::is_exact(leaves.ptr(), &PyTuple_Type)) {
+      out.push_back(leaves.ptr());
+      return;
+    }
+    auto n = static_cast<size_t>(py::tuple_size(leaves.ptr()));
+    out.resize(n);
+    for (size_t i = 0; i < n; ++i) out[i] = py::tuple_item(leaves.ptr(), static_cast<Py_ssize_t>(i));
+  }
+};
 
 // The whole of a call: verify, gather, call, scatter; the one way out is `walk_and_find`.
 nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &timings) {
   const bool timed = timings.wanted;
   int64_t start = timed ? now() : 0;
-  FrameLease lease;
+  FrameLease lease(state);
   CallFrame &frame = *lease;
   PlanRef plan = find_plan(state, arguments, frame, timings);
   state.use(plan);
   if (!plan->donated.empty()) separate_donated(state, *plan, frame);
   int64_t verified = timed ? now() : 0;
-  nb::object returned = call_compiled(state, *plan, frame);
+  nb::object object = call_compiled(state, *plan, frame);
   int64_t called = timed ? now() : 0;
-  auto [effects_object, leaves] = read_outputs(*plan, std::move(returned));
-  const Effects &effects = effects_of(effects_object);
-  for (Py_ssize_t i = 0; i < py::tuple_size(leaves.ptr()); ++i)
-    frame.outputs.push_back(py::tuple_item(leaves.ptr(), i));
-  nb::object result = apply_effects(effects, frame.refs, frame.leaves, frame.outputs);
+  Returned returned(*plan, std::move(object));
+  returned.list(frame.outputs);
+  nb::object result = apply_effects(*nb::inst_ptr<Effects>(returned.effects), frame.refs, frame.leaves, frame.outputs);
   if (timed) {
     timings.leaves_in = frame.leaves.size();
     timings.leaves_out = frame.outputs.size();
@@ -326,6 +337,7 @@ int dispatcher_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(plan->graphdef.ptr());
     Py_VISIT(plan->call.ptr());
     Py_VISIT(plan->traced_effects.ptr());
+    Py_VISIT(plan->first_effects.ptr());
   }
   return 0;
 }

@@ -65,8 +65,12 @@ nb::object none_if_null(const nb::object &object) { return object.is_valid() ? o
 
 }  // namespace
 
+bool is_outputs(const nb::object &result) {
+  return reinterpret_cast<PyObject *>(Py_TYPE(result.ptr())) == g_outputs_type->ptr();
+}
+
 Outputs &outputs_of(const nb::object &result) {
-  if (!result.type().is(*g_outputs_type)) {
+  if (!is_outputs(result)) {
     throw std::runtime_error("a compiled function returned something else than its outputs");
   }
   return *nb::inst_ptr<Outputs>(result);

@@ -16,6 +16,8 @@ struct Outputs {
   nb::object leaves;
 };
 
+bool is_outputs(const nb::object &result);
+
 // The Outputs behind a jitted call's result.
 Outputs &outputs_of(const nb::object &result);
 

@@ -2,6 +2,7 @@
 
 #include "graph/cells.h"
 #include "graph/statics.h"
+#include "settings.h"
 
 namespace weft {
 namespace {
@@ -97,6 +98,12 @@ void Plan::remember(const Flat &flat) {
   std::swap(guards_, fresh);
 }
 
+#if PY_VERSION_HEX >= 0x030c0000
+// From 3.12 on collections run between bytecodes only, never below a call into the C API that runs no Python.
+struct CollectionPause {
+  ~CollectionPause() {}
+};
+#else
 // Keeps a collection, and with it finalizers, from running while pointers are borrowed.
 class CollectionPause {
  public:
@@ -110,6 +117,7 @@ class CollectionPause {
  private:
   bool was_enabled_;
 };
+#endif
 
 bool Plan::unstable_statics_hold() const {
   if (guards_.unstable.empty()) return true;
@@ -174,12 +182,13 @@ bool Plan::match_attributes(const GraphDef &def, uint32_t r, CallFrame &frame) c
   const RefDef &ref = def.refs[r];
   const KeyOrder &order = *guards_.orders[r];
   // The object keeps its dict alive, and nothing runs Python until the frame owns what it gathered.
-  nb::object dict = py::instance_dict(guards_.addresses[r]);
-  if (py::dict_size(dict.ptr()) != static_cast<Py_ssize_t>(ref.n_children)) return false;
+  PyObject *dict = as_node(guards_.addresses[r])->dict;
+  if (dict == nullptr) return ref.n_children == 0;
+  if (py::dict_size(dict) != static_cast<Py_ssize_t>(ref.n_children)) return false;
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
   for (uint32_t i = 0; i < ref.n_children; ++i) {
-    if (!PyDict_Next(dict.ptr(), &position, &key, &value) || key != order.inserted[i].ptr()) return false;
+    if (!PyDict_Next(dict, &position, &key, &value) || key != order.inserted[i].ptr()) return false;
     if (!match(def, def.child_items[ref.children + order.rank[i]], value, frame)) return false;
   }
   return true;
@@ -204,6 +213,10 @@ bool Plan::match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFram
       return value == Py_None;
     case Op::Leaf: {
       ++at;
+      if (reinterpret_cast<PyObject *>(Py_TYPE(value)) == settings().concrete_array.ptr()) {
+        frame.leaves[item.n] = value;
+        return true;
+      }
       const NodeType *type = known_type(Py_TYPE(value));
       // A scalar inside a node is static and makes another structure; among the arguments it is an array's equal.
       if (type == nullptr || (type->kind != Kind::Array && (type->kind != Kind::Static || at - 1 < def.root_begin))) {
@@ -240,10 +253,18 @@ bool Plan::match_container(const GraphDef &def, uint32_t &at, PyObject *value, C
       return true;
     case Op::Dict: {
       if (!py::is_exact(value, &PyDict_Type) || py::dict_size(value) != n) return false;
-      if (!has_plain_keys(value)) return false;
       PyObject *keys = def.constants[item.constant].ptr();
+      // Most dicts were filled in sorted order; from the first key that was not on, items are looked up.
+      PyObject *next = nullptr, *found = nullptr;
+      Py_ssize_t position = 0;
+      bool in_order = true;
       for (Py_ssize_t i = 0; i < n; ++i) {
-        PyObject *found = PyDict_GetItemWithError(value, py::tuple_item(keys, i));
+        PyObject *key = py::tuple_item(keys, i);
+        if (in_order && !(PyDict_Next(value, &position, &next, &found) && next == key)) {
+          in_order = false;
+          if (!has_plain_keys(value)) return false;
+        }
+        if (!in_order) found = PyDict_GetItemWithError(value, key);
         if (found == nullptr) {
           PyErr_Clear();
           return false;

@@ -23,7 +23,7 @@ struct CallFrame {
   std::vector<PyObject *> leaves;  // borrowed from `owned_leaves`
   std::vector<nb::object> owned_leaves;
   std::vector<nb::object> refs;
-  std::vector<PyObject *> outputs;
+  std::vector<PyObject *> outputs;  // borrowed from what the compiled function returned
   void own(const std::vector<PyObject *> &references);
   void take(Flat &&flat);
   void clear();
@@ -39,9 +39,11 @@ class Plan {
   nb::object graphdef;
   nb::object call;
   std::vector<uint32_t> donated;  // leaf ids, ascending
-  // List that the first trace puts its Effects into. Traces with the same effects return a plain tuple of leaves, which
-  // costs JAX less than a node of ours; others (another shape, another outcome) return an Outputs with their own.
+  // List that the first trace puts its Effects into. Traces with the same effects return a plain tuple of leaves, or
+  // the leaf where there is one, which costs JAX less than a node of ours; others (another shape, another outcome)
+  // return an Outputs with their own.
   nb::object traced_effects;
+  nb::object first_effects;  // what the list holds, once it has been read
 
   // Takes the guards from a walk that gave this plan's structure.
   void remember(const Flat &flat);

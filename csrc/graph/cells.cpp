@@ -240,13 +240,20 @@ PyObject *node_new(PyTypeObject *type, PyObject *, PyObject *) {
 
 int node_traverse(PyObject *self, visitproc visit, void *arg) {
   Py_VISIT(as_node(self)->trace);
+  Py_VISIT(as_node(self)->dict);
   Py_VISIT(Py_TYPE(self));
+  return 0;
+}
+
+int node_clear(PyObject *self) {
+  Py_CLEAR(as_node(self)->dict);
   return 0;
 }
 
 void node_dealloc(PyObject *self) {
   PyObject_GC_UnTrack(self);
   Py_CLEAR(as_node(self)->trace);
+  Py_CLEAR(as_node(self)->dict);
   free_instance(self);
 }
 
@@ -277,8 +284,18 @@ PyMethodDef node_methods[] = {
     {"_enter_trace", node_enter_trace, METH_NOARGS, "Make the current trace the owner."},
     {nullptr, nullptr, 0, nullptr}};
 
+PyMemberDef node_members[] = {
+    {"__dictoffset__", py::kMemberSsize, offsetof(ObjectNode, dict), py::kMemberReadonly, nullptr},
+    {nullptr, 0, 0, 0, nullptr}};
+
+PyGetSetDef node_getset[] = {{"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, nullptr, nullptr},
+                             {nullptr, nullptr, nullptr, nullptr, nullptr}};
+
 PyType_Slot node_slots[] = {{Py_tp_new, reinterpret_cast<void *>(node_new)},
                             {Py_tp_traverse, reinterpret_cast<void *>(node_traverse)},
+                            {Py_tp_clear, reinterpret_cast<void *>(node_clear)},
+                            {Py_tp_members, node_members},
+                            {Py_tp_getset, node_getset},
                             {Py_tp_dealloc, reinterpret_cast<void *>(node_dealloc)},
                             {Py_tp_setattro, reinterpret_cast<void *>(node_setattro)},
                             {Py_tp_methods, node_methods},

@@ -13,10 +13,11 @@ struct VariableCell {
   PyObject *trace;
 };
 
-// A graph node: its attributes live in the `__dict__` that Python subclasses add. Invariant: `trace` is owned and
-// non-null once constructed.
+// A graph node: its attributes live in `dict`, its `__dict__`, which the engine reads without asking the interpreter.
+// Invariant: `trace` is owned and non-null once constructed; `dict` is owned, null as long as there are no attributes.
 struct ObjectNode {
   PyObject_HEAD PyObject *trace;
+  PyObject *dict;
 };
 
 // One entry of a State. Invariant: `type` and `value` are owned and non-null; `metadata` as in VariableCell.

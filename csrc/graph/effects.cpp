@@ -459,6 +459,7 @@ nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const 
   effects.before = std::move(before);
   effects.after = walker.graphdef;
   Comparer(effects, in_leaves, walker.leaves, keep).run();
+  effects.finish();
   for (uint32_t leaf : effects.out_leaf) outputs.push_back(walker.leaves[leaf]);
   return object;
 }

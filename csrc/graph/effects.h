@@ -37,15 +37,23 @@ class Effects {
 
   const GraphDef &before_def() const { return graphdef_of(before); }
   const GraphDef &after_def() const { return graphdef_of(after); }
-  uint32_t n_known() const { return before_def().n_refs(); }
-  uint32_t n_new() const { return after_def().n_refs() - n_known(); }
+  uint32_t n_known() const { return n_known_; }
+  uint32_t n_new() const { return after_def().n_refs() - n_known_; }
   uint32_t n_out() const { return static_cast<uint32_t>(out_leaf.size()); }
   // True if both say the same of calls with the same arguments' structure.
   bool equals(const Effects &other) const;
   // Only Variable values change, and the result is made of leaves: the common case of a training step.
-  bool values_only() const {
-    return sets.empty() && removals.empty() && changed_metadata.empty() && n_new() == 0 && !result_has_refs;
+  bool values_only() const { return values_only_; }
+  // To be called once, when all fields are set.
+  void finish() {
+    n_known_ = before_def().n_refs();
+    values_only_ = sets.empty() && removals.empty() && changed_metadata.empty() && n_new() == 0 && !result_has_refs;
   }
+
+ private:
+  // Asked at every call.
+  uint32_t n_known_ = 0;
+  bool values_only_ = false;
 };
 
 nb::object new_effects();

@@ -203,14 +203,14 @@ class _Compiled(NamedTuple):
 
     function: Any
     donated: tuple[int, ...]
-    # The first trace's, filled when it has run: what a plain tuple of output leaves stands for.
+    # The first trace's, filled when it has run: what output leaves without effects stand for.
     effects: list[_core.Effects]
 
     def read(self, returned: Any) -> tuple[_core.Effects, tuple[Any, ...]]:
         """Effects and output leaves of what the function returned."""
-        if isinstance(returned, tuple):
-            return self.effects[0], returned
-        return returned.effects, returned.leaves
+        if isinstance(returned, _core.Outputs):
+            return returned.effects, returned.leaves
+        return self.effects[0], returned if isinstance(returned, tuple) else (returned,)
 
 
 class _Compiler:
@@ -339,7 +339,7 @@ class _Compiler:
         previous: tuple[str, ...] | None = None
         first: list[_core.Effects] = []
 
-        def traced(*values: Any) -> tuple[Any, ...] | _core.Outputs:
+        def traced(*values: Any) -> Any:
             nonlocal known, previous
             now = tuple(map(leaf_type, values))
             if previous is not None:
@@ -352,8 +352,10 @@ class _Compiler:
             effects, out = self._run(graphdef, values, keep, shardings)
             if not first:
                 first.append(effects)
-            # One tuple serves all traces with the same effects and costs JAX less than a node.
-            return out if effects.same_as(first[0]) else _core.Outputs(effects, out)
+            if not effects.same_as(first[0]):
+                return _core.Outputs(effects, out)
+            # Traces with the same effects need no node of ours, and one leaf no tuple: less for JAX to build.
+            return out[0] if len(out) == 1 and isinstance(out[0], jax.Array) else out
 
         traced.__name__ = traced.__qualname__ = function_name(self.function)
         passed = dict(options.passed)
