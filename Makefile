@@ -16,6 +16,9 @@ BUILD_INPUTS := pyproject.toml CMakeLists.txt python/weft/_version.py $(shell fi
 # The suite, the examples and the benchmarks need no accelerator.
 export JAX_PLATFORMS ?= cpu
 
+# For a package index that is busy for a moment.
+export PIP_RETRIES ?= 10
+
 # $(call environment,DIRECTORY,SECTIONS): a virtual environment with what those sections of pyproject.toml require.
 define environment
 	$(PYTHON) -m venv $(1)
@@ -92,5 +95,5 @@ clean: ## remove builds and environments
 	@touch $@
 
 .venv-wheels/.deps: pyproject.toml tools/project.py
-	$(call environment,.venv-wheels,wheels)
+	$(call environment,.venv-wheels,build wheels)
 	@touch $@

@@ -9,10 +9,12 @@ import argparse
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,10 @@ from project import requirements
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
 COPIED = ("tests", "docs", "examples", "README.md", "pyproject.toml")
+SECTIONS = ("runtime", "test", "examples")
+"""What is installed beside weft, so that no test is skipped for want of a library."""
+PAUSES = (5, 30)
+"""Seconds to wait before a download is tried again."""
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "make", "zig")
 
 
@@ -64,7 +70,10 @@ def main() -> None:
     for setup in setups:
         print(f"== {setup}", flush=True)
         with tempfile.TemporaryDirectory(prefix="weft-test-") as scratch:
-            results[setup] = test(setup, Path(scratch), options.jobs, options.pytest)
+            try:
+                results[setup] = test(setup, Path(scratch), options.jobs, options.pytest)
+            except subprocess.CalledProcessError as error:
+                results[setup] = False, f"`{shlex.join(error.cmd)}` failed"
     print("== Summary")
     for setup, (passed, closing) in results.items():
         print(f"{'passed' if passed else 'FAILED'}  {setup}: {closing}")
@@ -82,8 +91,10 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
         pick = [str(package)]
     else:
         pick = ["--no-index", "--find-links", str(DIST), "--no-deps", "weft"]
-    run([*install, setup.jax, *requirements("runtime"), *requirements("test")], scratch, env)
-    run([*install, *pick], scratch, env)
+    needed = [requirement for section in SECTIONS for requirement in requirements(section)]
+    run_retrying([*install, setup.jax, *dict.fromkeys(needed)], scratch, env)
+    run_retrying([*install, *pick], scratch, env)
+    run([python, "-m", "pip", "check"], scratch, env)
     env["PATH"] = bare_path(scratch)
 
     for name in COPIED:
@@ -92,26 +103,13 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             shutil.copy(source, target)
-    try:
-        run([python, "-m", "weft"], scratch, env)
-        installed = output([python, "-c", "import weft; print(weft.__file__)"], scratch, env)
-        if not Path(installed).is_relative_to(scratch / "env"):
-            sys.exit(f"not the installed package: {installed}")
-    except subprocess.CalledProcessError:
-        return False, "python -m weft failed"
+    run([python, "-m", "weft"], scratch, env)
+    installed = output([python, "-c", "import weft; print(weft.__file__)"], scratch, env)
+    if not Path(installed).is_relative_to(scratch / "env"):
+        sys.exit(f"not the installed package: {installed}")
 
-    command = [
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        jobs,
-        "-p",
-        "no:cacheprovider",
-        "--doctest-modules",
-    ]
-    command += pytest_args or ["tests", "--pyargs", "weft"]
+    command = [python, "-m", "pytest", "-q", "-n", jobs, "-p", "no:cacheprovider"]
+    command += ["--doctest-modules", *(pytest_args or ["tests", "--pyargs", "weft"])]
     process = subprocess.Popen(command, cwd=scratch, env=env, stdout=subprocess.PIPE, text=True)
     closing = ""
     assert process.stdout is not None
@@ -162,6 +160,17 @@ def is_compiler(name: str) -> bool:
 def run(command: list[str], cwd: Path, env: dict[str, str]) -> None:
     print("+", *command, flush=True)
     subprocess.run(command, cwd=cwd, env=env, check=True)
+
+
+def run_retrying(command: list[str], cwd: Path, env: dict[str, str]) -> None:
+    """Run a command that downloads: a connection that breaks off is no finding about a wheel."""
+    for pause in PAUSES:
+        try:
+            return run(command, cwd, env)
+        except subprocess.CalledProcessError:
+            print(f"failed; again in {pause} s", flush=True)
+            time.sleep(pause)
+    return run(command, cwd, env)
 
 
 def output(command: list[str], cwd: Path, env: dict[str, str]) -> str:
