@@ -119,6 +119,9 @@ def toolchain(scratch: Path, python: str, version: str, arch: str) -> dict[str, 
         f"-DCMAKE_{kind}={zig / name}"
         for kind, name in {"CXX_COMPILER": "c++", "AR": "ar", "RANLIB": "ranlib"}.items()
     ]
+    # CMake's probes of the compiler need not link: to link a program, Zig first compiles all of libc++ another time.
+    cmake += ["-DCMAKE_CXX_COMPILER_ID_TEST_FLAGS_FIRST=-c"]
+    cmake += ["-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY"]
     env = fixed(TMPDIR=str(scratch), ZIG_GLOBAL_CACHE_DIR=str(ROOT / "build" / "zig"))
     if arch != platform.machine():
         cmake += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={arch}"]
