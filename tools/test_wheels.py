@@ -14,10 +14,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands import run, run_retrying
 from interpreters import find_interpreter
 from project import requirements
 
@@ -26,8 +26,6 @@ DIST = ROOT / "dist"
 COPIED = ("tests", "docs", "examples", "README.md", "pyproject.toml")
 SECTIONS = ("runtime", "test", "examples")
 """What is installed beside weft, so that no test is skipped for want of a library."""
-PAUSES = (5, 30)
-"""Seconds to wait before a download is tried again."""
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "make", "zig")
 
 
@@ -86,7 +84,7 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
     """Run everything in one fresh environment: (passed, pytest's closing line)."""
     env = bare_environment(scratch, compiler=setup.from_sdist)
     python = str(scratch / "env/bin/python")
-    run([find_interpreter(setup.python), "-m", "venv", str(scratch / "env")], scratch, env)
+    run(find_interpreter(setup.python), "-m", "venv", str(scratch / "env"), cwd=scratch, env=env)
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if setup.from_sdist:
         (package,) = DIST.glob("weft-*.tar.gz")
@@ -94,9 +92,9 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
     else:
         pick = ["--no-index", "--find-links", str(DIST), "--no-deps", "weft"]
     needed = [requirement for section in SECTIONS for requirement in requirements(section)]
-    run_retrying([*install, setup.jax, *dict.fromkeys(needed)], scratch, env)
-    run_retrying([*install, *pick], scratch, env)
-    run([python, "-m", "pip", "check"], scratch, env)
+    run_retrying(*install, setup.jax, *dict.fromkeys(needed), cwd=scratch, env=env)
+    run_retrying(*install, *pick, cwd=scratch, env=env)
+    run(python, "-m", "pip", "check", cwd=scratch, env=env)
     env["PATH"] = bare_path(scratch)
 
     for name in COPIED:
@@ -105,7 +103,7 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             shutil.copy(source, target)
-    run([python, "-m", "weft"], scratch, env)
+    run(python, "-m", "weft", cwd=scratch, env=env)
     installed = output([python, "-c", "import weft; print(weft.__file__)"], scratch, env)
     if not Path(installed).is_relative_to(scratch / "env"):
         sys.exit(f"not the installed package: {installed}")
@@ -157,22 +155,6 @@ def is_compiler(name: str) -> bool:
     return re.search(
         r"(^|-)(cc|c\+\+|cpp|gcc|g\+\+|clang|clang\+\+|c89|c99|ld|as)(-[\d.]+)?$", name
     ) is not None or (name in COMPILERS)
-
-
-def run(command: list[str], cwd: Path, env: dict[str, str]) -> None:
-    print("+", *command, flush=True)
-    subprocess.run(command, cwd=cwd, env=env, check=True)
-
-
-def run_retrying(command: list[str], cwd: Path, env: dict[str, str]) -> None:
-    """Run a command that downloads: a connection that breaks off is no finding about a wheel."""
-    for pause in PAUSES:
-        try:
-            return run(command, cwd, env)
-        except subprocess.CalledProcessError:
-            print(f"failed; again in {pause} s", flush=True)
-            time.sleep(pause)
-    return run(command, cwd, env)
 
 
 def output(command: list[str], cwd: Path, env: dict[str, str]) -> str:

@@ -10,14 +10,15 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+from commands import run, run_retrying
 from elftools.elf.elffile import ELFFile
 from interpreters import find_interpreter
+from project import requirements
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
@@ -54,15 +55,26 @@ def main() -> None:
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir()
     sdist = build_sdist(DIST)
-    for version in options.python:
-        for arch in options.arch:
-            wheel = build_wheel(sdist, version, arch, DIST)
-            check_wheel(wheel)
-            if not options.once:
-                check_same_again(wheel, sdist, version, arch)
+    with tempfile.TemporaryDirectory(prefix="weft-needs-") as needs:
+        os.environ |= downloaded(Path(needs))
+        for version in options.python:
+            for arch in options.arch:
+                wheel = build_wheel(sdist, version, arch, DIST)
+                check_wheel(wheel)
+                if not options.once:
+                    check_same_again(wheel, sdist, version, arch)
     run(sys.executable, "-m", "twine", "check", "--strict", *sorted(map(str, DIST.iterdir())))
     for file in sorted(DIST.iterdir()):
         print(f"{file.name}  {file.stat().st_size:,} bytes")
+
+
+def downloaded(needs: Path) -> dict[str, str]:
+    """What a build requires, fetched once; returns the settings with which every build uses just that."""
+    run_retrying(
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+        *("--dest", str(needs), *requirements("build")),
+    )
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(needs)}
 
 
 def build_sdist(into: Path) -> Path:
@@ -163,11 +175,6 @@ def fixed(**extra: str) -> dict[str, str]:
 
 def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def run(*command: str, env: dict[str, str] | None = None) -> None:
-    print("+", *command, flush=True)
-    subprocess.run(command, check=True, env=env)
 
 
 def require(condition: bool, otherwise: str) -> None:
