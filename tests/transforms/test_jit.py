@@ -147,9 +147,9 @@ def test_an_unknown_backend_is_refused_when_used() -> None:
         nnx.jit(lambda x: x, backend="nowhere")(jnp.ones(1))
 
 
-def test_abstracted_axes_is_an_error_where_jax_lacks_it() -> None:
+def test_abstracted_axes_is_refused_by_weft_or_by_a_jax_that_still_has_it() -> None:
     with pytest.raises(ValueError, match="abstracted_axes"):
-        nnx.jit(lambda x: x, abstracted_axes={0: "n"})
+        nnx.jit(lambda x: x, abstracted_axes={0: "n"})(jnp.ones(3))
 
 
 def test_in_shardings_hold_for_all_leaves_of_a_node(mesh: jax.sharding.Mesh) -> None:
