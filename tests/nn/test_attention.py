@@ -36,7 +36,11 @@ def test_attention_computes_what_flax_does(options):
     sink = flax_nnx.Module()
     keys = 3 if "is_causal" in options else 5
     q, k, v = qkv(7, keys=keys)
-    theirs = flax_nnx.dot_product_attention(q, k, v, module=sink, **options)
+    said_to_flax = dict(options)
+    if said_to_flax.pop("is_causal", False):
+        # The oldest flax that is tested with knows only the mask.
+        said_to_flax["mask"] = jnp.tril(jnp.ones((3, keys), bool))
+    theirs = flax_nnx.dot_product_attention(q, k, v, module=sink, **said_to_flax)
     assert_close(nnx.dot_product_attention(q, k, v, **options), theirs)
 
 

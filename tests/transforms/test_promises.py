@@ -271,3 +271,22 @@ def test_7_nests_in_every_order(outer, inner):
     out = THROUGH[outer](THROUGH[inner](bump))(m, jnp.ones(shape))
     assert m["stat"] is stat
     assert scalar(out) == scalar(stat.value) == 5.0
+
+
+def constants(m):
+    m.cell.value, m.array, m.number = jnp.asarray(100.0), jnp.float32(7), 2.5
+    return jnp.asarray(3), np.ones(2, np.int8), True
+
+
+@pytest.mark.parametrize("outer", ["remat", "checkify"])
+def test_constants_come_back_as_the_arrays_that_jit_returns(outer):
+    def run(lift):
+        m = nnx.Dict(cell=nnx.Variable(jnp.ones(())), array=jnp.ones(()), number=0.0)
+        out = lift(lambda m, x: constants(m))(m, X)
+        return (*out, m["cell"].value, m["array"], m["number"])
+
+    for ours, theirs in zip(run(THROUGH[outer]), run(nnx.jit), strict=True):
+        assert type(ours) is type(theirs)
+        if isinstance(theirs, jax.Array):
+            assert (ours.aval, ours.weak_type) == (theirs.aval, theirs.weak_type)
+        np.testing.assert_array_equal(ours, theirs)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from weft import _core
@@ -403,6 +404,15 @@ def trace(
     if leave is not None:
         result = leave(refs, arguments, result)
     return _core.trace_effects(refs, graphdef, leaves, result, keep)
+
+
+def as_arrays(leaves: Iterable[Any]) -> list[Any]:
+    """Outputs that jax evaluated outside of a trace, as arrays with the dtypes that `jax.jit` gives them.
+
+    There, `jax.checkpoint` and `checkify` return a value that does not depend on the arguments as
+    the number or the constant that their program holds, not as an array.
+    """
+    return [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
 
 
 class Bodies(Generic[T]):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jax.experimental import checkify as jax_checkify
 
-from weft.transforms._lift import Aside, Bodies, Call, Function, trace, transform
+from weft.transforms._lift import Aside, Bodies, Call, Function, as_arrays, trace, transform
 
 if TYPE_CHECKING:
     from weft import _core
@@ -59,6 +59,6 @@ def checkify(
         error, (aside, out) = bodies.get(call.graphdef, lambda: make(call.graphdef))(
             tuple(call.leaves)
         )
-        return error, call.finish(aside.value, out)
+        return error, call.finish(aside.value, as_arrays(out))
 
     return checkify_wrapper

@@ -12,6 +12,7 @@ from weft.transforms._lift import (
     Bodies,
     Call,
     Function,
+    as_arrays,
     normalize_argnums,
     trace,
     transform,
@@ -75,6 +76,6 @@ def remat(
         call = Call.collect("remat", f, args, kwargs, frozenset(static))
         body = bodies.get(call.graphdef, lambda: make(call.graphdef))
         aside, out = body(tuple(call.leaves))
-        return call.finish(aside.value, out)
+        return call.finish(aside.value, as_arrays(out))
 
     return remat_wrapper
