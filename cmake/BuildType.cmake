@@ -5,7 +5,7 @@
 if(WEFT_DEBUG OR WEFT_SANITIZE)
   set(CMAKE_BUILD_TYPE Debug)
   if(NOT MSVC)
-    set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g -fno-omit-frame-pointer")
+    set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS")
   endif()
 elseif(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release)

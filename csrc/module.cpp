@@ -1,5 +1,6 @@
 // Bindings only: each part of the engine binds itself.
 #include "build_info.h"
+#include "debug.h"
 #include "dispatch/dispatcher.h"
 #include "dispatch/outputs.h"
 #include "graph/cells.h"
@@ -21,5 +22,5 @@ NB_MODULE(_core, m) {
   weft::bind_effects(m);
   weft::bind_outputs(m);
   weft::bind_dispatcher(m);
-  weft::bind_build_info(m);
+  weft::bind_debug(m);
 }

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #if !defined(Py_LIMITED_API)
@@ -70,6 +71,12 @@ inline void check_status(int status) {
 
 // The instance dictionary of `object`. Owned by the object too, so the reference stays valid while the object lives.
 inline nb::object instance_dict(PyObject *object) { return checked(PyObject_GenericGetDict(object, nullptr)); }
+
+// A str as UTF-8. Unlike nanobind's conversion it can fail: that one ends the process when memory runs out.
+inline std::string text(const nb::object &string) {
+  nb::object encoded = checked(PyUnicode_AsEncodedString(string.ptr(), "utf-8", "backslashreplace"));
+  return {PyBytes_AsString(encoded.ptr()), static_cast<size_t>(PyBytes_Size(encoded.ptr()))};
+}
 
 inline nb::object to_list(const std::vector<nb::object> &values) {
   nb::object list = checked(PyList_New(static_cast<Py_ssize_t>(values.size())));

@@ -1,7 +1,5 @@
 #include "settings.h"
 
-#include <nanobind/stl/string.h>
-
 namespace weft {
 namespace {
 

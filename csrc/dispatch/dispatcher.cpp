@@ -39,6 +39,7 @@ struct DispatcherState {
   std::vector<PlanRef> age;     // all plans, oldest use first
   uint64_t hot = 0, warm = 0, cold = 0;
   std::unique_ptr<CallFrame> spare_frame;  // buffers of the last call, null while a call uses them
+  [[no_unique_address]] Counted<Kept::Dispatcher> counted;
 
   PlanRef find(const GraphDef &def) const {
     auto bucket = plans.find(def.hash);

@@ -1,7 +1,7 @@
 // Output leaves on their way through a JAX transform.
 #pragma once
 
-#include "python_compat.h"
+#include "debug.h"
 
 namespace weft {
 
@@ -14,6 +14,7 @@ namespace weft {
 struct Outputs {
   nb::object effects;
   nb::object leaves;
+  [[no_unique_address]] Counted<Kept::Outputs> counted = {};
 };
 
 bool is_outputs(const nb::object &result);

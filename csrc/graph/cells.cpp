@@ -1,5 +1,6 @@
 #include "graph/cells.h"
 
+#include "debug.h"
 #include "errors.h"
 #include "graph/node_types.h"
 #include "settings.h"
@@ -85,6 +86,7 @@ void cell_dealloc(PyObject *self) {
   Py_CLEAR(cell->value);
   Py_CLEAR(cell->metadata);
   Py_CLEAR(cell->trace);
+  count(Kept::VariableCell, -1);
   free_instance(self);
 }
 
@@ -254,6 +256,7 @@ void node_dealloc(PyObject *self) {
   PyObject_GC_UnTrack(self);
   Py_CLEAR(as_node(self)->trace);
   Py_CLEAR(as_node(self)->dict);
+  count(Kept::ObjectNode, -1);
   free_instance(self);
 }
 
@@ -341,6 +344,7 @@ void state_dealloc(PyObject *self) {
   Py_CLEAR(state->type);
   Py_CLEAR(state->value);
   Py_CLEAR(state->metadata);
+  count(Kept::VariableState, -1);
   free_instance(self);
 }
 
@@ -459,12 +463,14 @@ nb::object new_variable(PyTypeObject *type, PyObject *value, PyObject *metadata,
   replace(cell->value, value);
   replace(cell->metadata, metadata);
   replace(cell->trace, trace);
+  count(Kept::VariableCell, 1);
   return nb::steal<nb::object>(self);
 }
 
 nb::object new_node(PyTypeObject *type, PyObject *trace) {
   PyObject *self = allocate(type);
   replace(as_node(self)->trace, trace);
+  count(Kept::ObjectNode, 1);
   return nb::steal<nb::object>(self);
 }
 
@@ -474,6 +480,7 @@ nb::object new_variable_state(PyObject *type, PyObject *value, PyObject *metadat
   replace(state->type, type);
   replace(state->value, value);
   replace(state->metadata, metadata);
+  count(Kept::VariableState, 1);
   return nb::steal<nb::object>(self);
 }
 

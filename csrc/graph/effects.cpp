@@ -1,7 +1,5 @@
 #include "graph/effects.h"
 
-#include <nanobind/stl/string.h>
-
 #include "graph/cells.h"
 #include "graph/statics.h"
 #include "graph/transaction.h"

@@ -34,6 +34,7 @@ class Effects {
   std::vector<AttributeChange> sets, removals;
   std::vector<uint32_t> result_leaves;  // leaves of `after` that the result holds
   bool result_has_refs = false;
+  [[no_unique_address]] Counted<Kept::Effects> counted;
 
   const GraphDef &before_def() const { return graphdef_of(before); }
   const GraphDef &after_def() const { return graphdef_of(after); }

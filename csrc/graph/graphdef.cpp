@@ -147,9 +147,7 @@ struct Row {
   nb::object extra;     // Variable metadata or Custom static part
 };
 
-std::string type_label(PyObject *type) {
-  return nb::cast<std::string>(nb::object(nb::borrow<nb::object>(type).attr("__name__")));
-}
+std::string type_label(PyObject *type) { return py::text(nb::borrow<nb::object>(type).attr("__name__")); }
 
 Row make_row(const GraphDef &def, const Traversal &walk, const Item &item, bool first) {
   static const char *const names[] = {"array", "reference", "static",     "None",  "tuple",
@@ -229,13 +227,13 @@ std::string repr_of(const GraphDef &def) {
                      " leaves, hash=" + std::to_string(def.hash % 0xffffff) + ")";
   for (const Row &row : rows(def)) {
     std::string path;
-    for (nb::handle key : row.path) path += (path.empty() ? "" : ".") + nb::cast<std::string>(nb::str(key));
+    for (nb::handle key : row.path) path += (path.empty() ? "" : ".") + py::text(nb::str(key));
     text += "\n  " + (path.empty() ? std::string("<root>") : path) + ": ";
-    text += row.op == Op::Static ? nb::cast<std::string>(nb::repr(row.shown))
+    text += row.op == Op::Static ? py::text(nb::repr(row.shown))
             : row.op == Op::Ref && row.first
                 ? type_label(row.shown.ptr()) + " #" + std::to_string(row.n)
-                : nb::cast<std::string>(nb::str(row.shown)) + (row.op == Op::Ref ? " #" + std::to_string(row.n) : "");
-    if (row.extra.is_valid()) text += " " + nb::cast<std::string>(nb::repr(row.extra));
+                : py::text(nb::str(row.shown)) + (row.op == Op::Ref ? " #" + std::to_string(row.n) : "");
+    if (row.extra.is_valid()) text += " " + py::text(nb::repr(row.extra));
   }
   return text;
 }

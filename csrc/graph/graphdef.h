@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "debug.h"
 #include "graph/node_types.h"
 #include "python_compat.h"
 
@@ -74,6 +75,8 @@ class GraphDef {
 
   // Lazily computed and cached; null until asked for.
   mutable nb::object paths_cache, ref_paths_cache, path_index_cache, partition_cache;
+
+  [[no_unique_address]] Counted<Kept::GraphDef> counted;
 };
 
 // A fresh, empty GraphDef object and the tables inside such an object.

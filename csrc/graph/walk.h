@@ -24,6 +24,7 @@ struct Flat {
   std::vector<nb::object> leaves;
   std::vector<nb::object> refs;
   IdTable ids;
+  [[no_unique_address]] Counted<Kept::Flat> counted = {};
 };
 
 // How values outside any node are read: in a call scalars and all unknown objects are leaves for JAX to judge.

@@ -219,3 +219,12 @@ __version__: str
 
 def build_info() -> str:
     """How the extension was compiled, in one line."""
+
+def _live_counts() -> dict[str, int]:
+    """How many objects of each class of the core there are. Only in debug builds."""
+
+def _fail_allocation(n: int) -> bool:
+    """Make the n-th C++ allocation of this thread from now fail, none if 0. Only in debug builds for Linux.
+
+    True if the failure asked for before has not happened yet.
+    """
