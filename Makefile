@@ -32,7 +32,7 @@ define editable
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-full bench-compare sanitize wheels test-wheels build clean
+.PHONY: help demo test lint format bench bench-full bench-compare sanitize fuzz wheels test-wheels build clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -63,8 +63,12 @@ bench-full: .venv-bench/.built ## the same, long enough for stable numbers
 bench-compare: .venv-bench/.built ## compare two results: make bench-compare OLD=a.json NEW=b.json
 	.venv-bench/bin/python bench/compare.py $(OLD) $(NEW)
 
-sanitize: .venv/.deps ## the suite on a build with AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize: .venv/.deps ## the suite under AddressSanitizer and UndefinedBehaviorSanitizer (SANITIZE_ARGS=--thread, --growth)
 	$(BIN)/python tools/sanitize.py --jobs $(JOBS) $(SANITIZE_ARGS)
+
+fuzz: .venv/.deps ## fuzz with coverage of the C++ (needs Clang): make fuzz FUZZ_ARGS="--seconds 3600"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python tools/fuzz.py $(FUZZ_ARGS)
 
 wheels: .venv-wheels/.deps ## build, repair and check the wheels and the sdist, into dist/
 	.venv-wheels/bin/python tools/wheels.py $(WHEEL_ARGS)

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of walk, rebuild, update and pickle: ``python -m fuzz.graphs --help``.
 
-Coverage comes from the oracle, and from the engine as well if it was built for fuzzing. Inputs that
-broke something are kept in ``tests/properties/corpus`` and become tests.
+Coverage comes from the oracle, and from the engine as well if it was built for fuzzing, as ``make fuzz``
+does. Inputs that broke something are kept in ``tests/properties/corpus`` and become tests.
 """
 
 from __future__ import annotations

@@ -1,70 +1,57 @@
-"""Run the suite on a build with AddressSanitizer and UndefinedBehaviorSanitizer. Run by `make sanitize`.
+"""Run the suite on a build that watches itself. Run by `make sanitize`.
+
+By default that is AddressSanitizer and UndefinedBehaviorSanitizer over everything. ``--thread`` is
+ThreadSanitizer over the tests with threads, and ``--growth`` counts the core's objects to find what
+each run of a test leaves behind.
 
 The interpreter is not instrumented, so the sanitizer's runtime is preloaded. CPython's own allocator is
-replaced by malloc, or the sanitizer would not see what happens inside its arenas. The build lies in an
-environment of its own, which borrows all other packages from the one that runs this script.
+replaced by malloc, or the sanitizer would not see what happens inside its arenas.
 """
 
 import argparse
 import os
+import platform
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from instrumented import ROOT, build, library
+
 RUNTIMES = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}
+RACES = Path(__file__).with_name("races.supp")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--sanitizers", default="address,undefined", help="as -fsanitize takes them"
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--sanitizers", default="address,undefined", help="as -fsanitize takes them")
+    kind.add_argument("--thread", action="store_true", help="ThreadSanitizer, tests with threads")
+    kind.add_argument("--growth", action="store_true", help="no sanitizer: count objects instead")
     parser.add_argument("--jobs", default="2", help="pytest processes")
     parser.add_argument("--short", action="store_true", help="leave out the tests marked slow")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args()
 
-    python = build(options.sanitizers)
-    command = [python, "-m", "pytest", "-q", "-n", options.jobs, "-p", "no:cacheprovider"]
+    sanitizers = "thread" if options.thread else "" if options.growth else options.sanitizers
+    python = build(
+        f"sanitize-{sanitizers.replace(',', '-') or 'growth'}",
+        {"WEFT_DEBUG": "ON", "WEFT_SANITIZE": sanitizers},
+    )
+    # ThreadSanitizer maps fixed addresses, which a randomized layout may have taken.
+    command = ["setarch", platform.machine(), "-R"] if options.thread else []
+    command += [python, "-m", "pytest", "-q", "-n", options.jobs, "-p", "no:cacheprovider"]
     command += ["-m", "not slow"] if options.short else []
-    command += options.pytest or ["tests"]
-    sys.exit(
-        subprocess.run(command, cwd=ROOT, env=runtime(options.sanitizers), check=False).returncode
-    )
+    command += ["--growth"] if options.growth else []
+    everything = ["tests/reliability/test_threads.py"] if options.thread else ["tests"]
+    command += options.pytest or everything
+    done = subprocess.run(command, cwd=ROOT, env=environment(sanitizers), check=False)
+    sys.exit(done.returncode)
 
 
-def build(sanitizers: str) -> str:
-    """Install an instrumented build with assertions; returns the Python to run it with."""
-    name = f"sanitize-{sanitizers.replace(',', '-')}"
-    env = ROOT / "build" / name / "env"
-    python = str(env / "bin/python")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(env)], check=True)
-    # A plain path, unlike a site directory, leaves out the borrowed environment's editable weft.
-    site = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    Path(site, "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    subprocess.run(
-        [
-            *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--no-build-isolation", "--force-reinstall", "--prefix", str(env)),
-            *("-C", f"build-dir=build/{name}/cmake", "-C", "cmake.define.WEFT_WERROR=ON"),
-            *("-C", "cmake.define.WEFT_DEBUG=ON", "-C", f"cmake.define.WEFT_SANITIZE={sanitizers}"),
-            str(ROOT),
-        ],
-        check=True,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
-    )
-    return python
-
-
-def runtime(sanitizers: str) -> dict[str, str]:
-    """The environment that an instrumented extension needs in a plain interpreter."""
+def environment(sanitizers: str) -> dict[str, str]:
+    """What an instrumented extension needs in a plain interpreter."""
+    if not sanitizers:
+        return os.environ | {"JAX_PLATFORMS": "cpu"}
     libraries = [library(RUNTIMES[name]) for name in sanitizers.split(",")]
     # Exceptions are thrown through jaxlib, which links libstdc++ itself: it has to be there when the
     # runtime looks for the functions that it intercepts.
@@ -73,21 +60,12 @@ def runtime(sanitizers: str) -> dict[str, str]:
         "LD_PRELOAD": " ".join(libraries),
         "PYTHONMALLOC": "malloc",
         "JAX_PLATFORMS": "cpu",
-        # CPython and jaxlib keep memory until the process ends: leaks are counted by the suite's own tests.
+        # CPython and jaxlib keep memory until the process ends, and none of their frames can be told from
+        # ours in a report: what the core leaves behind is counted instead (--growth).
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": f"suppressions={RACES}:halt_on_error=0:exitcode=66:second_deadlock_stack=1",
     }
-
-
-def library(name: str) -> str:
-    """Path of one of the compiler's runtime libraries."""
-    compiler = os.environ.get("CXX", "c++")
-    path = subprocess.run(
-        [compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    if not Path(path).is_absolute():
-        sys.exit(f"{compiler} has no {name}: install its sanitizer libraries")
-    return os.path.realpath(path)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,13 @@ def figures(results: dict[str, Any]) -> dict[str, list[str]]:
         found[TITLES["sweep"]] = [plots.leaf_counts(rows("sweep"))]
     for row in rows("breakdown"):
         found[row["name"]] = [plots.phases(row)]
+    if rows("scaling"):
+        found[TITLES["scaling"]] = [
+            plots.growth(rows("scaling"), lambda case, _: case["us"] / 1e3, "ms"),
+            plots.growth(
+                rows("scaling"), lambda case, size: case["each_bytes"] * size / 2**20, "MiB"
+            ),
+        ]
     for row in rows("tail"):
         found[row["name"]] = [plots.latencies(row)]
     return found

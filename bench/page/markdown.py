@@ -120,6 +120,15 @@ _LAYOUTS: dict[str, tuple[list[str], Any]] = {
         ],
         _tail,
     ),
+    "each_ns": (
+        ["call", "ms", "ns for each", "bytes for each", "times split"],
+        lambda case: [
+            f"{case['us'] / 1e3:.2f}",
+            number(case["each_ns"]),
+            number(case["each_bytes"]),
+            f"{case['ratio']:.2f}",
+        ],
+    ),
     "bytes": (["case", "bytes", "ratio"], lambda case: [f"{case['bytes']:.0f}", _ratio(case)]),
     "fixed_us": (
         ["case", "µs", "quartiles", "ratio", "over jax.jit (µs)"],

@@ -70,6 +70,39 @@ def leaf_counts(rows: list[dict[str, Any]]) -> str:
     return _svg(draw, 4.5)
 
 
+def growth(
+    rows: list[dict[str, Any]], measure: Callable[[dict[str, Any], int], float], unit: str
+) -> str:
+    """A quantity against the size of wide and of deep graphs, with the slope of linear growth."""
+    styles = {"wide": "-", "deep": "--"}
+    colours = {"split": "#d1495b", "merge": "#30638e", "update": "#edae49"}
+    called = {"wide": "variables in a list", "deep": "modules nested in each other"}
+
+    def draw(axes: Any) -> None:
+        top: tuple[int, float] = (1, 0.0)
+        for shape, style in styles.items():
+            found = [row for row in rows if row["extra"].get("shape") == shape]
+            for case, colour in colours.items():
+                points = [(row["extra"]["size"], row["cases"][case]) for row in found]
+                curve = [(size, measure(values, size)) for size, values in points]
+                # Less than a page cannot be seen on a logarithmic axis, and says nothing.
+                curve = [(size, value) for size, value in curve if value > 0.01]
+                if not curve:
+                    continue
+                top = max(top, curve[-1], key=lambda point: point[1])
+                xs, ys = zip(*curve, strict=True)
+                label = f"{case}, {called[shape]}"
+                axes.plot(xs, ys, style, color=colour, marker="o", markersize=3, label=label)
+        size, value = top
+        ends = (1_000, size)
+        axes.plot(ends, [value * x / size for x in ends], ":", color="#888888", label="linear")
+        axes.set(xscale="log", yscale="log", xlabel="size", ylabel=unit)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=7)
+
+    return _svg(draw, 4.0)
+
+
 def phases(row: dict[str, Any]) -> str:
     """Stacked bars: the share of each phase of a hot call."""
     colours = {

@@ -20,6 +20,7 @@ SUITES = {
     "breakdown": ("suites.breakdown", "rows"),
     "state": ("suites.dispatch", "state_rows"),
     "sweep": ("suites.dispatch", "sweep_rows"),
+    "scaling": ("suites.scaling", "rows"),
     "transforms": ("suites.transforms", "rows"),
 }
 
@@ -37,6 +38,7 @@ TITLES = {
     "tail": "Tail latency with the garbage collector on",
     "imports": "Import time",
     "memory": "Memory",
+    "scaling": "Linear in the size of the graph",
 }
 
 

@@ -1,0 +1,68 @@
+"""Ways to run the whole suite that look for what no single test looks for.
+
+``--checking-leaks`` runs every test under `jax.checking_leaks`: no tracer may outlive its trace.
+``--growth`` runs every test up to five times: no object of the core and no array may be left over by
+each further run. It needs a debug build, whose core counts its objects (``make sanitize
+SANITIZE_ARGS=--growth``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+RUNS = 4
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("weft")
+    group.addoption(
+        "--checking-leaks", action="store_true", help="run each test under jax.checking_leaks()"
+    )
+    group.addoption(
+        "--growth", action="store_true", help="run each test again and look for what is left over"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    checker: Any = contextlib.nullcontext()
+    if item.config.getoption("--checking-leaks") and not item.get_closest_marker("keeps_tracers"):
+        import jax
+
+        checker = jax.checking_leaks()
+    with checker:
+        result = yield
+        if item.config.getoption("--growth") and not item.get_closest_marker("once"):
+            assert_nothing_grows(item)
+    return result
+
+
+def assert_nothing_grows(item: pytest.Item) -> None:
+    """What a test makes is gone when it has run, caches that fill up once aside."""
+    item.runtest()
+    before = counts()
+    for _ in range(RUNS):
+        item.runtest()
+        after = counts()
+        grown = {name: n - before[name] for name, n in after.items() if n > before[name]}
+        if not grown:
+            return
+        before = after
+    pytest.fail(f"each run of this test leaves objects behind: {grown}", pytrace=False)
+
+
+def counts() -> dict[str, int]:
+    """The objects of the core, and JAX's arrays."""
+    import jax
+
+    from weft import _core
+
+    if not hasattr(_core, "_live_counts"):
+        pytest.exit("--growth needs a debug build: make sanitize SANITIZE_ARGS=--growth")
+    gc.collect()
+    return {**_core._live_counts(), "array": len(jax.live_arrays())}
