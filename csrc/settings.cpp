@@ -45,7 +45,8 @@ const Settings &settings() {
 void bind_settings(nb::module_ &m) { m.def("configure", &configure); }
 
 void raise_graph_error(const nb::object &path, const std::string &reason, ErrorKind kind) {
-  nb::object error = settings().graph_error(reason, path, kind == ErrorKind::Static);
+  nb::str text(reason.data(), reason.size());
+  nb::object error = settings().graph_error(text, path, kind == ErrorKind::Static);
   PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(error.ptr())), error.ptr());
   throw nb::python_error();
 }
