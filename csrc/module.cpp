@@ -7,6 +7,7 @@
 #include "graph/effects.h"
 #include "graph/graphdef.h"
 #include "graph/node_types.h"
+#include "graph/state_pytree.h"
 #include "graph/update.h"
 #include "settings.h"
 
@@ -16,6 +17,7 @@ NB_MODULE(_core, m) {
   weft::bind_build_info(m);
   weft::bind_settings(m);
   weft::bind_cells(m);
+  weft::bind_state_pytree(m);
   weft::bind_node_types(m);
   weft::bind_graphdef(m);
   weft::bind_update(m);

@@ -23,6 +23,8 @@ void configure(const nb::kwargs &options) {
   fresh->trace_attribute = source[1];
   fresh->concrete_array = setting(options, "concrete_array");
   fresh->variable_state_repr = setting(options, "variable_state_repr");
+  fresh->same = setting(options, "same");
+  fresh->value_key = setting(options, "value_key");
   nb::module_ types = nb::module_::import_("types");
   fresh->function_type = types.attr("FunctionType");
   fresh->method_type = types.attr("MethodType");

@@ -10,6 +10,7 @@ from jax._src import core as jax_core
 from jax._src.array import ArrayImpl
 
 from weft import _core, _pretty
+from weft._equality import same
 from weft.errors import TraceContextError, engine_error
 
 _ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
@@ -41,4 +42,6 @@ _core.configure(
     is_array=is_array,
     concrete_array=ArrayImpl,
     variable_state_repr=_pretty.variable_state,
+    same=same,
+    value_key=jax.tree_util.GetAttrKey("value"),
 )

@@ -61,6 +61,22 @@ class VariableState:
     def __getattr__(self, name: str) -> Any: ...
 
 @final
+class VariableStateAux:
+    """Type and metadata of a `VariableState`, as JAX compares them between trees."""
+
+    def __init__(self, type: type[Any], metadata: dict[str, Any] | None, /) -> None: ...
+
+def _flatten_variable_state(state: VariableState, /) -> tuple[tuple[Any], VariableStateAux]:
+    """Children and structure, as JAX's pytree registry asks for them."""
+
+def _flatten_variable_state_with_keys(
+    state: VariableState, /
+) -> tuple[tuple[tuple[Any, Any]], VariableStateAux]: ...
+def _unflatten_variable_state(
+    structure: VariableStateAux, children: Iterable[Any], /
+) -> VariableState: ...
+
+@final
 class GraphDef:
     """Immutable structure of a graph: root expression, node table, attribute table, variable table."""
 

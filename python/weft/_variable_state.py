@@ -6,76 +6,25 @@ in `split` or `merge`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from weft import _bootstrap as _bootstrap
+from weft import _core
 from weft._core import VariableState
+from weft._equality import same
 from weft.variables import Variable, _rebuild
 
 _MISSING: Any = object()
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal, arrays by shape, dtype and content."""
-    if a is b:
-        return True
-    if isinstance(a, (jax.Array, np.ndarray)) and isinstance(b, (jax.Array, np.ndarray)):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        return bool((np.asarray(a) == np.asarray(b)).all())
-    if isinstance(a, (tuple, list)) and type(a) is type(b):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return type(a) is type(b) and bool(a == b)
-
-
-class _Aux:
-    """Type and metadata of a `VariableState`, as JAX compares them between trees."""
-
-    __slots__ = ("metadata", "type")
-
-    def __init__(self, type: type[Any], metadata: Mapping[str, Any]) -> None:
-        self.type = type
-        self.metadata = metadata
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Aux) or self.type is not other.type:
-            return False
-        return self.metadata is other.metadata or same(self.metadata, other.metadata)
-
-    def __hash__(self) -> int:
-        # Metadata values may be unhashable; names tell most structures apart.
-        return hash((self.type, *sorted(self.metadata)))
-
-    def __repr__(self) -> str:
-        return f"({self.type.__name__}, {dict(self.metadata)!r})"
-
-
-_KEYS = (jax.tree_util.GetAttrKey("value"),)
-
-
-def _flatten(state: VariableState) -> tuple[tuple[Any, ...], _Aux]:
-    return (state.value,), _Aux(state.type, state._metadata)
-
-
-def _flatten_with_keys(state: VariableState) -> tuple[tuple[Any, ...], _Aux]:
-    return ((_KEYS[0], state.value),), _Aux(state.type, state._metadata)
-
-
-def _unflatten(aux: _Aux, children: Any) -> VariableState:
-    (value,) = children
-    return VariableState(aux.type, value, **aux.metadata)
-
-
-jax.tree_util.register_pytree_with_keys(VariableState, _flatten_with_keys, _unflatten, _flatten)
+jax.tree_util.register_pytree_with_keys(
+    VariableState,
+    _core._flatten_variable_state_with_keys,
+    _core._unflatten_variable_state,
+    _core._flatten_variable_state,
+)
 
 
 def _replace(self: VariableState, value: Any = _MISSING, **metadata: Any) -> VariableState:

@@ -14,7 +14,7 @@ import jax
 from weft import _bootstrap as _bootstrap
 from weft import _core
 from weft._core import GraphDef, ObjectNode, VariableState
-from weft._variable_state import same
+from weft._equality import same
 from weft.errors import GraphError, LeafTypeError, StateError, format_path, format_paths
 from weft.filters import Filter, compile_filters, group_leaves, to_predicate
 from weft.node_types import iter_children, node_functions

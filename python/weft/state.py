@@ -22,8 +22,9 @@ import jax
 
 from weft import _bootstrap as _bootstrap
 from weft import _pretty
-from weft._core import GraphDef, VariableState, nest
-from weft._variable_state import same
+from weft._core import GraphDef, nest
+from weft._equality import same
+from weft._variable_state import VariableState
 from weft.errors import FilterError, StateError, format_path, format_paths
 from weft.filters import Filter, compile_filters, group_leaves, to_predicate
 
