@@ -23,3 +23,9 @@ def run_retrying(*command: str, cwd: Path | None = None, env: dict[str, str] | N
             print(f"failed; again in {pause} s", flush=True)
             time.sleep(pause)
     return run(*command, cwd=cwd, env=env)
+
+
+def output(*command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """What a command prints; raises `subprocess.CalledProcessError` if it fails."""
+    done = subprocess.run(command, cwd=cwd, env=env, check=True, capture_output=True, text=True)
+    return done.stdout.strip()

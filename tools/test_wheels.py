@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands import run, run_retrying
+from commands import output, run, run_retrying
 from interpreters import find_interpreter
 from project import requirements
 
@@ -104,7 +104,7 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
         elif source.exists():
             shutil.copy(source, target)
     run(python, "-m", "weft", cwd=scratch, env=env)
-    installed = output([python, "-c", "import weft; print(weft.__file__)"], scratch, env)
+    installed = output(python, "-c", "import weft; print(weft.__file__)", cwd=scratch, env=env)
     if not Path(installed).is_relative_to(scratch / "env"):
         sys.exit(f"not the installed package: {installed}")
 
@@ -155,12 +155,6 @@ def is_compiler(name: str) -> bool:
     return re.search(
         r"(^|-)(cc|c\+\+|cpp|gcc|g\+\+|clang|clang\+\+|c89|c99|ld|as)(-[\d.]+)?$", name
     ) is not None or (name in COMPILERS)
-
-
-def output(command: list[str], cwd: Path, env: dict[str, str]) -> str:
-    return subprocess.run(
-        command, cwd=cwd, env=env, check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from commands import run, run_retrying
+from commands import output, run, run_retrying
 from elftools.elf.elffile import ELFFile
 from interpreters import find_interpreter
 from project import requirements
@@ -119,7 +119,10 @@ def toolchain(scratch: Path, python: str, version: str, arch: str) -> dict[str, 
     zig = scratch / "zig"
     zig.mkdir()
     tools = {
-        "c++": f"c++ -target {arch}-linux-gnu.{GLIBC} -mcpu=baseline -ffile-prefix-map={scratch}=.",
+        "c++": (
+            f"c++ -target {arch}-linux-gnu.{GLIBC} -mcpu=baseline -ffile-prefix-map={scratch}=."
+            f" -isystem {debian_headers(scratch, python, arch)}"
+        ),
         "ar": "ar",
         "ranlib": "ranlib",
     }
@@ -141,6 +144,22 @@ def toolchain(scratch: Path, python: str, version: str, arch: str) -> dict[str, 
         tag = "".join(version.split(".")[:2])
         env["SETUPTOOLS_EXT_SUFFIX"] = f".cpython-{tag}-{arch}-linux-gnu.so"
     return env | {"CMAKE_ARGS": " ".join(cmake), "SKBUILD_CMAKE_DEFINE": "WEFT_WERROR=ON"}
+
+
+def debian_headers(scratch: Path, python: str, arch: str) -> Path:
+    """Directory with what Debian's Python keeps among the C library's headers, empty for another Python.
+
+    Zig brings the C library's headers itself and does not look among the system's. The header for aarch64
+    is not installed, and says what x86_64's does.
+    """
+    ask = "import sysconfig; print(sysconfig.get_path('include'), sysconfig.get_config_var('MULTIARCH'))"
+    include, multiarch = output(python, "-c", ask).split()
+    ours = Path(include).parent / multiarch / Path(include).name
+    theirs = scratch / "headers" / f"{arch}-linux-gnu" / Path(include).name
+    theirs.parent.mkdir(parents=True)
+    if ours.is_dir():
+        theirs.symlink_to(ours)
+    return scratch / "headers"
 
 
 def check_wheel(wheel: Path) -> None:
