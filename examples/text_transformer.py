@@ -31,9 +31,9 @@ SOURCES = (
     "argparse",
     "ast",
     "dataclasses",
-    "datetime",
     "inspect",
-    "pathlib",
+    "optparse",
+    "statistics",
     "subprocess",
     "typing",
 )
