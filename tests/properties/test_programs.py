@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from hypothesis import given
+from hypothesis import example, given
 
 import weft as nnx
 
@@ -41,6 +41,8 @@ def test_programs_under_jit_disabled(data: bytes, program: bytes) -> None:
         assert_agrees(nnx.jit, data, program)
 
 
+# A constant that comes back in another type than jax.Array.
+@example(b"\x00@\x00\x03\x9f" + bytes(48), b"\x00\x00\x00\x00\xae\x03~")
 @compiling(6)
 @given(graph_bytes, program_bytes)
 def test_programs_under_remat(data: bytes, program: bytes) -> None:
