@@ -7,20 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src import core as jax_core
-from jax._src import literals as jax_literals
 from jax._src.array import ArrayImpl
 
 from weft import _core, _pretty
 from weft._equality import same
 from weft.errors import TraceContextError, engine_error
 
-_ARRAYS = (
-    jax.Array,
-    np.ndarray,
-    jax.ShapeDtypeStruct,
-    # What `jax.checkpoint` gives back for constants. Later jax derives it from numpy's arrays.
-    *filter(None, [getattr(jax_literals, "TypedNdArray", None)]),
-)
+_ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
 # numpy scalars of these kinds are text, records or dates, which JAX cannot hold.
 _NOT_ARRAYS = (np.flexible, np.object_, np.datetime64, np.timedelta64)
 
