@@ -130,6 +130,22 @@ def test_a_jitted_function_does_not_keep_tracers_through_its_cache() -> None:
     assert_no_tracers(step)
 
 
+def test_a_custom_rule_keeps_no_tracers_in_the_compiled_program() -> None:
+    """The program keeps the rule for differentiating it again, not what one call was given."""
+
+    @nnx.custom_vjp
+    def scaled(model: Model, x: Any) -> Any:
+        return jnp.sum(model.w.value) * x
+
+    scaled.defvjp(
+        lambda model, x: (scaled(model, x), (jnp.sum(model.w.value), x)),
+        lambda residual, g: (g[0][0], g[1] * residual[0]),
+    )
+    with jax.checking_leaks():
+        nnx.jit(nnx.grad(scaled, argnums=1))(Model(), 3.0)
+        nnx.grad(nnx.jit(scaled), argnums=1)(Model(), 3.0)
+
+
 # --- TraceContextError ---------------------------------------------------------------------------
 
 

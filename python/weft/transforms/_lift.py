@@ -13,6 +13,7 @@ The caller's objects are touched by step 4 only, so whatever raises before it ch
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections import OrderedDict
@@ -292,6 +293,17 @@ class Call:
         """
         flat = _core.flatten_call(args, kwargs, static_argnums, frozenset())
         return cls(name, function, args, kwargs, flat, static_argnums)
+
+    def outline(self, leaves: Sequence[Any]) -> Call:
+        """The same call without its arguments, with `leaves` in place of its values.
+
+        For functions that JAX keeps with a compiled program: they must not keep tracers, nor the
+        caller's objects.
+        """
+        outline = copy.copy(self)
+        outline.args, outline.kwargs, outline.leaves = (), {}, list(leaves)
+        del outline.flat
+        return outline
 
     def label(self, leaf: int) -> str:
         """Where a leaf is, as the user would write it."""

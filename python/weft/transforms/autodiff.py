@@ -648,10 +648,13 @@ class _CustomVjpCall:
             for leaf, value in enumerate(call.leaves)
             if leaf not in chosen and _is_jax_value(value)
         ]
+        values = self.selection.values(), tuple(call.leaves[leaf] for leaf in self.rest)
+        # A traced program keeps the rule, and with it this object.
+        kept = [None if _is_jax_value(value) else value for value in call.leaves]
+        self.call = self.selection.call = call.outline(kept)
         flat = jax.custom_vjp(self._primal)
         flat.defvjp(self._forward, self._backward)
-        values = tuple(call.leaves[leaf] for leaf in self.rest)
-        out = flat(self.selection.values(), values)
+        out = flat(*values)
         return call.finish(self.effects, out)
 
     def _leaves(self, chosen: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
