@@ -73,7 +73,7 @@ class Plan {
     nb::object keyword_names;
   };
   Guards guards_;
-  [[no_unique_address]] Counted<Kept::Plan> counted_;
+  [[maybe_unused, no_unique_address]] Counted<Kept::Plan> counted_;
 };
 
 }  // namespace weft
