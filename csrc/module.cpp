@@ -9,6 +9,7 @@
 #include "graph/node_types.h"
 #include "graph/state_pytree.h"
 #include "graph/update.h"
+#include "graph/variables.h"
 #include "settings.h"
 
 NB_MODULE(_core, m) {
@@ -21,6 +22,7 @@ NB_MODULE(_core, m) {
   weft::bind_node_types(m);
   weft::bind_graphdef(m);
   weft::bind_update(m);
+  weft::bind_variables(m);
   weft::bind_effects(m);
   weft::bind_outputs(m);
   weft::bind_dispatcher(m);

@@ -18,6 +18,7 @@ void configure(const nb::kwargs &options) {
   fresh->flatten_one_level = setting(options, "pytree_registry").attr("flatten_one_level_with_keys");
   fresh->tree_flatten = setting(options, "tree_flatten");
   fresh->is_array = setting(options, "is_array");
+  fresh->adapt = setting(options, "adapt");
   nb::object source = setting(options, "trace_source");
   fresh->trace_owner = source[0];
   fresh->trace_attribute = source[1];

@@ -17,6 +17,7 @@ struct Settings {
   nb::object flatten_one_level;  // pytree registry: (obj) -> (children with keys, aux) | None
   nb::object tree_flatten;       // (obj, is_leaf) -> (leaves, treedef)
   nb::object is_array;           // (obj) -> bool, asked once a type
+  nb::object adapt;              // (type) -> what an adapter says about it | None, asked once a type
   nb::object trace_owner;        // object whose attribute `trace_attribute` is JAX's current trace
   nb::object trace_attribute;
   nb::object concrete_array;  // type of arrays that are not tracers

@@ -26,8 +26,8 @@ bool has_plain_keys(PyObject *dict) {
 bool can_guard(const GraphDef &def) {
   for (const Item &item : def.items) {
     if (item.op == Op::Pytree) return false;
-    if (item.op == Op::Dict) {
-      PyObject *keys = def.constant(item.constant);
+    if (item.op == Op::Dict || item.op == Op::Mapping) {
+      PyObject *keys = def.constant(item.op == Op::Dict ? item.constant : item.constant + 1);
       for (Py_ssize_t i = 0; i < py::tuple_size(keys); ++i) {
         if (!is_plain_key(py::tuple_item(keys, i))) return false;
       }
@@ -70,6 +70,28 @@ void CallFrame::clear() {
   refs.clear();
 }
 
+void Plan::guard_foreign(Guards &guards, uint32_t n_refs, uint32_t r, Kind kind, PyObject *object,
+                         const Layout &layout) {
+  if (guards.foreign.empty()) guards.foreign.resize(n_refs);
+  ForeignGuard &guard = guards.foreign[r];
+  guard.layout = &layout;
+  if (kind == Kind::Variable) {
+    guard.metadata = layout.snapshot(object);
+  } else {
+    guard.marks = nb::borrow<nb::object>(layout.marks_object(py::instance_dict(object).ptr()));
+  }
+}
+
+void Plan::guard_scalars(Guards &guards, const GraphDef &def, const std::vector<nb::object> &leaves) {
+  for (uint32_t leaf = 0; leaf < def.n_leaves(); ++leaf) {
+    if (def.leaf_owner[leaf] != kNone) continue;
+    const NodeType *type = known_type(Py_TYPE(leaves[leaf].ptr()));
+    if (type == nullptr || type->kind != Kind::Static) continue;
+    guards.scalars.resize(def.n_leaves(), false);
+    guards.scalars[leaf] = true;
+  }
+}
+
 void Plan::remember(const Flat &flat) {
   // Built aside: hashing statics runs user code, which may call this very function and come here again.
   Guards fresh;
@@ -82,10 +104,13 @@ void Plan::remember(const Flat &flat) {
     }
     fresh.orders.assign(def.n_refs(), nullptr);
     for (uint32_t r = 0; r < def.n_refs(); ++r) {
-      fresh.addresses.push_back(flat.refs[r].ptr());
-      if (def.refs[r].kind != Kind::Object) continue;
-      fresh.orders[r] = key_order(py::instance_dict(flat.refs[r].ptr()).ptr());
+      PyObject *object = flat.refs[r].ptr();
+      fresh.addresses.push_back(object);
+      const Layout *layout = node_type(def.ref_type(r))->layout.get();
+      if (def.refs[r].kind == Kind::Object) fresh.orders[r] = key_order(py::instance_dict(object).ptr(), layout);
+      if (layout != nullptr) guard_foreign(fresh, def.n_refs(), r, def.refs[r].kind, object, *layout);
     }
+    guard_scalars(fresh, def, flat.leaves);
     uint32_t at = def.root_begin + 1;
     uint32_t n_positional = def.items[at++].n;
     for (uint32_t i = 0; i < n_positional; ++i, at = def.skip(at)) fresh.argument_items.push_back(at);
@@ -149,6 +174,10 @@ bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
     PyObject *object = guards_.addresses[r];
     if (reinterpret_cast<PyObject *>(Py_TYPE(object)) != def.constants[ref.type].ptr()) return false;
     if (ref.kind == Kind::Variable) {
+      if (!guards_.foreign.empty() && guards_.foreign[r].layout != nullptr) {
+        if (!match_foreign_variable(def, r, frame)) return false;
+        continue;
+      }
       VariableCell *cell = as_cell(object);
       if (cell->metadata != def.constant(ref.extra)) return false;
       frame.leaves[ref.leaf] = cell->value;
@@ -178,6 +207,15 @@ bool Plan::match_arguments(const GraphDef &def, const Arguments &arguments, Call
   return true;
 }
 
+bool Plan::match_foreign_variable(const GraphDef &def, uint32_t r, CallFrame &frame) const {
+  const ForeignGuard &guard = guards_.foreign[r];
+  PyObject *object = guards_.addresses[r];
+  PyObject *metadata = guard.layout->metadata.peek(object), *value = guard.layout->value.peek(object);
+  if (metadata == nullptr || value == nullptr || !PyDict_Check(metadata)) return false;
+  frame.leaves[def.refs[r].leaf] = value;
+  return guard.metadata->matches(metadata);
+}
+
 bool Plan::match_attributes(const GraphDef &def, uint32_t r, CallFrame &frame) const {
   const RefDef &ref = def.refs[r];
   const KeyOrder &order = *guards_.orders[r];
@@ -194,8 +232,36 @@ bool Plan::match_attributes(const GraphDef &def, uint32_t r, CallFrame &frame) c
   return true;
 }
 
+bool Plan::match_foreign_attributes(const GraphDef &def, uint32_t r, CallFrame &frame) const {
+  const RefDef &ref = def.refs[r];
+  const KeyOrder &order = *guards_.orders[r];
+  const ForeignGuard &guard = guards_.foreign[r];
+  // The object keeps its dict alive, as above.
+  nb::object dict = py::instance_dict(guards_.addresses[r]);
+  size_t count = order.inserted.size();
+  if (py::dict_size(dict.ptr()) != static_cast<Py_ssize_t>(count)) return false;
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (!PyDict_Next(dict.ptr(), &position, &key, &value) || key != order.inserted[i].ptr()) return false;
+    if (order.rank[i] != kNone) {
+      if (!match(def, def.child_items[ref.children + order.rank[i]], value, frame)) return false;
+    } else if (key == guard.layout->marks_name.ptr() && value != guard.marks.ptr()) {
+      return false;
+    }
+  }
+  return true;
+}
+
 bool Plan::match(const GraphDef &def, uint32_t at, PyObject *value, CallFrame &frame) const {
   return match_at(def, at, value, frame, 0);
+}
+
+// Whether a value that is no array can be the leaf at `at`: as an argument, or in an attribute marked as data that held
+// a number before.
+bool Plan::may_be_scalar(const GraphDef &def, uint32_t at) const {
+  if (at >= def.root_begin) return true;
+  return !guards_.scalars.empty() && guards_.scalars[def.items[at].n];
 }
 
 // Compares the expression at `at` with `value` and moves `at` past it.
@@ -219,7 +285,8 @@ bool Plan::match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFram
       }
       const NodeType *type = known_type(Py_TYPE(value));
       // A scalar inside a node is static and makes another structure; among the arguments it is an array's equal.
-      if (type == nullptr || (type->kind != Kind::Array && (type->kind != Kind::Static || at - 1 < def.root_begin))) {
+      if (type == nullptr ||
+          (type->kind != Kind::Array && (type->kind != Kind::Static || !may_be_scalar(def, at - 1)))) {
         return false;
       }
       frame.leaves[item.n] = value;
@@ -251,9 +318,14 @@ bool Plan::match_container(const GraphDef &def, uint32_t &at, PyObject *value, C
         if (!match_at(def, at, py::list_item(value, i), frame, depth + 1)) return false;
       }
       return true;
+    case Op::Mapping:
+      if (reinterpret_cast<PyObject *>(Py_TYPE(value)) != def.constants[item.constant].ptr()) return false;
+      value = known_type(Py_TYPE(value))->layout->items(value);
+      if (value == nullptr) return false;
+      [[fallthrough]];
     case Op::Dict: {
       if (!py::is_exact(value, &PyDict_Type) || py::dict_size(value) != n) return false;
-      PyObject *keys = def.constants[item.constant].ptr();
+      PyObject *keys = def.constants[item.op == Op::Dict ? item.constant : item.constant + 1].ptr();
       // Most dicts were filled in sorted order; from the first key that was not on, items are looked up.
       PyObject *next = nullptr, *found = nullptr;
       Py_ssize_t position = 0;

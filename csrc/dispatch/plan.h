@@ -57,21 +57,38 @@ class Plan {
  private:
   bool unstable_statics_hold() const;
   bool match_arguments(const GraphDef &def, const Arguments &arguments, CallFrame &frame) const;
+  bool match_foreign_variable(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
+  bool match_foreign_attributes(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
   bool match_attributes(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
   bool match(const GraphDef &def, uint32_t at, PyObject *value, CallFrame &frame) const;
+  bool may_be_scalar(const GraphDef &def, uint32_t at) const;
   bool match_container(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
   bool match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
+
+  // What is compared of another library's Variable or node. The marks object is held: it is bookkeeping, and holding it
+  // makes its address mean something.
+  struct ForeignGuard {
+    const Layout *layout = nullptr;
+    std::shared_ptr<const Snapshot> metadata;
+    nb::object marks;
+  };
 
   // What `verify` compares with, replaced as a whole.
   struct Guards {
     bool complete = false;
     std::vector<PyObject *> addresses;
     std::vector<std::shared_ptr<const KeyOrder>> orders;   // attribute order of each node
+    std::vector<ForeignGuard> foreign;                     // by reference; empty if all are weft's
+    std::vector<bool> scalars;                             // leaves that were numbers; empty if none was
     std::vector<std::pair<uint32_t, Py_hash_t>> unstable;  // constants whose type can change in place
     std::vector<uint32_t> argument_items;                  // expression of each positional argument
     std::vector<uint32_t> keyword_items;                   // expression of each keyword argument, by sorted name
     nb::object keyword_names;
   };
+  static void guard_foreign(Guards &guards, uint32_t n_refs, uint32_t ref, Kind kind, PyObject *object,
+                            const Layout &layout);
+  static void guard_scalars(Guards &guards, const GraphDef &def, const std::vector<nb::object> &leaves);
+
   Guards guards_;
   [[maybe_unused, no_unique_address]] Counted<Kept::Plan> counted_;
 };

@@ -55,7 +55,13 @@ class Comparer {
           ref_paths(before_)[r],
           "is a registered node whose static part changed inside a transform; keep what changes in children");
     }
+    if (was.kind == Kind::Object && !marks_equal(was, is)) effects_.changed_metadata.push_back(r);
     attributes(r, was, is);
+  }
+
+  bool marks_equal(const RefDef &was, const RefDef &is) const {
+    if (was.extra == kNone || is.extra == kNone) return was.extra == is.extra;
+    return constant_equal(before_.constant_kinds[was.extra], before_.constant(was.extra), after_.constant(is.extra));
   }
 
   void attributes(uint32_t r, const RefDef &was, const RefDef &is) {
@@ -118,6 +124,9 @@ class Comparer {
       case Op::Pytree:
         return was.n == is.n && constant_equal(before_.constant_kinds[was.constant], before_.constant(was.constant),
                                                after_.constant(is.constant));
+      case Op::Mapping:
+        return was.n == is.n && before_.constant(was.constant) == after_.constant(is.constant) &&
+               constant_equal(ConstantKind::Keys, before_.constant(was.constant + 1), after_.constant(is.constant + 1));
     }
     return false;
   }
@@ -174,10 +183,16 @@ bool surely_top_level(const Effects &effects, const std::vector<nb::object> &ref
   const Settings &s = settings();
   auto *concrete = reinterpret_cast<PyTypeObject *>(s.concrete_array.ptr());
   const GraphDef &after = effects.after_def();
-  for (uint32_t r : effects.changed_values) {
+  for (size_t i = 0; i < effects.changed_values.size(); ++i) {
+    uint32_t r = effects.changed_values[i];
     const LeafOrigin &origin = effects.origins[after.refs[r].leaf];
-    if (as_cell(refs[r].ptr())->trace != s.top_trace.ptr() || !origin.is_output) return false;
-    if (!py::is_exact(out_leaves[origin.index], concrete)) return false;
+    const Layout *layout = effects.layouts.empty() ? nullptr : effects.layouts[i];
+    if (layout != nullptr) {
+      if (!layout->owner(refs[r].ptr(), true).is(s.top_trace)) return false;
+    } else if (as_cell(refs[r].ptr())->trace != s.top_trace.ptr()) {
+      return false;
+    }
+    if (!origin.is_output || !py::is_exact(out_leaves[origin.index], concrete)) return false;
   }
   return true;
 }
@@ -201,8 +216,15 @@ nb::object apply_values(const Effects &effects, const std::vector<nb::object> &r
   // Old values go only when all are replaced: their destructors may run code that looks at the graph.
   std::vector<nb::object> dropped;
   dropped.reserve(effects.changed_values.size());
-  for (uint32_t r : effects.changed_values) {
+  for (size_t i = 0; i < effects.changed_values.size(); ++i) {
+    uint32_t r = effects.changed_values[i];
     PyObject *value = origin_value(effects.origins[after.refs[r].leaf], in_leaves, out_leaves);
+    if (const Layout *layout = effects.layouts.empty() ? nullptr : effects.layouts[i]) {
+      // A slot of the right type takes any object, so this cannot fail either.
+      dropped.push_back(layout->value.get(refs[r].ptr()));
+      layout->value.set(refs[r].ptr(), value);
+      continue;
+    }
     VariableCell *cell = as_cell(refs[r].ptr());
     dropped.push_back(nb::steal<nb::object>(cell->value));
     Py_INCREF(value);
@@ -216,9 +238,10 @@ nb::object apply_structure(const Effects &effects, const std::vector<nb::object>
   const GraphDef &before = effects.before_def(), &after = effects.after_def();
   LeafSource leaves = leaf_values(effects, in_leaves, out_leaves);
   std::vector<nb::object> refs = known;
+  Owner owner(trace);
   for (uint32_t r = effects.n_known(); r < after.n_refs(); ++r) {
     PyObject *value = after.refs[r].kind == Kind::Variable ? leaves[after.refs[r].leaf] : nullptr;
-    refs.push_back(new_reference(after, r, value, trace.ptr()));
+    refs.push_back(new_reference(after, r, value, owner));
   }
   for (uint32_t r = effects.n_known(); r < after.n_refs(); ++r) fill_node(after, r, refs[r], leaves, refs);
   std::vector<nb::object> values;
@@ -248,8 +271,14 @@ nb::object apply_structure(const Effects &effects, const std::vector<nb::object>
   for (size_t i = 0; i < effects.sets.size(); ++i)
     change(effects.sets[i].ref, key_at(after, effects.sets[i]), values[i].ptr());
   for (const AttributeChange &removal : effects.removals) change(removal.ref, key_at(before, removal), nullptr);
-  for (uint32_t r : effects.changed_metadata)
-    transaction.set_metadata(refs[r].ptr(), after.constant(after.refs[r].extra));
+  for (uint32_t r : effects.changed_metadata) {
+    PyObject *extra = after.constant(after.refs[r].extra);
+    if (after.refs[r].kind == Kind::Variable) {
+      transaction.set_metadata(refs[r].ptr(), extra);
+    } else {
+      transaction.set_marks(refs[r], *node_type(after.ref_type(r))->layout, extra);
+    }
+  }
   scatter_values(effects, refs, in_leaves, out_leaves, transaction);
   transaction.commit();
   return result;
@@ -283,10 +312,9 @@ std::vector<nb::object> after_paths(const Effects &effects) {
         for (nb::handle key : base) path.append(key);
         for (const Level &level : levels) {
           uint32_t index = level.next - 1;
-          PyObject *keys = level.item->op == Op::Dict ? after.constant(level.item->constant)
-                           : level.item->op == Op::NamedTuple || level.item->op == Op::Pytree
-                               ? after.constant(level.item->constant + 1)
-                               : nullptr;
+          PyObject *keys = level.item->op == Op::Dict  ? after.constant(level.item->constant)
+                           : level.item->op > Op::Dict ? after.constant(level.item->constant + 1)
+                                                       : nullptr;
           path.append(keys != nullptr ? nb::borrow<nb::object>(py::tuple_item(keys, static_cast<Py_ssize_t>(index)))
                                       : nb::object(nb::int_(index)));
         }
@@ -303,13 +331,14 @@ std::vector<nb::object> after_paths(const Effects &effects) {
       paths[ref.leaf] = ref_path[r];
       return;
     }
-    PyObject *transparent = node_type(after.ref_type(r))->transparent.ptr();
+    const NodeType *info = node_type(after.ref_type(r));
     for (uint32_t c = 0; c < ref.n_children; ++c) {
       if (!ref_path[r].is_valid()) break;
       nb::list base;
       for (nb::handle key : ref_path[r]) base.append(key);
       PyObject *key = py::tuple_item(after.constant(ref.keys), static_cast<Py_ssize_t>(c));
-      if (key != transparent) base.append(nb::borrow<nb::object>(key));
+      bool int_keys = info->layout && info->layout->int_keys;
+      if (key != info->transparent.ptr()) base.append(int_keys ? index_or_name(key) : nb::borrow<nb::object>(key));
       expression(after.child_items[ref.children + c], base);
     }
   };
@@ -434,6 +463,15 @@ bool Effects::equals(const Effects &other) const {
          removals == other.removals && before_def().equals(other.before_def()) && after_def().equals(other.after_def());
 }
 
+void Effects::find_layouts() {
+  bool any = false;
+  for (uint32_t r : changed_values) {
+    layouts.push_back(node_type(before_def().ref_type(r))->layout.get());
+    any = any || layouts.back() != nullptr;
+  }
+  if (!any) layouts.clear();
+}
+
 nb::object new_effects() {
   nb::object object = nb::inst_alloc(*g_effects_type);
   new (nb::inst_ptr<Effects>(object)) Effects();
@@ -459,6 +497,7 @@ nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const 
   Comparer(effects, in_leaves, walker.leaves, keep).run();
   effects.finish();
   for (uint32_t leaf : effects.out_leaf) outputs.push_back(walker.leaves[leaf]);
+  effects.find_layouts();
   return object;
 }
 

@@ -30,7 +30,8 @@ class Effects {
   std::vector<uint32_t> input_of;          // per leaf of `after`: the input leaf it continues, or kNone
   std::vector<uint32_t> out_leaf;          // per output: the leaf of `after`
   std::vector<uint32_t> changed_values;    // Variables whose value is an output
-  std::vector<uint32_t> changed_metadata;  // Variables whose metadata differ
+  std::vector<uint32_t> changed_metadata;  // Variables whose metadata differ, nodes whose data marks do
+  std::vector<const Layout *> layouts;     // per changed value, null for weft's; empty if all are weft's
   std::vector<AttributeChange> sets, removals;
   std::vector<uint32_t> result_leaves;  // leaves of `after` that the result holds
   bool result_has_refs = false;
@@ -41,6 +42,7 @@ class Effects {
   uint32_t n_known() const { return n_known_; }
   uint32_t n_new() const { return after_def().n_refs() - n_known_; }
   uint32_t n_out() const { return static_cast<uint32_t>(out_leaf.size()); }
+  void find_layouts();
   // True if both say the same of calls with the same arguments' structure.
   bool equals(const Effects &other) const;
   // Only Variable values change, and the result is made of leaves: the common case of a training step.

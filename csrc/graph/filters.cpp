@@ -3,6 +3,7 @@
 #include <string>
 
 #include "graph/cells.h"
+#include "graph/node_types.h"
 
 namespace weft {
 namespace {
@@ -81,6 +82,13 @@ bool is_true(const nb::object &object) {
   return result == 1;
 }
 
+// A Variable type of another library counts as weft's type of the same meaning, too.
+bool is_kind_of(PyTypeObject *type, PyTypeObject *wanted) {
+  if (PyType_IsSubtype(type, wanted)) return true;
+  const Layout *layout = node_type(type)->layout.get();
+  return layout != nullptr && PyType_IsSubtype(reinterpret_cast<PyTypeObject *>(layout->counterpart.ptr()), wanted);
+}
+
 bool matches(const Filter &filter, const Leaf &leaf) {
   switch (filter.test) {
     case Test::True:
@@ -89,7 +97,7 @@ bool matches(const Filter &filter, const Leaf &leaf) {
       return false;
     case Test::Type: {
       auto *wanted = reinterpret_cast<PyTypeObject *>(filter.argument.ptr());
-      if (leaf.type != nullptr) return PyType_IsSubtype(leaf.type, wanted) != 0;
+      if (leaf.type != nullptr) return is_kind_of(leaf.type, wanted);
       int result = PyObject_IsInstance(leaf.value.ptr(), filter.argument.ptr());
       py::check_status(result);
       return result == 1;

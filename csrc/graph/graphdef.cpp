@@ -62,6 +62,7 @@ class Traversal {
     PyObject *keys;  // borrowed from the constants, or null for positions
     PyObject *transparent;
     uint8_t hide;  // levels of a call's root, whose own positions do not show
+    bool int_keys;
   };
 
   // Visits the item at `at`; true if a frame was opened for its children.
@@ -78,14 +79,14 @@ class Traversal {
       // The parent continues after the reference, wherever the definition lies.
       if (!frames_.empty() && frames_.back().ref == kNone) frames_.back().cursor = at + 1;
       const NodeType *info = node_type(def_.ref_type(item.n));
-      frames_.push_back(
-          {item.n, 0, def.n_children, 0, path_.size(), def_.constant(def.keys), info->transparent.ptr(), 0});
+      frames_.push_back({item.n, 0, def.n_children, 0, path_.size(), def_.constant(def.keys), info->transparent.ptr(),
+                         0, info->layout && info->layout->int_keys});
       return true;
     }
     if (item.op < Op::Tuple) return false;
     uint8_t hide = 0;
     if (def_.root_kind == RootKind::Call && frames_.empty()) hide = 1;
-    frames_.push_back({kNone, 0, item.n, at + 1, path_.size(), child_keys(item), nullptr, hide});
+    frames_.push_back({kNone, 0, item.n, at + 1, path_.size(), child_keys(item), nullptr, hide, false});
     return true;
   }
 
@@ -95,6 +96,7 @@ class Traversal {
         return def_.constant(item.constant);
       case Op::NamedTuple:
       case Op::Pytree:
+      case Op::Mapping:
         return def_.constant(item.constant + 1);
       default:
         return nullptr;
@@ -108,7 +110,8 @@ class Traversal {
       return;
     }
     PyObject *key = py::tuple_item(frame.keys, static_cast<Py_ssize_t>(child));
-    if (!is_transparent(key, frame.transparent)) path_.push_back(nb::borrow<nb::object>(key));
+    if (is_transparent(key, frame.transparent)) return;
+    path_.push_back(frame.int_keys ? index_or_name(key) : nb::borrow<nb::object>(key));
   }
 
   // Names are mostly interned, but strings made at run time are not.
@@ -144,14 +147,15 @@ struct Row {
   bool first;
   ConstantKind kind;
   nb::object constant;  // compared; null where there is none
-  nb::object extra;     // Variable metadata or Custom static part
+  nb::object extra;     // Variable metadata, Custom static part or data marks
+  bool marks = false;   // the extra is data marks
 };
 
 std::string type_label(PyObject *type) { return py::text(nb::borrow<nb::object>(type).attr("__name__")); }
 
 Row make_row(const GraphDef &def, const Traversal &walk, const Item &item, bool first) {
-  static const char *const names[] = {"array", "reference", "static",     "None",  "tuple",
-                                      "list",  "dict",      "namedtuple", "pytree"};
+  static const char *const names[] = {"array", "reference", "static",     "None",   "tuple",
+                                      "list",  "dict",      "namedtuple", "pytree", "mapping"};
   Row row{walk.path_tuple(), nb::none(), item.op, item.n, first, ConstantKind::Static, nb::object(), nb::object()};
   switch (item.op) {
     case Op::Static:
@@ -162,6 +166,7 @@ Row make_row(const GraphDef &def, const Traversal &walk, const Item &item, bool 
       row.kind = ConstantKind::Type;
       row.constant = nb::borrow<nb::object>(def.constant(ref.type));
       row.shown = first ? row.constant : nb::object(nb::str(("shared " + type_label(row.constant.ptr())).c_str()));
+      row.marks = ref.kind == Kind::Object;
       if (first && ref.extra != kNone) row.extra = nb::borrow<nb::object>(def.constant(ref.extra));
       break;
     }
@@ -176,6 +181,7 @@ Row make_row(const GraphDef &def, const Traversal &walk, const Item &item, bool 
       break;
     case Op::NamedTuple:
     case Op::Pytree:
+    case Op::Mapping:
       row.kind = def.constant_kinds[item.constant];
       row.constant = nb::borrow<nb::object>(def.constant(item.constant));
       row.shown = row.constant;
@@ -204,16 +210,21 @@ bool equal_paths(const nb::tuple &a, const nb::tuple &b) {
 
 nb::object missing() { return nb::str("<absent>"); }
 
-nb::object row_difference(const Row &a, const Row &b) {
+// Marks on a node's attributes say little to a reader: they count only where nothing else differs.
+enum class Marks : uint8_t { Ignore, Compare };
+
+nb::object row_difference(const Row &a, const Row &b, Marks marks) {
   if (a.op != b.op || a.first != b.first) return nb::make_tuple(a.path, a.shown, b.shown);
   bool constants = a.constant.is_valid() && !constant_equal(a.kind, a.constant.ptr(), b.constant.ptr());
   // Which keys a dict has shows at the keys themselves.
   if (constants && a.op == Op::Dict) constants = false;
   if (constants) return nb::make_tuple(a.path, a.shown, b.shown);
+  bool ignored = marks == Marks::Ignore && a.marks;
   bool extras =
-      a.extra.is_valid() != b.extra.is_valid() ||
-      (a.extra.is_valid() && (nb::isinstance<nb::dict>(a.extra) ? !metadata_equal(a.extra.ptr(), b.extra.ptr())
-                                                                : !static_equal(a.extra.ptr(), b.extra.ptr())));
+      !ignored &&
+      (a.extra.is_valid() != b.extra.is_valid() ||
+       (a.extra.is_valid() && (nb::isinstance<nb::dict>(a.extra) ? !metadata_equal(a.extra.ptr(), b.extra.ptr())
+                                                                 : !static_equal(a.extra.ptr(), b.extra.ptr()))));
   if (extras) {
     return nb::make_tuple(a.path, a.extra.is_valid() ? a.extra : nb::object(nb::dict()),
                           b.extra.is_valid() ? b.extra : nb::object(nb::dict()));
@@ -233,7 +244,7 @@ std::string repr_of(const GraphDef &def) {
             : row.op == Op::Ref && row.first
                 ? type_label(row.shown.ptr()) + " #" + std::to_string(row.n)
                 : py::text(nb::str(row.shown)) + (row.op == Op::Ref ? " #" + std::to_string(row.n) : "");
-    if (row.extra.is_valid()) text += " " + py::text(nb::repr(row.extra));
+    if (row.extra.is_valid() && !row.marks) text += " " + py::text(nb::repr(row.extra));
   }
   return text;
 }
@@ -326,6 +337,12 @@ void validate(const GraphDef &def) {
                     is_keys(item.constant + 1, item.n, ConstantKind::PathKeys),
                 "treedef");
         break;
+      case Op::Mapping:
+        require(has_kind(item.constant, ConstantKind::Type) && PyType_Check(def.constant(item.constant)) &&
+                    node_type(reinterpret_cast<PyTypeObject *>(def.constant(item.constant)))->kind == Kind::Mapping &&
+                    is_keys(item.constant + 1, item.n, ConstantKind::Keys),
+                "mapping");
+        break;
       default:
         require(false, "unknown operation");
     }
@@ -341,6 +358,16 @@ void validate(const GraphDef &def) {
     }
     return at;
   };
+  // Weft's own nodes mark nothing; others mark data by a dict or a frozenset.
+  auto has_marks = [&](uint32_t r) {
+    uint32_t extra = def.refs[r].extra;
+    const Layout *layout = node_type(def.ref_type(r))->layout.get();
+    if (extra == kNone) return true;
+    if (layout == nullptr || !layout->marks_name.is_valid()) return false;
+    if (layout->marks_field.is_valid())
+      return has_kind(extra, ConstantKind::Metadata) && PyDict_Check(def.constant(extra));
+    return has_kind(extra, ConstantKind::Static) && PyAnySet_Check(def.constant(extra));
+  };
   for (uint32_t r = 0; r < def.n_refs(); ++r) {
     const RefDef &ref = def.refs[r];
     require(has_kind(ref.type, ConstantKind::Type) && PyType_Check(def.constant(ref.type)), "node type");
@@ -355,7 +382,7 @@ void validate(const GraphDef &def) {
     }
     require(ref.kind == Kind::Object || ref.kind == Kind::Custom, "node kind");
     require(ref.leaf == kNone, "node with a value");
-    require(ref.kind == Kind::Custom ? has_kind(ref.extra, ConstantKind::Static) : ref.extra == kNone, "static part");
+    require(ref.kind == Kind::Custom ? has_kind(ref.extra, ConstantKind::Static) : has_marks(r), "static part");
     require(is_keys(ref.keys, ref.n_children, ConstantKind::Keys), "attribute names");
     require(static_cast<uint64_t>(ref.children) + ref.n_children <= def.child_items.size(), "attribute table");
     for (uint32_t c = 0; c < ref.n_children; ++c) {
@@ -401,7 +428,7 @@ nb::object unpickle(const nb::tuple &state) {
   std::vector<uint32_t> items = from_bytes<uint32_t>(state[3]), refs = from_bytes<uint32_t>(state[4]);
   require(items.size() % 3 == 0 && refs.size() % 7 == 0, "table size");
   for (size_t i = 0; i < items.size(); i += 3) {
-    require(items[i] <= static_cast<uint32_t>(Op::Pytree), "unknown operation");
+    require(items[i] <= static_cast<uint32_t>(Op::Mapping), "unknown operation");
     def.items.push_back({static_cast<Op>(items[i]), items[i + 1], items[i + 2]});
   }
   for (size_t i = 0; i < refs.size(); i += 7) {
@@ -712,11 +739,15 @@ nb::object first_difference(const GraphDef &a, const GraphDef &b) {
       if (!shows(right, left[i].path)) return nb::make_tuple(left[i].path, left[i].shown, missing());
       return nb::make_tuple(right[i].path, missing(), right[i].shown);
     }
-    nb::object difference = row_difference(left[i], right[i]);
+    nb::object difference = row_difference(left[i], right[i], Marks::Ignore);
     if (!difference.is_none()) return difference;
   }
   if (left.size() > n) return nb::make_tuple(left[n].path, left[n].shown, missing());
   if (right.size() > n) return nb::make_tuple(right[n].path, missing(), right[n].shown);
+  for (size_t i = 0; i < n; ++i) {
+    nb::object difference = row_difference(left[i], right[i], Marks::Compare);
+    if (!difference.is_none()) return difference;
+  }
   return nb::none();
 }
 

@@ -15,12 +15,13 @@ namespace weft {
 inline constexpr uint32_t kNone = 0xffffffffu;
 
 // One element of a value expression. Expressions are stored in preorder: a container is followed by its children.
-enum class Op : uint8_t { Leaf, Ref, Static, None, Tuple, List, Dict, NamedTuple, Pytree };
+enum class Op : uint8_t { Leaf, Ref, Static, None, Tuple, List, Dict, NamedTuple, Pytree, Mapping };
 
 struct Item {
   Op op;
-  uint32_t n;         // leaf id, reference id, or number of children
-  uint32_t constant;  // Static: value; Dict: sorted keys; NamedTuple: type; Pytree: treedef, followed by its keys
+  uint32_t n;  // leaf id, reference id, or number of children
+  uint32_t
+      constant;  // Static: value; Dict: sorted keys; NamedTuple, Mapping: type, Pytree: treedef, all followed by keys
 
   bool operator==(const Item &) const = default;
 };
@@ -31,7 +32,7 @@ enum class ConstantKind : uint8_t { Static, Type, Keys, Metadata, Treedef, PathK
 struct RefDef {
   Kind kind;
   uint32_t type;      // constant: the Python type
-  uint32_t extra;     // constant: Variable metadata, Custom node's static part; kNone if absent
+  uint32_t extra;     // constant: Variable metadata, Custom node's static part, Object's data marks; kNone if absent
   uint32_t keys;      // constant: sorted tuple of attribute names; kNone for Variables
   uint32_t leaf;      // Variables: leaf id
   uint32_t children;  // first entry in `child_items`

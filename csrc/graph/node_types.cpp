@@ -128,10 +128,31 @@ const NodeType *remember(PyTypeObject *type, std::unique_ptr<NodeType> info) {
   return place->second.info.get();
 }
 
+// What an adapter for another library says about a type: how its instances are laid out, or why they cannot be walked.
+void adapt(const nb::object &type, NodeType &info) {
+  nb::object description = settings().adapt(type);
+  if (description.is_none()) return;
+  nb::object kind = description.attr("kind");
+  struct Name {
+    const char *name;
+    Kind kind;
+  };
+  static constexpr Name names[] = {{"variable", Kind::Variable}, {"node", Kind::Object}, {"mapping", Kind::Mapping}};
+  for (const Name &entry : names) {
+    if (!kind.equal(nb::str(entry.name))) continue;
+    info.layout = read_layout(type, description);
+    info.kind = entry.kind;
+    return;
+  }
+  info.refusal = description.attr("reason");
+}
+
 std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
   auto info = std::make_unique<NodeType>();
   info->kind = kind_of_type(type);
   nb::object as_object = type_object(type);
+  if (info->kind == Kind::Static && !is_simple(type)) adapt(as_object, *info);
+  if (info->layout || info->refusal.is_valid()) return info;
   if (info->kind == Kind::Static && !is_simple(type) && object != nullptr) info->kind = kind_of_instance(object);
   if (info->kind == Kind::Static) info->static_kind = static_kind(type);
   if (info->kind == Kind::Variable) {

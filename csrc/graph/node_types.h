@@ -1,20 +1,24 @@
 // What the engine knows about each Python type: how it takes part in a graph.
 #pragma once
 
+#include <memory>
+
+#include "graph/layout.h"
 #include "python_compat.h"
 
 namespace weft {
 
 enum class Kind : uint8_t {
   None,
-  Variable,  // VariableCell: a cell with identity
-  Object,    // ObjectNode: attributes in its __dict__
+  Variable,  // a cell with identity: a VariableCell, or as its layout says
+  Object,    // attributes in its __dict__: an ObjectNode, or as its layout says
   Custom,    // user-registered node with functions for reading and writing children
   Tuple,     // from here to Pytree: walked by value, no identity
   List,
   Dict,
   NamedTuple,
-  Pytree,  // known to JAX's registry only
+  Mapping,  // a class around a dict, as its layout says
+  Pytree,   // known to JAX's registry only
   Array,
   Static,
 };
@@ -31,7 +35,7 @@ enum class StaticKind : uint8_t {
 };
 
 // Invariant: an entry lives as long as its type and changes only when the type is registered as a graph node; the
-// callables are set for `Custom` only.
+// callables are set for `Custom` only, the layout for types of other libraries that an adapter described.
 struct NodeType {
   Kind kind = Kind::Static;
   StaticKind static_kind = StaticKind::Identity;
@@ -39,6 +43,8 @@ struct NodeType {
   bool has_set_hook = false;
   nb::object transparent;  // attribute whose container's items appear directly below the node, or null
   nb::object flatten, create, set_key, pop_key;
+  std::unique_ptr<const Layout> layout;
+  nb::object refusal;  // why instances cannot be part of a graph, or null
 };
 
 // Cached by type; `object` is consulted the first time its type is met. The result lives as long as the type.

@@ -16,6 +16,7 @@ struct Pending {
 nb::object start_container(const Item &item) {
   switch (item.op) {
     case Op::Dict:
+    case Op::Mapping:
       return py::checked(PyDict_New());
     case Op::Tuple:
       return py::checked(PyTuple_New(static_cast<Py_ssize_t>(item.n)));
@@ -26,10 +27,13 @@ nb::object start_container(const Item &item) {
 
 void add_child(const GraphDef &def, Pending &pending, nb::object child) {
   auto index = static_cast<Py_ssize_t>(pending.filled++);
+  uint32_t keys = pending.item->constant;
   switch (pending.item->op) {
+    case Op::Mapping:
+      ++keys;
+      [[fallthrough]];
     case Op::Dict:
-      py::check_status(PyDict_SetItem(pending.target.ptr(), py::tuple_item(def.constant(pending.item->constant), index),
-                                      child.ptr()));
+      py::check_status(PyDict_SetItem(pending.target.ptr(), py::tuple_item(def.constant(keys), index), child.ptr()));
       break;
     case Op::Tuple:
       py::tuple_init(pending.target.ptr(), index, child.release().ptr());
@@ -47,6 +51,13 @@ nb::object finish_container(const GraphDef &def, Pending &pending) {
           nb::make_tuple(nb::borrow<nb::object>(def.constant(pending.item->constant)), pending.target);
       nb::object make = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(&PyTuple_Type)).attr("__new__");
       return py::checked(PyObject_CallObject(make.ptr(), arguments.ptr()));
+    }
+    case Op::Mapping: {
+      auto *type = reinterpret_cast<PyTypeObject *>(def.constant(pending.item->constant));
+      nb::object mapping = bare_instance(type);
+      nb::object dict = py::instance_dict(mapping.ptr());
+      py::check_status(PyDict_SetItem(dict.ptr(), node_type(type)->layout->items_name.ptr(), pending.target.ptr()));
+      return mapping;
     }
     case Op::Pytree:
       return nb::borrow<nb::object>(def.constant(pending.item->constant)).attr("unflatten")(pending.target);
@@ -99,15 +110,36 @@ nb::object build_expression(const GraphDef &def, uint32_t begin, const LeafSourc
   }
 }
 
-nb::object new_reference(const GraphDef &def, uint32_t ref, PyObject *value, PyObject *trace) {
+PyObject *Owner::of_variables(const Layout &layout) {
+  if (!made_by_.is(layout.make_trace)) {
+    made_ = layout.make_trace();
+    made_by_ = layout.make_trace;
+  }
+  return made_.ptr();
+}
+
+nb::object new_variable(PyTypeObject *type, PyObject *value, PyObject *metadata, Owner &owner) {
+  const NodeType *info = node_type(type);
+  if (!info->layout) return new_variable(type, value, metadata, owner.trace());
+  const Layout &layout = *info->layout;
+  nb::object variable = bare_instance(type);
+  layout.trace.set(variable.ptr(), owner.of_variables(layout));
+  layout.metadata.set(variable.ptr(), own_metadata(metadata).ptr());
+  layout.value.set(variable.ptr(), value);
+  return variable;
+}
+
+nb::object new_reference(const GraphDef &def, uint32_t ref, PyObject *value, Owner &owner) {
   const RefDef &row = def.refs[ref];
+  PyTypeObject *type = def.ref_type(ref);
+  const NodeType *info = node_type(type);
   switch (row.kind) {
     case Kind::Variable:
-      return new_variable(def.ref_type(ref), value, def.constant(row.extra), trace);
+      return new_variable(type, value, def.constant(row.extra), owner);
     case Kind::Object:
-      return new_node(def.ref_type(ref), trace);
+      return info->layout ? bare_instance(type) : new_node(type, owner.trace());
     default:
-      return node_type(def.ref_type(ref))->create(nb::borrow<nb::object>(def.constant(row.extra)));
+      return info->create(nb::borrow<nb::object>(def.constant(row.extra)));
   }
 }
 
@@ -116,14 +148,23 @@ void fill_node(const GraphDef &def, uint32_t ref, const nb::object &node, const 
   const RefDef &row = def.refs[ref];
   if (row.kind == Kind::Variable) return;
   PyObject *keys = def.constant(row.keys);
+  const NodeType *info = node_type(def.ref_type(ref));
   nb::object attributes = row.kind == Kind::Object ? py::checked(PyDict_New()) : nb::object();
+  if (info->layout) {
+    const Layout &layout = *info->layout;
+    py::check_status(PyDict_SetItem(attributes.ptr(), layout.state_name.ptr(), nb::object(layout.make_trace()).ptr()));
+    if (row.extra != kNone) {
+      nb::object marks = layout.marks_from(def.constant(row.extra));
+      py::check_status(PyDict_SetItem(attributes.ptr(), layout.marks_name.ptr(), marks.ptr()));
+    }
+  }
   for (uint32_t c = 0; c < row.n_children; ++c) {
     nb::object child = build_expression(def, def.child_items[row.children + c], leaves, refs);
     PyObject *key = py::tuple_item(keys, static_cast<Py_ssize_t>(c));
     if (row.kind == Kind::Object) {
       py::check_status(PyDict_SetItem(attributes.ptr(), key, child.ptr()));
     } else {
-      node_type(def.ref_type(ref))->set_key(node, nb::borrow<nb::object>(key), child);
+      info->set_key(node, nb::borrow<nb::object>(key), child);
     }
   }
   if (row.kind == Kind::Object) py::check_status(PyObject_GenericSetDict(node.ptr(), attributes.ptr(), nullptr));
@@ -136,11 +177,11 @@ std::pair<nb::object, std::vector<nb::object>> unflatten(const GraphDef &def, co
                            std::to_string(leaves.size()) + " values were given")
                               .c_str());
   }
-  nb::object trace = current_trace();
+  Owner owner(current_trace());
   std::vector<nb::object> refs(def.n_refs());
   for (uint32_t r = 0; r < def.n_refs(); ++r) {
     PyObject *value = def.refs[r].kind == Kind::Variable ? leaf_value(def, leaves, def.refs[r].leaf) : nullptr;
-    refs[r] = new_reference(def, r, value, trace.ptr());
+    refs[r] = new_reference(def, r, value, owner);
   }
   for (uint32_t r = 0; r < def.n_refs(); ++r) fill_node(def, r, refs[r], leaves, refs);
   nb::object root = build_expression(def, def.root_begin, leaves, refs);

@@ -4,18 +4,55 @@
 
 namespace weft {
 
+nb::object owner_of(PyObject *object, const NodeType &info) {
+  if (info.layout) return info.layout->owner(object, info.kind == Kind::Variable);
+  PyObject *owner = info.kind == Kind::Variable ? as_cell(object)->trace
+                    : info.kind == Kind::Object ? as_node(object)->trace
+                                                : nullptr;
+  return nb::borrow<nb::object>(owner);
+}
+
 void check_owner(const nb::object &object, const nb::object &trace) {
-  const NodeType *info = node_type(Py_TYPE(object.ptr()));
-  PyObject *owner = info->kind == Kind::Variable ? as_cell(object.ptr())->trace
-                    : info->kind == Kind::Object ? as_node(object.ptr())->trace
-                                                 : nullptr;
-  if (owner != nullptr && owner != trace.ptr()) check_trace(owner, object.ptr());
+  nb::object owner = owner_of(object.ptr(), *node_type(Py_TYPE(object.ptr())));
+  if (owner.is_valid() && !owner.is(trace)) check_trace(owner.ptr(), object.ptr());
 }
 
 Transaction::~Transaction() {
   if (done_) return;
   nb::error_scope pending;
   for (auto change = changes_.rbegin(); change != changes_.rend(); ++change) undo(*change);
+}
+
+void Transaction::set_value(PyObject *variable, PyObject *value) {
+  const NodeType *info = node_type(Py_TYPE(variable));
+  if (info->layout) {
+    set_slot(variable, info->layout->value, value);
+  } else {
+    swap(variable, as_cell(variable)->value, value);
+  }
+}
+
+void Transaction::set_metadata(PyObject *variable, PyObject *metadata) {
+  const NodeType *info = node_type(Py_TYPE(variable));
+  if (info->layout) {
+    set_slot(variable, info->layout->metadata, own_metadata(metadata).ptr());
+  } else {
+    swap(variable, as_cell(variable)->metadata, metadata);
+  }
+}
+
+void Transaction::set_marks(const nb::object &node, const Layout &layout, PyObject *marks) {
+  nb::object value = marks != nullptr ? layout.marks_from(marks) : nb::object();
+  set_item(py::instance_dict(node.ptr()), layout.marks_name.ptr(), value.ptr());
+}
+
+void Transaction::set_slot(PyObject *owner, const Slot &slot, PyObject *value) {
+  Change &change = changes_.emplace_back();
+  change.owner = nb::borrow<nb::object>(owner);
+  change.key = slot.descriptor();
+  change.old = slot.get(owner);
+  change.in_slot = true;
+  slot.set(owner, value);
 }
 
 void Transaction::set_item(const nb::object &dict, PyObject *key, PyObject *value) {
@@ -45,6 +82,8 @@ void Transaction::undo(Change &change) noexcept {
     if (change.slot != nullptr) {
       nb::object current = nb::steal<nb::object>(*change.slot);
       *change.slot = change.old.release().ptr();
+    } else if (change.in_slot) {
+      change.key.attr("__set__")(change.owner, change.old);
     } else if (change.custom != nullptr) {
       if (change.old.is_valid()) {
         change.custom->set_key(change.owner, change.key, change.old);

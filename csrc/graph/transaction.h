@@ -8,6 +8,9 @@
 
 namespace weft {
 
+// The canonical weak reference to the trace of `object`, a node or Variable; null if anyone may change it.
+nb::object owner_of(PyObject *object, const NodeType &info);
+
 // Raises TraceContextError unless `object` (a node or Variable) may be changed at trace level `trace`.
 void check_owner(const nb::object &object, const nb::object &trace);
 
@@ -21,8 +24,11 @@ class Transaction {
   ~Transaction();
 
   void reserve(size_t n) { changes_.reserve(n); }
-  void set_value(PyObject *cell, PyObject *value) { swap(cell, as_cell(cell)->value, value); }
-  void set_metadata(PyObject *cell, PyObject *metadata) { swap(cell, as_cell(cell)->metadata, metadata); }
+  void set_value(PyObject *variable, PyObject *value);
+  // `metadata` as in a structure: null for none, and nobody else's to change.
+  void set_metadata(PyObject *variable, PyObject *metadata);
+  // What marks a node's data attributes, as in a structure.
+  void set_marks(const nb::object &node, const Layout &layout, PyObject *marks);
 
   // A null `value` removes the key.
   void set_item(const nb::object &dict, PyObject *key, PyObject *value);
@@ -36,10 +42,11 @@ class Transaction {
   struct Change {
     PyObject **slot = nullptr;  // a field of the Variable `owner`, or null
     nb::object owner;           // dict, custom node or Variable
-    nb::object key;
-    nb::object old;    // null if there was none
-    nb::object items;  // of a dict that loses a key: all its items before, which keeps their order
+    nb::object key;             // of a dict or custom node; or the slot of `owner`, by its descriptor
+    nb::object old;             // null if there was none
+    nb::object items;           // of a dict that loses a key: all its items before, which keeps their order
     const NodeType *custom = nullptr;
+    bool in_slot = false;
   };
 
   void swap(PyObject *owner, PyObject *&slot, PyObject *value) {
@@ -50,6 +57,8 @@ class Transaction {
     Py_XINCREF(value);
     slot = value;
   }
+
+  void set_slot(PyObject *owner, const Slot &slot, PyObject *value);
 
   static void undo(Change &change) noexcept;
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include <nanobind/stl/string.h>
+
 #include "graph/cells.h"
 #include "graph/statics.h"
 #include "settings.h"
@@ -30,6 +32,11 @@ std::vector<nb::object> dict_keys(PyObject *dict) {
   return keys;
 }
 
+bool is_number(PyObject *value) {
+  return py::is_exact(value, &PyLong_Type) || py::is_exact(value, &PyFloat_Type) || py::is_exact(value, &PyBool_Type) ||
+         py::is_exact(value, &PyComplex_Type);
+}
+
 bool has_keys_in_order(PyObject *dict, const std::vector<nb::object> &keys) {
   if (py::dict_size(dict) != static_cast<Py_ssize_t>(keys.size())) return false;
   PyObject *key = nullptr, *value = nullptr;
@@ -41,17 +48,31 @@ bool has_keys_in_order(PyObject *dict, const std::vector<nb::object> &keys) {
 }
 
 // Sorts like Python's `sorted`; keys that do not compare raise its TypeError.
-std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys) {
-  nb::object list = py::to_list(keys);
+std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys, const Layout *layout) {
+  // Indices and names do not compare; a layout that has both puts indices first.
+  nb::object list = py::checked(PyList_New(0)), indices = py::checked(PyList_New(0));
+  for (const nb::object &key : keys) {
+    if (layout != nullptr && layout->hides(key.ptr())) continue;
+    bool is_index = layout != nullptr && layout->int_keys && py::is_exact(key.ptr(), &PyLong_Type);
+    py::check_status(PyList_Append(is_index ? indices.ptr() : list.ptr(), key.ptr()));
+  }
   py::check_status(PyList_Sort(list.ptr()));
+  if (py::list_size(indices.ptr()) > 0) {
+    py::check_status(PyList_Sort(indices.ptr()));
+    py::check_status(PyList_SetSlice(list.ptr(), 0, 0, indices.ptr()));
+  }
   auto order = std::make_shared<KeyOrder>();
   order->sorted = py::checked(PyList_AsTuple(list.ptr()));
   std::unordered_map<PyObject *, uint32_t> rank;
   for (Py_ssize_t i = 0; i < py::tuple_size(order->sorted.ptr()); ++i) {
     rank[py::tuple_item(order->sorted.ptr(), i)] = static_cast<uint32_t>(i);
   }
-  for (const nb::object &key : keys) order->rank.push_back(rank.at(key.ptr()));
+  for (const nb::object &key : keys) {
+    auto place = rank.find(key.ptr());
+    order->rank.push_back(place != rank.end() ? place->second : kNone);
+  }
   order->inserted = std::move(keys);
+  order->layout = layout;
   return order;
 }
 
@@ -82,21 +103,21 @@ void add_path_note(nb::python_error &error, const nb::object &path) {
 
 }  // namespace
 
-std::shared_ptr<const KeyOrder> key_order(PyObject *dict) {
-  auto hash = static_cast<size_t>(py::dict_size(dict));
+std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const Layout *layout) {
+  size_t hash = static_cast<size_t>(py::dict_size(dict)) + (reinterpret_cast<size_t>(layout) >> 4);
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
   while (PyDict_Next(dict, &position, &key, &value)) {
-    if (!py::is_exact(key, &PyUnicode_Type)) return sort_keys(dict_keys(dict));
+    if (!py::is_exact(key, &PyUnicode_Type)) return sort_keys(dict_keys(dict), layout);
     hash = mix(hash, reinterpret_cast<size_t>(key) >> 4);
   }
   auto &cache = order_cache();
   if (auto found = cache.find(hash); found != cache.end()) {
     for (const auto &order : found->second) {
-      if (has_keys_in_order(dict, order->inserted)) return order;
+      if (order->layout == layout && has_keys_in_order(dict, order->inserted)) return order;
     }
   }
-  auto order = sort_keys(dict_keys(dict));
+  auto order = sort_keys(dict_keys(dict), layout);
   if (cache.size() >= kMaxKeyOrders) cache.clear();
   cache[hash].push_back(order);
   return order;
@@ -169,37 +190,81 @@ void Walker::open(const Frame &frame) {
   frames_.push_back(frame);
 }
 
-// Children are the values of `dict` by sorted key: a node's attributes, or a plain dict walked by value.
-void Walker::open_dict(PyObject *dict, Op op, uint32_t ref, PyObject *transparent, bool dynamic) {
-  std::shared_ptr<const KeyOrder> order;
+std::shared_ptr<const KeyOrder> Walker::sorted_order(PyObject *dict, const Layout *layout) {
   try {
-    order = key_order(dict);
+    return key_order(dict, layout);
   } catch (nb::python_error &error) {
     if (!error.matches(PyExc_TypeError)) throw;
     raise_graph_error(current_path(), "is a dict whose keys cannot be sorted; use keys of one type, such as str");
   }
-  auto count = static_cast<uint32_t>(order->rank.size());
-  uint32_t keys = add_constant(ConstantKind::Keys, order->sorted);
+}
+
+// Takes the values of `dict` by sorted key, for a frame that walks them.
+Walker::Frame Walker::dict_frame(PyObject *dict, const KeyOrder &order) {
+  auto count = static_cast<uint32_t>(py::tuple_size(order.sorted.ptr()));
   size_t begin = values_.size();
   values_.resize(begin + count);
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
-  for (uint32_t i = 0; i < count && PyDict_Next(dict, &position, &key, &value); ++i) {
-    values_[begin + order->rank[i]] = nb::borrow<nb::object>(value);
+  for (uint32_t rank : order.rank) {
+    if (!PyDict_Next(dict, &position, &key, &value)) break;
+    if (rank != kNone) values_[begin + rank] = nb::borrow<nb::object>(value);
   }
   for (size_t i = begin; i < values_.size(); ++i) {
     if (!values_[i].is_valid()) raise_graph_error(current_path(), "changed size while it was walked");
   }
-  if (ref == kNone) {
-    scratch_.push_back({op, count, keys});
-  } else {
-    def_->refs[ref].keys = keys;
-    def_->refs[ref].n_children = count;
-  }
-  open({order->sorted.ptr(), begin, 0, count, ref, transparent, scratch_.size(), offsets_.size(), dynamic, dict});
+  Frame frame{};
+  frame.keys = order.sorted.ptr();
+  frame.values_begin = begin;
+  frame.count = count;
+  frame.ref = kNone;
+  frame.object = dict;
+  return frame;
 }
 
-void Walker::open_sequence(PyObject *value, Op op, bool dynamic) {
+// A plain dict, walked by value.
+void Walker::open_dict(PyObject *dict, Scalars scalars) {
+  std::shared_ptr<const KeyOrder> order = sorted_order(dict, nullptr);
+  Frame frame = dict_frame(dict, *order);
+  scratch_.push_back({Op::Dict, frame.count, add_constant(ConstantKind::Keys, order->sorted)});
+  frame.items_begin = scratch_.size();
+  frame.offsets_begin = offsets_.size();
+  frame.scalars = scalars;
+  open(frame);
+}
+
+// Another library's class around a dict, walked by value.
+void Walker::open_mapping(PyObject *value, const Layout &layout, Scalars scalars) {
+  nb::object dict = nb::borrow<nb::object>(layout.items(value));
+  if (!dict.is_valid()) raise_graph_error(current_path(), "is a mapping without a dict of items");
+  std::shared_ptr<const KeyOrder> order = sorted_order(dict.ptr(), nullptr);
+  Frame frame = dict_frame(dict.ptr(), *order);
+  nb::object type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value)));
+  scratch_.push_back({Op::Mapping, frame.count, add_constant(ConstantKind::Type, type)});
+  add_constant(ConstantKind::Keys, order->sorted);
+  frame.items_begin = scratch_.size();
+  frame.offsets_begin = offsets_.size();
+  frame.scalars = scalars;
+  open(frame);
+}
+
+// The attributes of a node.
+void Walker::open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks) {
+  std::shared_ptr<const KeyOrder> order = sorted_order(dict, info.layout.get());
+  Frame frame = dict_frame(dict, *order);
+  def_->refs[ref].keys = add_constant(ConstantKind::Keys, order->sorted);
+  def_->refs[ref].n_children = frame.count;
+  frame.ref = ref;
+  frame.transparent = info.transparent.ptr();
+  frame.items_begin = scratch_.size();
+  frame.offsets_begin = offsets_.size();
+  frame.scalars = Scalars::Static;
+  frame.marks = marks;
+  frame.int_keys = info.layout && info.layout->int_keys;
+  open(frame);
+}
+
+void Walker::open_sequence(PyObject *value, Op op, Scalars scalars) {
   bool is_list = op == Op::List;
   Py_ssize_t n = is_list ? py::list_size(value) : PyTuple_Size(value);
   size_t begin = values_.size();
@@ -217,11 +282,11 @@ void Walker::open_sequence(PyObject *value, Op op, bool dynamic) {
   }
   auto count = static_cast<uint32_t>(n);
   scratch_.push_back({op, count, constant});
-  open({keys, begin, 0, count, kNone, nullptr, scratch_.size(), offsets_.size(), dynamic, value});
+  open({keys, begin, 0, count, kNone, nullptr, scratch_.size(), offsets_.size(), scalars, value, nullptr, false});
 }
 
 // A type only JAX's registry knows: one level through the registry, kept as a treedef for rebuilding.
-void Walker::open_pytree(PyObject *value, bool dynamic) {
+void Walker::open_pytree(PyObject *value, Scalars scalars) {
   const Settings &s = settings();
   nb::object held = nb::borrow<nb::object>(value);
   nb::object one_level = s.flatten_one_level(held);
@@ -242,14 +307,33 @@ void Walker::open_pytree(PyObject *value, bool dynamic) {
   PyObject *borrowed_keys = key_tuple.ptr();
   add_constant(ConstantKind::PathKeys, key_tuple);
   scratch_.push_back({Op::Pytree, count, constant});
-  open({borrowed_keys, begin, 0, count, kNone, nullptr, scratch_.size(), offsets_.size(), dynamic, value});
+  open({borrowed_keys, begin, 0, count, kNone, nullptr, scratch_.size(), offsets_.size(), scalars, value, nullptr,
+        false});
+}
+
+// A Variable of another library: its metadata may change in place, so the structure gets a snapshot.
+void Walker::define_variable(uint32_t ref, PyObject *value, const Layout &layout) {
+  std::shared_ptr<const Snapshot> metadata = layout.snapshot(value);
+  if (!metadata->refusal.is_none()) {
+    raise_graph_error(current_path(), nb::cast<std::string>(metadata->refusal));
+  }
+  nb::object raw = layout.value.get(value);
+  for (const nb::object &refused : layout.refused_values) {
+    if (reinterpret_cast<PyObject *>(Py_TYPE(raw.ptr())) == refused.ptr())
+      raise_graph_error(current_path(), nb::cast<std::string>(layout.refused_value_reason));
+  }
+  if (!metadata->entries.empty()) def_->refs[ref].extra = add_constant(ConstantKind::Metadata, metadata->dict);
+  def_->refs[ref].leaf = def_->n_leaves();
+  add_leaf(raw.ptr(), ref);
 }
 
 void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
   nb::object type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value)));
   RefDef &def = def_->refs[ref];
   def = {info->kind, add_constant(ConstantKind::Type, type), kNone, kNone, kNone, 0, 0};
-  if (info->kind == Kind::Variable) {
+  if (info->kind == Kind::Variable && info->layout) {
+    define_variable(ref, value, *info->layout);
+  } else if (info->kind == Kind::Variable) {
     VariableCell *cell = as_cell(value);
     if (cell->metadata != nullptr) {
       def_->refs[ref].extra = add_constant(ConstantKind::Metadata, nb::borrow<nb::object>(cell->metadata));
@@ -258,7 +342,13 @@ void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
     add_leaf(cell->value, ref);
   } else if (info->kind == Kind::Object) {
     nb::object dict = py::instance_dict(value);
-    open_dict(dict.ptr(), Op::Dict, ref, info->transparent.ptr(), false);
+    nb::object marks = info->layout ? info->layout->marks(dict.ptr()) : nb::object();
+    if (marks.is_valid()) {
+      bool is_dict = PyDict_Check(marks.ptr());
+      if (!is_dict) static_hash_ = mix(static_hash_, static_cast<size_t>(static_hash(marks.ptr())));
+      def_->refs[ref].extra = add_constant(is_dict ? ConstantKind::Metadata : ConstantKind::Static, marks);
+    }
+    open_children(dict.ptr(), ref, *info, marks.ptr());
   } else {
     nb::dict children;
     nb::object extra;
@@ -273,7 +363,7 @@ void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
     }
     uint32_t constant = add_constant(ConstantKind::Static, extra);
     def_->refs[ref].extra = constant;
-    open_dict(children.ptr(), Op::Dict, ref, nullptr, false);
+    open_children(children.ptr(), ref, *info, nullptr);
   }
 }
 
@@ -287,7 +377,7 @@ void Walker::visit_reference(PyObject *value, const NodeType *info) {
   define(next, value, info);
 }
 
-void Walker::visit(PyObject *value, bool dynamic) {
+void Walker::visit(PyObject *value, Scalars scalars) {
   const NodeType *info = classify(value);
   switch (info->kind) {
     case Kind::None:
@@ -299,26 +389,30 @@ void Walker::visit(PyObject *value, bool dynamic) {
       visit_reference(value, info);
       break;
     case Kind::Tuple:
-      open_sequence(value, Op::Tuple, dynamic);
+      open_sequence(value, Op::Tuple, scalars);
       break;
     case Kind::List:
-      open_sequence(value, Op::List, dynamic);
+      open_sequence(value, Op::List, scalars);
       break;
     case Kind::NamedTuple:
-      open_sequence(value, Op::NamedTuple, dynamic);
+      open_sequence(value, Op::NamedTuple, scalars);
       break;
     case Kind::Dict:
-      open_dict(value, Op::Dict, kNone, nullptr, dynamic);
+      open_dict(value, scalars);
+      break;
+    case Kind::Mapping:
+      open_mapping(value, *info->layout, scalars);
       break;
     case Kind::Pytree:
-      open_pytree(value, dynamic);
+      open_pytree(value, scalars);
       break;
     case Kind::Array:
       scratch_.push_back({Op::Leaf, def_->n_leaves(), kNone});
       add_leaf(value, kNone);
       break;
     case Kind::Static:
-      if (dynamic) {
+      if (info->refusal.is_valid()) raise_graph_error(current_path(), nb::cast<std::string>(info->refusal));
+      if (scalars == Scalars::Leaves || (scalars == Scalars::Numbers && is_number(value))) {
         scratch_.push_back({Op::Leaf, def_->n_leaves(), kNone});
         add_leaf(value, kNone);
       } else {
@@ -352,7 +446,10 @@ void Walker::run() {
     }
     size_t index = frame.values_begin + frame.next++;
     if (frame.ref != kNone) offsets_.push_back(static_cast<uint32_t>(scratch_.size() - frame.items_begin));
-    visit(values_[index].ptr(), frame.dynamic);
+    Scalars scalars = frame.scalars;
+    if (frame.marks != nullptr && is_marked(frame.marks, py::tuple_item(frame.keys, frame.next - 1)))
+      scalars = Scalars::Numbers;
+    visit(values_[index].ptr(), scalars);
   }
 }
 
@@ -381,7 +478,7 @@ void Walker::root_container(Op op, uint32_t n, const nb::object &keys) {
 
 void Walker::root(PyObject *value, Outside outside, const nb::object &path_prefix) {
   path_prefix_ = path_prefix;
-  visit(value, outside == Outside::Call);
+  visit(value, outside == Outside::Call ? Scalars::Leaves : Scalars::Static);
   run();
 }
 
@@ -414,7 +511,7 @@ nb::object Walker::path_to(size_t end) const {
                          ? nb::borrow<nb::object>(py::tuple_item(frame.keys, static_cast<Py_ssize_t>(child)))
                          : nb::object(nb::int_(child));
     if (frame.transparent != nullptr && PyObject_RichCompareBool(key.ptr(), frame.transparent, Py_EQ) == 1) continue;
-    path.append(key);
+    path.append(frame.int_keys ? index_or_name(key.ptr()) : key);
   }
   return nb::tuple(path);
 }

@@ -9,13 +9,15 @@
 
 namespace weft {
 
-// Attribute names of one insertion order, and how they sort. Invariant: `sorted[rank[i]] == inserted[i]`.
+// Attribute names of one insertion order, and how those that are children sort. Invariant: `sorted[rank[i]]` is
+// `inserted[i]`, or `rank[i]` is kNone for a name that the layout hides.
 struct KeyOrder {
   std::vector<nb::object> inserted;
   nb::object sorted;           // tuple
   std::vector<uint32_t> rank;  // position among the sorted keys, by insertion position
+  const Layout *layout;        // compared, never followed
 };
-std::shared_ptr<const KeyOrder> key_order(PyObject *dict);
+std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const Layout *layout = nullptr);
 
 // Result of a walk. `leaves[i]` is the value of leaf i, `refs[r]` the object with reference id r. `refs` are owned: a
 // Flat keeps its graph alive, so plans never hold one.
@@ -29,6 +31,9 @@ struct Flat {
 
 // How values outside any node are read: in a call scalars and all unknown objects are leaves for JAX to judge.
 enum class Outside : uint8_t { Graph, Call };
+
+// Which values that are no arrays are leaves: none, the numbers (in attributes that a layout marks as data), or all.
+enum class Scalars : uint8_t { Static, Numbers, Leaves };
 
 // One walk. Explicit stacks only: depth is bounded by memory, not by the C stack.
 class Walker {
@@ -60,18 +65,25 @@ class Walker {
     PyObject *transparent;  // borrowed attribute name that does not show in paths, or null
     size_t items_begin;     // start of this definition in scratch_
     size_t offsets_begin;   // start of its child offsets in offsets_
-    bool dynamic;           // outside any node in a call: scalars are leaves
+    Scalars scalars;        // how the children are read
     PyObject *object;       // borrowed: what is being walked, for telling a container that holds itself
+    PyObject *marks;        // borrowed from the constants: which attributes are data, or null
+    bool int_keys;          // names made of digits show as indices
   };
 
   void run();
-  void visit(PyObject *value, bool dynamic);
+  void visit(PyObject *value, Scalars scalars);
   void visit_reference(PyObject *value, const NodeType *info);
   void define(uint32_t ref, PyObject *value, const NodeType *info);
   void open(const Frame &frame);
-  void open_dict(PyObject *dict, Op op, uint32_t ref, PyObject *transparent, bool dynamic);
-  void open_sequence(PyObject *value, Op op, bool dynamic);
-  void open_pytree(PyObject *value, bool dynamic);
+  void open_dict(PyObject *dict, Scalars scalars);
+  void open_mapping(PyObject *value, const Layout &layout, Scalars scalars);
+  void open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks);
+  Frame dict_frame(PyObject *dict, const KeyOrder &order);
+  std::shared_ptr<const KeyOrder> sorted_order(PyObject *dict, const Layout *layout);
+  void open_sequence(PyObject *value, Op op, Scalars scalars);
+  void open_pytree(PyObject *value, Scalars scalars);
+  void define_variable(uint32_t ref, PyObject *value, const Layout &layout);
   void add_static(PyObject *value);
   void add_leaf(PyObject *value, uint32_t owner);
   void close(const Frame &frame);

@@ -10,6 +10,7 @@ from jax._src import core as jax_core
 from jax._src.array import ArrayImpl
 
 from weft import _core, _pretty
+from weft._adapters import adapt
 from weft._equality import same
 from weft.errors import TraceContextError, engine_error
 
@@ -40,6 +41,7 @@ _core.configure(
     pytree_registry=jax.tree_util.default_registry,
     tree_flatten=jax.tree_util.tree_flatten,
     is_array=is_array,
+    adapt=adapt,
     concrete_array=ArrayImpl,
     variable_state_repr=_pretty.variable_state,
     same=same,

@@ -14,7 +14,7 @@ from weft import _bootstrap as _bootstrap
 from weft import _core
 from weft._core import VariableState
 from weft._equality import same
-from weft.variables import Variable, _rebuild
+from weft.variables import Variable
 
 _MISSING: Any = object()
 
@@ -25,6 +25,11 @@ jax.tree_util.register_pytree_with_keys(
     _core._unflatten_variable_state,
     _core._flatten_variable_state,
 )
+
+
+def state_of_variable(variable: Any) -> VariableState:
+    """The `VariableState` of a Variable of any library, detached from it."""
+    return VariableState(type(variable), _core.raw_value(variable), **_core.metadata(variable))
 
 
 def _replace(self: VariableState, value: Any = _MISSING, **metadata: Any) -> VariableState:
@@ -48,7 +53,7 @@ def _to_variable(self: VariableState) -> Variable[Any]:
       value=1.0
     )
     """
-    return _rebuild(self.type, self.value, dict(self._metadata))
+    return _core.new_variable(self.type, self.value, dict(self._metadata))
 
 
 def _get_metadata(self: VariableState) -> dict[str, Any]:

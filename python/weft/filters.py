@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from weft import _core
+from weft._adapters import adapt_filter
 from weft.errors import FilterError, format_paths
-
-if TYPE_CHECKING:
-    from weft._core import GraphDef
 
 __all__ = [
     "All",
@@ -214,6 +213,9 @@ def to_filter_spec(filter: Filter) -> Spec:
     if isinstance(filter, (list, tuple)):
         return ("any", tuple(to_filter_spec(f) for f in filter))
     if callable(filter):
+        same_meaning = adapt_filter(filter)
+        if same_meaning is not filter:
+            return to_filter_spec(same_meaning)
         try:
             hash(filter)
         except TypeError:
@@ -226,21 +228,23 @@ def to_filter_spec(filter: Filter) -> Spec:
     )
 
 
-def _value_type(value: Any) -> type[Any]:
-    declared = getattr(value, "type", None)
-    return declared if isinstance(declared, type) else type(value)
+def _is_kind_of(value: Any, kind: type[Any]) -> bool:
+    if isinstance(value, kind):
+        return True
+    declared = value.type if isinstance(value, _core.VariableState) else type(value)
+    return issubclass(declared, kind) or issubclass(_core.counterpart(declared), kind)
 
 
 def _metadata_of(value: Any) -> Any:
-    return getattr(value, "_metadata", {})
+    if isinstance(value, _core.VariableState):
+        return value._metadata
+    return _core.metadata(value) if _core.is_variable(value) else {}
 
 
 _PREDICATES: dict[str, Callable[..., Predicate]] = {
     "true": lambda: lambda path, value: True,
     "false": lambda: lambda path, value: False,
-    "type": lambda kind: (
-        lambda path, value: isinstance(value, kind) or issubclass(_value_type(value), kind)
-    ),
+    "type": lambda kind: lambda path, value: _is_kind_of(value, kind),
     "tag": lambda tag: lambda path, value: _metadata_of(value).get("tag") == tag,
     "path": lambda key: lambda path, value: key in path,
     "call": lambda call: call,
@@ -304,7 +308,7 @@ def _groups(assignment: tuple[int, ...], count: int) -> tuple[tuple[int, ...], .
 
 
 def group_leaves(
-    graphdef: GraphDef,
+    graphdef: _core.GraphDef,
     leaves: Sequence[Any],
     filters: Sequence[Filter],
     *,

@@ -13,8 +13,9 @@ import jax
 
 from weft import _bootstrap as _bootstrap
 from weft import _core
-from weft._core import GraphDef, ObjectNode, VariableState
+from weft._core import GraphDef, VariableState
 from weft._equality import same
+from weft._variable_state import state_of_variable
 from weft.errors import GraphError, LeafTypeError, StateError, format_path, format_paths
 from weft.filters import Filter, compile_filters, group_leaves, to_predicate
 from weft.node_types import iter_children, node_functions
@@ -66,7 +67,7 @@ def is_graph_node(obj: Any, /) -> bool:
     >>> nnx.is_graph_node(nnx.Module()), nnx.is_graph_node(nnx.Param(1.0)), nnx.is_graph_node([])
     (True, False, False)
     """
-    return _core.is_node(obj) and not isinstance(obj, Variable)
+    return _core.is_node(obj) and not _core.is_variable(obj)
 
 
 def _walk(node: Any) -> _core.Flat:
@@ -147,7 +148,7 @@ def _build(graphdef: GraphDef, states: Sequence[Any]) -> tuple[Any, list[Any], S
     if new_metadata:
         owners = graphdef.leaf_refs()
         for i, metadata in new_metadata.items():
-            refs[owners[i]]._metadata = metadata
+            _core.set_metadata(refs[owners[i]], metadata)
     return root, refs, leaves
 
 
@@ -219,12 +220,16 @@ def _leaves_by_path(
                 surplus.append(path)
                 continue
             kind = types[i]
+            if _core.is_variable(entry):
+                entry = state_of_variable(entry)
             if isinstance(entry, VariableState):
-                if entry.type is not kind:
+                if entry.type is kind:
+                    new, known = entry._metadata, known_metadata[i]
+                    if (new or known) and not same(dict(new), dict(known or {})):
+                        metadata[i] = dict(new)
+                elif kind is None or _core.counterpart(entry.type) is not _core.counterpart(kind):
                     raise _wrong_type(path, entry, kind)
-                new, known = entry._metadata, known_metadata[i]
-                if (new or known) and not same(dict(new), dict(known or {})):
-                    metadata[i] = dict(new)
+                # Between libraries the value moves; what metadata means differs.
                 entry = entry.value
             same_kind = bool(current) and type(entry) is type(current[i])
             if not same_kind and (kind is None or (current and _bootstrap.is_array(current[i]))):
@@ -282,10 +287,10 @@ def update(node: Any, state: Any, /, *states: Any) -> None:
         by_id, new_metadata = _leaves_by_path(flat.graphdef, everything, flat.leaves)
     owners = flat.graphdef.leaf_refs() if new_metadata else ()
     for i in new_metadata:
-        flat.refs[owners[i]]._check_mutable()
+        _core.check_mutable(flat.refs[owners[i]])
     _core.set_leaves(flat, list(by_id), list(by_id.values()))
     for i, metadata in new_metadata.items():
-        flat.refs[owners[i]]._metadata = metadata
+        _core.set_metadata(flat.refs[owners[i]], metadata)
 
 
 def state(node: Any, /, *filters: Filter) -> Any:
@@ -420,7 +425,7 @@ def pop(node: Any, filter: Filter, /, *filters: Filter) -> Any:
             group = next((g for g, p in enumerate(predicates) if p(path, variable)), None)
             chosen[id(variable)] = group is not None
             if group is not None:
-                flats[group][path] = variable.state()
+                flats[group][path] = state_of_variable(variable)
         if not chosen[id(variable)]:
             continue
         if holder is None:
@@ -440,7 +445,7 @@ def _variable_places(root: Any) -> Iterator[tuple[Path, Any, Hashable, Variable[
     pending: list[tuple[Path, Any, Hashable, Any]] = [((), None, None, root)]
     while pending:
         path, holder, key, value = pending.pop()
-        if isinstance(value, Variable):
+        if _core.is_variable(value):
             yield path, holder, key, value
             continue
         is_node = _core.is_node(value)
@@ -455,8 +460,7 @@ def _variable_places(root: Any) -> Iterator[tuple[Path, Any, Hashable, Variable[
 
 def _remove(removals: list[_Removal]) -> None:
     for removal in removals:
-        if isinstance(removal.holder, ObjectNode):
-            removal.holder._check_mutable()
+        _core.check_mutable(removal.holder)
     done: list[_Removal] = []
     try:
         # Backwards, so that list indices stay right.

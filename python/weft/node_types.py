@@ -11,6 +11,7 @@ from jax._src import tree_util as jax_tree_util
 
 from weft import _bootstrap as _bootstrap
 from weft import _core
+from weft._adapters import NodeLayout, VariableLayout, adapt, description_of
 from weft._core import ObjectNode, VariableCell
 from weft.errors import NodeTypeError
 from weft.state import sorted_keys
@@ -79,17 +80,27 @@ _OBJECT = NodeFunctions(
 )
 
 
-def node_functions(node: Any) -> NodeFunctions:
+def node_functions(node: Any) -> NodeFunctions | NodeLayout:
     """The functions for a node, which must be one."""
-    return _OBJECT if isinstance(node, ObjectNode) else _registered[type(node)]
+    if isinstance(node, ObjectNode):
+        return _OBJECT
+    description = description_of(type(node))
+    return description if isinstance(description, NodeLayout) else _registered[type(node)]
+
+
+def _children_of(node: Any) -> Children:
+    functions = node_functions(node)
+    if isinstance(functions, NodeLayout):
+        return functions.children(node)
+    return functions.flatten(node)[0]
 
 
 def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
     """Children of a node, or of a pytree that holds something of a graph, in canonical order."""
-    if isinstance(value, VariableCell):
+    if _core.is_variable(value):
         return
     if _core.is_node(value):
-        children, _ = node_functions(value).flatten(value)
+        children = _children_of(value)
         if not isinstance(value, ObjectNode):
             by_key = dict(children)
             children = ((key, by_key[key]) for key in sorted_keys(by_key))
@@ -166,7 +177,11 @@ def register_graph_node_type(
     """
     if not isinstance(type, builtins.type):
         raise NodeTypeError(f"register_graph_node_type: expected a class, got {type!r}.")
-    if type in _registered or issubclass(type, (ObjectNode, VariableCell)):
+    if (
+        type in _registered
+        or issubclass(type, (ObjectNode, VariableCell))
+        or isinstance(adapt(type), (NodeLayout, VariableLayout))
+    ):
         raise NodeTypeError(
             f"{type.__name__} is a graph node type already; it needs no registration."
         )

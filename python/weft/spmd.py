@@ -16,7 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from weft import _core, variables
+from weft._adapters import VariableLayout, description_of
 from weft._core import VariableState
+from weft._variable_state import state_of_variable
 from weft.state import State
 from weft.variables import Variable, as_hooks, with_metadata
 
@@ -82,21 +85,20 @@ def drop_axis_name(metadata: Mapping[str, Any], index: int, name: str | None) ->
     return {**metadata, "sharding": tuple(names)}
 
 
-def _each_variable(tree: Any, change: Callable[[Variable[Any]], None]) -> Any:
+def _each_variable(tree: Any, change: Callable[[Any], None]) -> Any:
     from weft.graph import flatten
 
     if isinstance(tree, State):
         changed = {}
         for path, entry in tree.flat_state().items():
             if isinstance(entry, VariableState):
-                variable = Variable.__new__(entry.type)
-                variable._init_cell(entry.value, dict(entry._metadata))
+                variable = entry.to_variable()
                 change(variable)
-                entry = variable.state()
+                entry = state_of_variable(variable)
             changed[path] = entry
         return State.from_flat_state(changed)
     for obj in flatten(tree)[2]:
-        if isinstance(obj, Variable):
+        if _core.is_variable(obj):
             change(obj)
     return tree
 
@@ -117,7 +119,7 @@ def add_axis(tree: Any, index: int, params: str | Mapping[str, Any]) -> Any:
     >>> nnx.spmd.add_axis(state, 0, {nnx.PARTITION_NAME: "layers"}).w.sharding
     ('layers', 'model')
     """
-    return _each_variable(tree, lambda variable: variable.add_axis(index, params))
+    return _each_variable(tree, lambda variable: variables.add_axis(variable, index, params))
 
 
 def remove_axis(tree: Any, index: int, params: str | Mapping[str, Any]) -> Any:
@@ -131,7 +133,7 @@ def remove_axis(tree: Any, index: int, params: str | Mapping[str, Any]) -> Any:
     >>> nnx.spmd.remove_axis(state, 0, "layers").w.sharding
     ('model',)
     """
-    return _each_variable(tree, lambda variable: variable.remove_axis(index, params))
+    return _each_variable(tree, lambda variable: variables.remove_axis(variable, index, params))
 
 
 # -- partition specs ---------------------------------------------------------------------------
@@ -180,8 +182,11 @@ def _spec_of(sharding: Any, rules: Rules | None) -> PartitionSpec:
     return PartitionSpec(*map(translate, sharding))
 
 
-def _entry_spec(value: Any, metadata: Mapping[str, Any]) -> PartitionSpec | None:
-    sharding = metadata.get("sharding")
+def _entry_spec(
+    value: Any, metadata: Mapping[str, Any], kind: type[Any] = Variable
+) -> PartitionSpec | None:
+    layout = description_of(kind)
+    sharding = metadata.get(layout.sharding if isinstance(layout, VariableLayout) else "sharding")
     if sharding is not None:
         return _spec_of(sharding, metadata.get("sharding_rules"))
     return PartitionSpec() if hasattr(value, "shape") else None
@@ -208,7 +213,7 @@ def get_partition_spec(tree: Any) -> State:
     entries = (tree if isinstance(tree, State) else state(tree)).flat_state()
     return State.from_flat_state(
         {
-            path: entry._replace_value(_entry_spec(entry.value, entry._metadata))
+            path: entry._replace_value(_entry_spec(entry.value, entry._metadata, entry.type))
             if isinstance(entry, VariableState)
             else _entry_spec(entry, {})
             for path, entry in entries.items()

@@ -50,7 +50,7 @@ def _copied_levels(source: Any) -> Levels:
         target, mapping = pending.pop()
         mapping = mapping._levels() if isinstance(mapping, State) else mapping
         for key, entry in mapping.items():
-            if isinstance(entry, (dict, State)):
+            if isinstance(entry, Mapping):
                 target[key] = {}
                 pending.append((target[key], entry))
             else:

@@ -17,6 +17,7 @@ import numpy as np
 
 from weft import _bootstrap as _bootstrap
 from weft import _pretty
+from weft._adapters import VariableLayout, description_of
 from weft._core import VariableCell, VariableState
 from weft.errors import LeafTypeError
 
@@ -517,6 +518,30 @@ class Variable(VariableCell, Generic[A]):
     __iand__ = _in_place(operator.and_)
     __ixor__ = _in_place(operator.xor)
     __ior__ = _in_place(operator.or_)
+
+
+def add_axis(variable: Any, index: int, params: Any) -> None:
+    """`Variable.add_axis` for a Variable of any library; `params` as there."""
+    layout = description_of(type(variable))
+    if isinstance(layout, VariableLayout):
+        layout.add_axis(variable, index, _axis_metadata(params))
+    else:
+        variable.add_axis(index, params)
+
+
+def remove_axis(variable: Any, index: int, params: Any) -> None:
+    """`Variable.remove_axis` for a Variable of any library; `params` as there."""
+    layout = description_of(type(variable))
+    if isinstance(layout, VariableLayout):
+        layout.remove_axis(variable, index, _axis_metadata(params))
+    else:
+        variable.remove_axis(index, params)
+
+
+def _axis_metadata(params: Any) -> Mapping[str, Any]:
+    from weft.spmd import PARTITION_NAME
+
+    return params if isinstance(params, Mapping) else {PARTITION_NAME: params}
 
 
 def _rebuild(kind: type[Variable[Any]], value: Any, metadata: dict[str, Any]) -> Variable[Any]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from weft import _core
+from weft import _core, variables
 from weft.errors import format_path
 from weft.filters import Filter, compile_filters, to_filter_spec, to_predicate
 from weft.rngs import RngCount, RngKey, RngState
@@ -301,11 +301,11 @@ class Resolver:
 
     def _is_rng(self, leaf: int) -> bool:
         kind = self.types[leaf]
-        return kind is not None and issubclass(kind, RngState)
+        return is_kind_of(kind, RngState)
 
     def _broadcast(self, leaf: int) -> Role:
         kind = self.types[leaf]
-        return Role.COUNT if kind is not None and issubclass(kind, RngCount) else Role.BROADCAST
+        return Role.COUNT if is_kind_of(kind, RngCount) else Role.BROADCAST
 
     def _selected(self, leaf: int, entry: ByFilter) -> Any:
         """What a `StateAxes` or its like has for a leaf."""
@@ -350,7 +350,7 @@ class Resolver:
 
     def _rng_role(self, leaf: int) -> AxisRole:
         kind, value = self.types[leaf], self.call.leaves[leaf]
-        if not (isinstance(kind, type) and issubclass(kind, RngKey)):
+        if not is_kind_of(kind, RngKey):
             return 0 if np.ndim(value) > 0 else Role.COUNT
         if rng_key_ndim(value) > 0:
             return 0
@@ -407,6 +407,11 @@ def rng_key_ndim(value: Any) -> int:
     return np.ndim(value) - (0 if is_typed else 1)
 
 
+def is_kind_of(kind: type[Any] | None, weft_kind: type[Any]) -> bool:
+    """Whether a leaf's Variable type (None for bare arrays) means what a type of weft's does."""
+    return kind is not None and issubclass(_core.counterpart(kind), weft_kind)
+
+
 def split_key(key: Any, size: int) -> Any:
     """The keys of the slices: ``jax.random.split(key, size)``."""
     return jax.random.split(key, size)
@@ -442,8 +447,8 @@ def restore_keys(
     owners = graphdef.leaf_refs()
     for leaf in split:
         variable = refs[owners[leaf]]
-        if variable.raw_value is not leaves[leaf]:
-            variable.raw_value = leaves[leaf]
+        if _core.raw_value(variable) is not leaves[leaf]:
+            _core.set_raw_value(variable, leaves[leaf])
 
 
 @dataclass(frozen=True)
@@ -572,7 +577,7 @@ class NewState:
             if matches(path, variable):
                 chosen = axis
                 break
-        if kind is not None and issubclass(kind, RngState) and isinstance(chosen, int):
+        if is_kind_of(kind, RngState) and isinstance(chosen, int):
             # Keys have no axes of their own, so theirs comes first whatever axis arrays get.
             return 0
         return chosen
@@ -609,14 +614,14 @@ class AxisNames:
     def remove(self, refs: Sequence[Any]) -> None:
         """Take the names off the rebuilt Variables."""
         for ref, index in self.mapped:
-            refs[ref].remove_axis(index, self.metadata)
+            variables.remove_axis(refs[ref], index, self.metadata)
 
     def add(self, refs: Sequence[Any], arguments: Any, result: Any, new: NewState) -> None:
         """Put the names on mapped Variables and on those that the function made."""
         if not self.metadata:
             return
         for ref, index in self.mapped:
-            refs[ref].add_axis(index, self.metadata)
+            variables.add_axis(refs[ref], index, self.metadata)
         known = {id(ref) for ref in refs}
         walked = _core.flatten((*arguments, result))
         paths, owners = walked.graphdef.paths(), walked.graphdef.leaf_refs()
@@ -626,7 +631,7 @@ class AxisNames:
                 continue
             in_result, path = paths[leaf][0] == 2, paths[leaf][1:]
             entry = new.entry(path, in_result=in_result)
-            value = variable.raw_value
-            axis = new.axis(entry, path, type(variable), variable._metadata, value)
+            value = _core.raw_value(variable)
+            axis = new.axis(entry, path, type(variable), _core.metadata(variable), value)
             if isinstance(axis, int):
-                variable.add_axis(axis % (np.ndim(value) + 1), self.metadata)
+                variables.add_axis(variable, axis % (np.ndim(value) + 1), self.metadata)

@@ -180,8 +180,8 @@ def state_entries(state: Any) -> dict[tuple[Hashable, ...], Any]:
 
 
 def _bare(entry: Any) -> Any:
-    if isinstance(entry, _core.VariableCell):
-        return entry.raw_value
+    if _core.is_variable(entry):
+        return _core.raw_value(entry)
     return entry.value if isinstance(entry, _core.VariableState) else entry
 
 

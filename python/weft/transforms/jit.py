@@ -486,10 +486,10 @@ class _Compiler:
             if ref < 0 or shardings[leaf] is None:
                 continue
             variable = refs[ref]
-            if variable.raw_value is not values[leaf]:
-                variable.raw_value = jax.lax.with_sharding_constraint(
-                    variable.raw_value, shardings[leaf]
-                )
+            value = _core.raw_value(variable)
+            if value is not values[leaf]:
+                constrained = jax.lax.with_sharding_constraint(value, shardings[leaf])
+                _core.set_raw_value(variable, constrained)
 
     def _shard_result(self, result: Any) -> Any:
         entries = spread_prefix(

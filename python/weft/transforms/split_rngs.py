@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from weft import _core
+from weft._adapters import NodeLayout, description_of
 from weft.filters import Filter, to_predicate
-from weft.rngs import RngStream
+from weft.rngs import RngCount, RngKey, RngStream
+from weft.transforms._mapping import is_kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,16 +29,17 @@ class SplitBackups:
     """What split streams were before; a context manager that puts it back. See `split_rngs`."""
 
     def __init__(self) -> None:
-        self._streams: list[tuple[RngStream, Any, Any, Any]] = []
+        self._streams: list[tuple[Any, Any, Any, Any]] = []
 
-    def _split(self, stream: RngStream, splits: int | tuple[int, ...], squeeze: bool) -> None:
-        before = stream.key.raw_value, stream.count.raw_value
+    def _split(self, stream: Any, splits: int | tuple[int, ...], squeeze: bool) -> None:
+        before = _core.raw_value(stream.key), _core.raw_value(stream.count)
         drawn = jax.random.split(stream(), splits)
-        self._streams.append((stream, *before, stream.count.raw_value))
+        count = _core.raw_value(stream.count)
+        self._streams.append((stream, *before, count))
         if squeeze:
             drawn = drawn[0]
-        stream.key.raw_value = drawn
-        stream.count.raw_value = jnp.zeros(drawn.shape, stream.count.raw_value.dtype)
+        _core.set_raw_value(stream.key, drawn)
+        _core.set_raw_value(stream.count, jnp.zeros(drawn.shape, count.dtype))
 
     def restore(self) -> None:
         """Put back the keys; the counts become those after the key to split was drawn.
@@ -49,8 +52,8 @@ class SplitBackups:
         ((), 1)
         """
         for stream, key, _, count in self._streams:
-            stream.key.raw_value = key
-            stream.count.raw_value = count
+            _core.set_raw_value(stream.key, key)
+            _core.set_raw_value(stream.count, count)
         self._streams = []
 
     def undo(self) -> None:
@@ -64,8 +67,8 @@ class SplitBackups:
         0
         """
         for stream, key, count, _ in self._streams:
-            stream.key.raw_value = key
-            stream.count.raw_value = count
+            _core.set_raw_value(stream.key, key)
+            _core.set_raw_value(stream.count, count)
         self._streams = []
 
     def __enter__(self) -> SplitBackups:
@@ -80,6 +83,19 @@ class SplitBackups:
         self.restore() if kind is None else self.undo()
 
 
+def _is_stream(node: Any) -> bool:
+    """Whether a node is a random stream, of weft's or another library's."""
+    if isinstance(node, RngStream):
+        return True
+    if not isinstance(description_of(type(node)), NodeLayout):
+        return False
+    parts = vars(node)
+    return all(
+        name in parts and is_kind_of(type(parts[name]), kind)
+        for name, kind in (("key", RngKey), ("count", RngCount))
+    )
+
+
 def _split_all(
     tree: Any, splits: int | tuple[int, ...], only: Filter, squeeze: bool
 ) -> SplitBackups:
@@ -88,7 +104,7 @@ def _split_all(
     backups = SplitBackups()
     try:
         for path, node in zip(walked.graphdef.ref_paths(), walked.refs, strict=True):
-            if not isinstance(node, RngStream):
+            if not _is_stream(node):
                 continue
             inside = path[1:]
             if matches((*inside, "key"), node.key) and matches((*inside, "count"), node.count):

@@ -1,0 +1,198 @@
+#include "graph/layout.h"
+
+#include <unordered_map>
+
+#include "graph/statics.h"
+
+namespace weft {
+namespace {
+
+// Distinct contents remembered at most: a program has a few, unless it makes metadata up as it goes.
+constexpr size_t kMaxSnapshots = 4096;
+
+using Bucket = std::vector<std::shared_ptr<const Snapshot>>;
+
+std::unordered_map<size_t, Bucket> &snapshots() {
+  static auto *cache = new std::unordered_map<size_t, Bucket>();
+  return *cache;
+}
+
+size_t address(PyObject *object) { return reinterpret_cast<size_t>(object) >> 4; }
+
+nb::object interned(const nb::object &name) {
+  if (!name.is_valid()) return name;
+  PyObject *text = nb::object(name).release().ptr();
+  if (PyUnicode_CheckExact(text)) PyUnicode_InternInPlace(&text);
+  return nb::steal<nb::object>(text);
+}
+
+nb::object null_if_none(nb::object value) { return value.is_none() ? nb::object() : value; }
+
+}  // namespace
+
+Slot::Slot(const nb::object &type, const nb::object &name)
+    : descriptor_(py::checked(PyObject_GetAttr(type.ptr(), name.ptr()))) {
+  PyTypeObject *kind = Py_TYPE(descriptor_.ptr());
+  if (!nb::object(nb::borrow<nb::object>(reinterpret_cast<PyObject *>(kind)))
+           .is(nb::module_::import_("types").attr("MemberDescriptorType"))) {
+    PyErr_Format(PyExc_TypeError, "%R of %R is not a slot", name.ptr(), type.ptr());
+    throw nb::python_error();
+  }
+  get_ = reinterpret_cast<descrgetfunc>(PyType_GetSlot(kind, Py_tp_descr_get));
+  set_ = reinterpret_cast<descrsetfunc>(PyType_GetSlot(kind, Py_tp_descr_set));
+}
+
+PyObject *Slot::peek(PyObject *object) const {
+  PyObject *value = get_(descriptor_.ptr(), object, reinterpret_cast<PyObject *>(Py_TYPE(object)));
+  if (value == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  // The slot holds another reference.
+  Py_DECREF(value);
+  return value;
+}
+
+nb::object Slot::get(PyObject *object) const {
+  return py::checked(get_(descriptor_.ptr(), object, reinterpret_cast<PyObject *>(Py_TYPE(object))));
+}
+
+void Slot::set(PyObject *object, PyObject *value) const { py::check_status(set_(descriptor_.ptr(), object, value)); }
+
+bool Snapshot::matches(PyObject *other) const {
+  if (py::dict_size(other) != static_cast<Py_ssize_t>(entries.size())) return false;
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  for (const auto &[known_key, known_value] : entries) {
+    if (!PyDict_Next(other, &position, &key, &value) || key != known_key || value != known_value) return false;
+  }
+  return true;
+}
+
+std::shared_ptr<const Snapshot> snapshot_of(PyObject *dict, const nb::object &judge) {
+  size_t hash = address(judge.ptr());
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(dict, &position, &key, &value)) hash = mix(mix(hash, address(key)), address(value));
+  auto &cache = snapshots();
+  if (auto found = cache.find(hash); found != cache.end()) {
+    for (const auto &known : found->second) {
+      if (known->judge == judge.ptr() && known->matches(dict)) return known;
+    }
+  }
+  auto fresh = std::make_shared<Snapshot>();
+  fresh->dict = py::checked(PyDict_Copy(dict));
+  fresh->judge = judge.ptr();
+  position = 0;
+  while (PyDict_Next(fresh->dict.ptr(), &position, &key, &value)) fresh->entries.emplace_back(key, value);
+  fresh->refusal = judge.is_valid() ? judge(fresh->dict) : nb::none();
+  if (cache.size() >= kMaxSnapshots) cache.clear();
+  cache[hash].push_back(fresh);
+  return fresh;
+}
+
+bool Layout::hides(PyObject *name) const { return name == state_name.ptr() || name == marks_name.ptr(); }
+
+PyObject *Layout::marks_object(PyObject *dict) const {
+  if (!marks_name.is_valid()) return nullptr;
+  PyObject *found = PyDict_GetItemWithError(dict, marks_name.ptr());
+  if (found == nullptr && PyErr_Occurred()) throw nb::python_error();
+  return found;
+}
+
+nb::object Layout::marks(PyObject *dict) const {
+  PyObject *found = marks_object(dict);
+  if (found == nullptr || !marks_field.is_valid()) return nb::borrow<nb::object>(found);
+  nb::object content = py::checked(PyObject_GetAttr(found, marks_field.ptr()));
+  if (!PyDict_Check(content.ptr())) return content;
+  return snapshot_of(content.ptr(), nb::object())->dict;
+}
+
+nb::object Layout::marks_from(PyObject *marks) const {
+  nb::object held = nb::borrow<nb::object>(marks);
+  return make_marks.is_valid() ? make_marks(held) : held;
+}
+
+std::shared_ptr<const Snapshot> Layout::snapshot(PyObject *variable) const {
+  nb::object dict = metadata.get(variable);
+  if (!PyDict_Check(dict.ptr())) throw nb::type_error("the metadata of a Variable must be a dict");
+  return snapshot_of(dict.ptr(), refuse);
+}
+
+nb::object Layout::owner(PyObject *object, bool is_variable) const {
+  nb::object at;
+  if (is_variable) {
+    at = trace.get(object);
+  } else {
+    nb::object dict = py::instance_dict(object);
+    PyObject *state = PyDict_GetItemWithError(dict.ptr(), state_name.ptr());
+    // Without a memory of its trace an object can be changed anywhere.
+    if (state == nullptr) return nb::object();
+    at = nb::borrow<nb::object>(state);
+  }
+  for (const nb::object &name : owner_path) at = py::checked(PyObject_GetAttr(at.ptr(), name.ptr()));
+  return at;
+}
+
+PyObject *Layout::items(PyObject *mapping) const {
+  nb::object dict = py::instance_dict(mapping);
+  PyObject *found = PyDict_GetItemWithError(dict.ptr(), items_name.ptr());
+  return found != nullptr && py::is_exact(found, &PyDict_Type) ? found : nullptr;
+}
+
+bool is_marked(PyObject *marks, PyObject *name) {
+  if (PyDict_Check(marks)) return PyDict_GetItemWithError(marks, name) == Py_True;
+  int found = PySet_Contains(marks, name);
+  py::check_status(found);
+  return found == 1;
+}
+
+nb::object own_metadata(PyObject *metadata) {
+  return py::checked(metadata != nullptr ? PyDict_Copy(metadata) : PyDict_New());
+}
+
+nb::object index_or_name(PyObject *name) {
+  Py_ssize_t size = 0;
+  const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, &size) : nullptr;
+  if (text == nullptr) PyErr_Clear();
+  bool is_index = size > 0 && (text[0] != '0' || size == 1);
+  for (Py_ssize_t i = 0; i < size && is_index; ++i) is_index = text[i] >= '0' && text[i] <= '9';
+  return is_index ? py::checked(PyLong_FromString(text, nullptr, 10)) : nb::borrow<nb::object>(name);
+}
+
+nb::object bare_instance(PyTypeObject *type) {
+  auto make = reinterpret_cast<newfunc>(PyType_GetSlot(&PyBaseObject_Type, Py_tp_new));
+  nb::object no_arguments = py::checked(PyTuple_New(0));
+  return py::checked(make(type, no_arguments.ptr(), nullptr));
+}
+
+std::unique_ptr<Layout> read_layout(const nb::object &type, const nb::object &description) {
+  auto layout = std::make_unique<Layout>();
+  auto name = [&](const char *field) { return interned(null_if_none(description.attr(field))); };
+  nb::object kind = description.attr("kind");
+  if (kind.equal(nb::str("variable"))) {
+    layout->value = Slot(type, description.attr("value"));
+    layout->metadata = Slot(type, description.attr("metadata"));
+    layout->trace = Slot(type, description.attr("trace"));
+    layout->counterpart = description.attr("counterpart");
+    layout->refuse = description.attr("refuse");
+    for (nb::handle refused : nb::object(description.attr("refused_values")))
+      layout->refused_values.push_back(nb::borrow<nb::object>(refused));
+    layout->refused_value_reason = description.attr("refused_value_reason");
+  } else if (kind.equal(nb::str("node"))) {
+    layout->state_name = name("state");
+    layout->marks_name = name("marks");
+    layout->marks_field = name("marks_field");
+    layout->make_marks = null_if_none(description.attr("make_marks"));
+    layout->int_keys = nb::cast<bool>(description.attr("int_keys"));
+  } else {
+    layout->items_name = name("items");
+    return layout;
+  }
+  layout->make_trace = description.attr("make_trace");
+  for (nb::handle step : nb::object(description.attr("owner_path")))
+    layout->owner_path.push_back(interned(nb::borrow<nb::object>(step)));
+  return layout;
+}
+
+}  // namespace weft
