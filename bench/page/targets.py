@@ -63,6 +63,7 @@ def targets(results: dict[str, Any]) -> Iterator[Measured]:
     )
     yield _imports(results)
     yield _flax(results)
+    yield from _flax_models(results)
     yield _no_peer_is_faster(results)
 
 
@@ -154,11 +155,35 @@ def _flax(results: dict[str, Any]) -> Measured:
     return line
 
 
+def _flax_models(results: dict[str, Any]) -> Iterator[Measured]:
+    """Models of flax through Weft: the row furthest from the target counts."""
+    rows = results["suites"].get("flax", {}).get("rows", [])
+    line = Measured("steps of flax models, against hand-written on a flat tuple", "≤ 1.10 each")
+    found = [(row["cases"][WEFT]["ratio"], row) for row in rows if WEFT in row["cases"]]
+    if found:
+        ratio, row = max(found, key=lambda pair: pair[0])
+        case = row["cases"][WEFT]
+        line.value = f"{ratio:.3f} at most ({row['name']})"
+        line.spread = f"{case['ratio_low']:.3f} to {case['ratio_high']:.3f}"
+        line.met = ratio <= 1.10
+    yield line
+    flax = "flax nnx.jit, graph updates"
+    line = Measured(
+        "step of a flax model of 500 leaves or more, times faster than `nnx.jit`", "≥ 10"
+    )
+    row = find(results, "flax", lambda row: (row["leaves"] or 0) >= 500)
+    times = ratio_between(row, flax, WEFT) if row else None
+    if times is not None:
+        line.value, line.spread = f"{times[0]:.1f}", f"{times[1]:.1f} to {times[2]:.1f}"
+        line.met = times[0] >= 10
+    yield line
+
+
 def _no_peer_is_faster(results: dict[str, Any]) -> Measured:
     """Peers are libraries; hand-written code has lines of its own above."""
     line = Measured("dispatch rows on which a peer library is faster than Weft", "none")
     faster, seen = [], 0
-    for suite in ("training", "training-large", "state", "sweep"):
+    for suite in ("training", "training-large", "state", "sweep", "flax"):
         for row in results["suites"].get(suite, {}).get("rows", []):
             if WEFT not in row["cases"]:
                 continue

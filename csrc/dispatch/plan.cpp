@@ -169,12 +169,13 @@ bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
   if (!match_arguments(def, arguments, frame)) return false;
   // References are numbered in the order they are first reached, so each was found in the arguments or in an attribute
   // of an earlier one before its turn comes: no address is followed that was not just seen.
+  const ForeignGuard *foreign = guards_.foreign.empty() ? nullptr : guards_.foreign.data();
   for (uint32_t r = 0; r < def.n_refs(); ++r) {
     const RefDef &ref = def.refs[r];
     PyObject *object = guards_.addresses[r];
     if (reinterpret_cast<PyObject *>(Py_TYPE(object)) != def.constants[ref.type].ptr()) return false;
     if (ref.kind == Kind::Variable) {
-      if (!guards_.foreign.empty() && guards_.foreign[r].layout != nullptr) {
+      if (foreign != nullptr && foreign[r].layout != nullptr) {
         if (!match_foreign_variable(def, r, frame)) return false;
         continue;
       }

@@ -183,10 +183,11 @@ bool surely_top_level(const Effects &effects, const std::vector<nb::object> &ref
   const Settings &s = settings();
   auto *concrete = reinterpret_cast<PyTypeObject *>(s.concrete_array.ptr());
   const GraphDef &after = effects.after_def();
+  const Layout *const *layouts = effects.layouts.empty() ? nullptr : effects.layouts.data();
   for (size_t i = 0; i < effects.changed_values.size(); ++i) {
     uint32_t r = effects.changed_values[i];
     const LeafOrigin &origin = effects.origins[after.refs[r].leaf];
-    const Layout *layout = effects.layouts.empty() ? nullptr : effects.layouts[i];
+    const Layout *layout = layouts != nullptr ? layouts[i] : nullptr;
     if (layout != nullptr) {
       if (!layout->owner(refs[r].ptr(), true).is(s.top_trace)) return false;
     } else if (as_cell(refs[r].ptr())->trace != s.top_trace.ptr()) {
@@ -216,10 +217,11 @@ nb::object apply_values(const Effects &effects, const std::vector<nb::object> &r
   // Old values go only when all are replaced: their destructors may run code that looks at the graph.
   std::vector<nb::object> dropped;
   dropped.reserve(effects.changed_values.size());
+  const Layout *const *layouts = effects.layouts.empty() ? nullptr : effects.layouts.data();
   for (size_t i = 0; i < effects.changed_values.size(); ++i) {
     uint32_t r = effects.changed_values[i];
     PyObject *value = origin_value(effects.origins[after.refs[r].leaf], in_leaves, out_leaves);
-    if (const Layout *layout = effects.layouts.empty() ? nullptr : effects.layouts[i]) {
+    if (const Layout *layout = layouts != nullptr ? layouts[i] : nullptr) {
       // A slot of the right type takes any object, so this cannot fail either.
       dropped.push_back(layout->value.get(refs[r].ptr()));
       layout->value.set(refs[r].ptr(), value);

@@ -135,9 +135,22 @@ nb::object Layout::owner(PyObject *object, bool is_variable) const {
 }
 
 PyObject *Layout::items(PyObject *mapping) const {
-  nb::object dict = py::instance_dict(mapping);
-  PyObject *found = PyDict_GetItemWithError(dict.ptr(), items_name.ptr());
+  PyObject *found = nullptr;
+  if (items_slot.is_bound()) {
+    found = items_slot.peek(mapping);
+  } else {
+    nb::object attributes = py::instance_dict(mapping);
+    found = PyDict_GetItemWithError(attributes.ptr(), items_name.ptr());
+  }
   return found != nullptr && py::is_exact(found, &PyDict_Type) ? found : nullptr;
+}
+
+nb::object Layout::mapping_from(PyTypeObject *type, const nb::object &dict) const {
+  if (make_mapping.is_valid()) return make_mapping(dict);
+  nb::object mapping = bare_instance(type);
+  nb::object attributes = py::instance_dict(mapping.ptr());
+  py::check_status(PyDict_SetItem(attributes.ptr(), items_name.ptr(), dict.ptr()));
+  return mapping;
 }
 
 bool is_marked(PyObject *marks, PyObject *name) {
@@ -187,6 +200,9 @@ std::unique_ptr<Layout> read_layout(const nb::object &type, const nb::object &de
     layout->int_keys = nb::cast<bool>(description.attr("int_keys"));
   } else {
     layout->items_name = name("items");
+    layout->make_mapping = null_if_none(description.attr("make"));
+    nb::object slot = nb::getattr(type, layout->items_name, nb::none());
+    if (!slot.is_none()) layout->items_slot = Slot(type, layout->items_name);
     return layout;
   }
   layout->make_trace = description.attr("make_trace");

@@ -24,6 +24,7 @@ class Slot {
   // What was there before is released at once: hold it where its destructor must not run.
   void set(PyObject *object, PyObject *value) const;
   const nb::object &descriptor() const { return descriptor_; }
+  bool is_bound() const { return descriptor_.is_valid(); }
 
  private:
   nb::object descriptor_;
@@ -63,8 +64,11 @@ struct Layout {
   nb::object make_trace;
   std::vector<nb::object> owner_path;
 
-  // A mapping walked by value: the attribute that is its dict.
+  // A mapping walked by value: the slot or attribute that is its dict, and what makes one from a dict (null: setting
+  // the attribute does).
+  Slot items_slot;
   nb::object items_name;
+  nb::object make_mapping;
 
   bool hides(PyObject *name) const;
   // Borrowed: what marks the data attributes of a node with the attributes `dict`: a dict or set; null if nothing does.
@@ -77,6 +81,7 @@ struct Layout {
   nb::object owner(PyObject *object, bool is_variable) const;
   // The dict of a mapping; null if it has none.
   PyObject *items(PyObject *mapping) const;
+  nb::object mapping_from(PyTypeObject *type, const nb::object &dict) const;
 };
 
 // The snapshot of `dict`; `judge(dict)` is asked about each content once.

@@ -54,10 +54,7 @@ nb::object finish_container(const GraphDef &def, Pending &pending) {
     }
     case Op::Mapping: {
       auto *type = reinterpret_cast<PyTypeObject *>(def.constant(pending.item->constant));
-      nb::object mapping = bare_instance(type);
-      nb::object dict = py::instance_dict(mapping.ptr());
-      py::check_status(PyDict_SetItem(dict.ptr(), node_type(type)->layout->items_name.ptr(), pending.target.ptr()));
-      return mapping;
+      return node_type(type)->layout->mapping_from(type, pending.target);
     }
     case Op::Pytree:
       return nb::borrow<nb::object>(def.constant(pending.item->constant)).attr("unflatten")(pending.target);

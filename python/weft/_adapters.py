@@ -84,10 +84,16 @@ class NodeLayout:
 
 @dataclass(frozen=True, eq=False)
 class MappingLayout:
-    """A class around a plain dict, walked by value: the attribute that is the dict."""
+    """A class around a plain dict, walked by value.
+
+    Attributes:
+        items: slot or attribute that is the dict.
+        make: makes an instance from a dict, where setting the attribute is not enough.
+    """
 
     kind: ClassVar[str] = "mapping"
     items: str
+    make: Callable[[dict[Any, Any]], Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)

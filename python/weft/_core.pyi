@@ -215,6 +215,30 @@ class Dispatcher:
     _counts: dict[str, int]
     _structures: list[GraphDef]
 
+def is_variable(obj: Any, /) -> bool:
+    """True for Variables, of weft's and of libraries that an adapter describes."""
+
+# The following take a Variable of any library; others are a TypeError.
+
+def raw_value(variable: Any, /) -> Any: ...
+def set_raw_value(variable: Any, value: Any, /) -> None:
+    """Store a value without hooks; checks the trace level."""
+
+def metadata(variable: Any, /) -> Mapping[str, Any]:
+    """Metadata as it is now. Treat as immutable."""
+
+def set_metadata(variable: Any, entries: Mapping[str, Any], /) -> None:
+    """Replace all metadata; checks the trace level."""
+
+def new_variable(type: type[Any], value: Any, metadata: Mapping[str, Any], /) -> Any:
+    """A Variable of the current trace level, without running `__init__` or hooks."""
+
+def check_mutable(obj: Any, /) -> None:
+    """Raise `TraceContextError` if a Variable or node, of any library, belongs to another trace level."""
+
+def counterpart(type: type[Any], /) -> type[Any]:
+    """Weft's Variable type of the same meaning; other types, and weft's own, stand for themselves."""
+
 def register_node_type(
     type: type[Any],
     flatten: Callable[[Any], tuple[Iterable[tuple[Hashable, Any]], Hashable]],
@@ -227,7 +251,7 @@ def is_node(obj: Any, /) -> bool:
     """True for graph nodes and Variables."""
 
 def configure(**settings: Any) -> None:
-    """Called once by the package: error types, JAX's pytree registry, trace source, array predicate."""
+    """Called once by the package: error types, JAX's pytree registry, trace source, array predicate, adapters."""
 
 __file__: str
 __version__: str

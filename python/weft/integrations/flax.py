@@ -75,6 +75,7 @@ class _Library:
         self.bridge_module: type[Any] = modules["flax.nnx.bridge.module"].Module
         self.ref = type(jax.new_ref(0)) if hasattr(jax, "new_ref") else variablelib.ArrayRef
         self.list: type[Any] | None = getattr(modules["flax.nnx.helpers"], "List", None)
+        self.frozen_dict: type[Any] = modules["flax.core.frozen_dict"].FrozenDict
         self.spmd = modules["flax.nnx.spmd"]
         # Before flax 0.12.1 the slot had the name that is a deprecated property since.
         self.value = "_raw_value" if hasattr(self.variable, "_raw_value") else "raw_value"
@@ -122,6 +123,8 @@ def describe(kind: type[Any]) -> Description | None:
         return _describe_node(library, kind)
     if issubclass(kind, library.state):
         return MappingLayout("_mapping")
+    if kind is library.frozen_dict:
+        return MappingLayout("_dict", kind)
     return None
 
 
