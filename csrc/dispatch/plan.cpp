@@ -174,11 +174,10 @@ bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
     const RefDef &ref = def.refs[r];
     PyObject *object = guards_.addresses[r];
     if (reinterpret_cast<PyObject *>(Py_TYPE(object)) != def.constants[ref.type].ptr()) return false;
-    if (ref.kind == Kind::Variable) {
-      if (foreign != nullptr && foreign[r].layout != nullptr) {
-        if (!match_foreign_variable(def, r, frame)) return false;
-        continue;
-      }
+    if (foreign != nullptr && foreign[r].layout != nullptr) {
+      bool is_variable = ref.kind == Kind::Variable;
+      if (!(is_variable ? match_foreign_variable(def, r, frame) : match_foreign_attributes(def, r, frame))) return false;
+    } else if (ref.kind == Kind::Variable) {
       VariableCell *cell = as_cell(object);
       if (cell->metadata != def.constant(ref.extra)) return false;
       frame.leaves[ref.leaf] = cell->value;
