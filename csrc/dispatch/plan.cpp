@@ -176,7 +176,8 @@ bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
     if (reinterpret_cast<PyObject *>(Py_TYPE(object)) != def.constants[ref.type].ptr()) return false;
     if (foreign != nullptr && foreign[r].layout != nullptr) {
       bool is_variable = ref.kind == Kind::Variable;
-      if (!(is_variable ? match_foreign_variable(def, r, frame) : match_foreign_attributes(def, r, frame))) return false;
+      if (!(is_variable ? match_foreign_variable(def, r, frame) : match_foreign_attributes(def, r, frame)))
+        return false;
     } else if (ref.kind == Kind::Variable) {
       VariableCell *cell = as_cell(object);
       if (cell->metadata != def.constant(ref.extra)) return false;
