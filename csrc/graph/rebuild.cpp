@@ -149,6 +149,8 @@ void fill_node(const GraphDef &def, uint32_t ref, const nb::object &node, const 
   nb::object attributes = row.kind == Kind::Object ? py::checked(PyDict_New()) : nb::object();
   if (info->layout) {
     const Layout &layout = *info->layout;
+    // Plain Python objects may keep attributes inside the object, where replacing the dict would miss them.
+    attributes = py::instance_dict(node.ptr());
     py::check_status(PyDict_SetItem(attributes.ptr(), layout.state_name.ptr(), nb::object(layout.make_trace()).ptr()));
     if (row.extra != kNone) {
       nb::object marks = layout.marks_from(def.constant(row.extra));
@@ -164,7 +166,8 @@ void fill_node(const GraphDef &def, uint32_t ref, const nb::object &node, const 
       info->set_key(node, nb::borrow<nb::object>(key), child);
     }
   }
-  if (row.kind == Kind::Object) py::check_status(PyObject_GenericSetDict(node.ptr(), attributes.ptr(), nullptr));
+  if (row.kind == Kind::Object && !info->layout)
+    py::check_status(PyObject_GenericSetDict(node.ptr(), attributes.ptr(), nullptr));
 }
 
 std::pair<nb::object, std::vector<nb::object>> unflatten(const GraphDef &def, const LeafSource &leaves) {

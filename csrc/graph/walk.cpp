@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <unordered_map>
 
-#include <nanobind/stl/string.h>
-
 #include "graph/cells.h"
 #include "graph/statics.h"
 #include "settings.h"
@@ -315,12 +313,12 @@ void Walker::open_pytree(PyObject *value, Scalars scalars) {
 void Walker::define_variable(uint32_t ref, PyObject *value, const Layout &layout) {
   std::shared_ptr<const Snapshot> metadata = layout.snapshot(value);
   if (!metadata->refusal.is_none()) {
-    raise_graph_error(current_path(), nb::cast<std::string>(metadata->refusal));
+    raise_graph_error(current_path(), py::text(metadata->refusal));
   }
   nb::object raw = layout.value.get(value);
   for (const nb::object &refused : layout.refused_values) {
     if (reinterpret_cast<PyObject *>(Py_TYPE(raw.ptr())) == refused.ptr())
-      raise_graph_error(current_path(), nb::cast<std::string>(layout.refused_value_reason));
+      raise_graph_error(current_path(), py::text(layout.refused_value_reason));
   }
   if (!metadata->entries.empty()) def_->refs[ref].extra = add_constant(ConstantKind::Metadata, metadata->dict);
   def_->refs[ref].leaf = def_->n_leaves();
@@ -411,7 +409,7 @@ void Walker::visit(PyObject *value, Scalars scalars) {
       add_leaf(value, kNone);
       break;
     case Kind::Static:
-      if (info->refusal.is_valid()) raise_graph_error(current_path(), nb::cast<std::string>(info->refusal));
+      if (info->refusal.is_valid()) raise_graph_error(current_path(), py::text(info->refusal));
       if (scalars == Scalars::Leaves || (scalars == Scalars::Numbers && is_number(value))) {
         scratch_.push_back({Op::Leaf, def_->n_leaves(), kNone});
         add_leaf(value, kNone);
