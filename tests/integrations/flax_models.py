@@ -274,7 +274,7 @@ def actor_critic(senses: int = 12, width: int = 3) -> Training:
             chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), actions[:, None], 1)[:, 0]
             return ((returns - value) ** 2).mean() - (chosen * advantage).mean()
 
-        return _train(optimizer, agent, loss)
+        return _train(optimizer, loss, agent)
 
     def batch() -> tuple[Any, ...]:
         return _numbers(0, 5, senses, width), jnp.array([0, 1, 2, 3, 0]), _numbers(1, 5)
