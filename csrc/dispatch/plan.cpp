@@ -167,14 +167,18 @@ bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
   const GraphDef &def = *nb::inst_ptr<GraphDef>(graphdef);
   frame.leaves.assign(def.n_leaves(), nullptr);
   if (!match_arguments(def, arguments, frame)) return false;
-  // References are numbered in the order they are first reached, so each was found in the arguments or in an attribute
-  // of an earlier one before its turn comes: no address is followed that was not just seen.
-  const ForeignGuard *foreign = guards_.foreign.empty() ? nullptr : guards_.foreign.data();
+  return guards_.foreign.empty() ? match_references<false>(def, frame) : match_references<true>(def, frame);
+}
+
+// References are numbered in the order they are first reached, so each was found in the arguments or in an attribute of
+// an earlier one before its turn comes: no address is followed that was not just seen.
+template <bool kForeign>
+bool Plan::match_references(const GraphDef &def, CallFrame &frame) const {
   for (uint32_t r = 0; r < def.n_refs(); ++r) {
     const RefDef &ref = def.refs[r];
     PyObject *object = guards_.addresses[r];
     if (reinterpret_cast<PyObject *>(Py_TYPE(object)) != def.constants[ref.type].ptr()) return false;
-    if (foreign != nullptr && foreign[r].layout != nullptr) {
+    if (kForeign && guards_.foreign[r].layout != nullptr) {
       bool is_variable = ref.kind == Kind::Variable;
       if (!(is_variable ? match_foreign_variable(def, r, frame) : match_foreign_attributes(def, r, frame)))
         return false;

@@ -57,6 +57,8 @@ class Plan {
  private:
   bool unstable_statics_hold() const;
   bool match_arguments(const GraphDef &def, const Arguments &arguments, CallFrame &frame) const;
+  template <bool kForeign>
+  bool match_references(const GraphDef &def, CallFrame &frame) const;
   bool match_foreign_variable(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
   bool match_foreign_attributes(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
   bool match_attributes(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
