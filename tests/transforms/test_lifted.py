@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import pickle
 
@@ -220,3 +221,50 @@ def test_errors():
         nnx.Vmap(Layer, in_axes="x")
     with pytest.raises(TypeError, match="wraps a class or function"):
         nnx.Remat(3)
+
+
+_TRANSFORMS = {"Vmap": "vmap", "Scan": "scan", "Remat": "remat", "Grad": "grad", "Jit": "jit"}
+
+
+def _lifted_parameters():
+    for kind, transform in _TRANSFORMS.items():
+        names = list(inspect.signature(getattr(nnx, transform)).parameters)[1:]
+        yield from ((kind, name) for name in names)
+
+
+@pytest.mark.parametrize(("kind", "parameter"), list(_lifted_parameters()))
+def test_each_parameter_reaches_the_transform(kind, parameter, monkeypatch):
+    given = {}
+
+    def record(function, **options):
+        given.update(options)
+        return function
+
+    name = _TRANSFORMS[kind]
+    where = "weft.transforms.jit" if kind == "Jit" else "weft.transforms.lifted"
+    monkeypatch.setattr(importlib.import_module(where), name, record)
+    # A value that no transform has as its default.
+    value = {"state_axes": {nnx.Param: 3}, "transform_metadata": {"name": "x"}}.get(parameter, 7)
+    lifted = getattr(nnx, kind)
+    make = lifted(nnx.Linear, **{parameter: value})
+    lifted._transform(lambda module: None, make.options.arguments)
+    assert given[parameter] == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameter", "size"), [(nnx.Vmap, "axis_size", 3), (nnx.Scan, "length", 3)]
+)
+def test_each_parameter_of_a_stack_shapes_how_it_is_made(kind, parameter, size):
+    def stack(**options):
+        made = kind(Layer, **{parameter: size}, **options)(3, rngs=nnx.Rngs(0))
+        return getattr(made, "vmap_module" if kind is nnx.Vmap else "scan_module")
+
+    plain = stack().block.kernel
+    assert plain.shape == (size, 3, 3)
+    assert not np.allclose(plain.value[0], plain.value[1])
+    assert stack(state_axes={nnx.Param: 1}).block.kernel.shape == (3, size, 3)
+    shared = stack(split_rngs=False).block.kernel.value
+    np.testing.assert_array_equal(shared[0], shared[1])
+    assert stack(state_axes={}, split_rngs=False).block.kernel.shape == (3, 3)
+    with pytest.raises(ValueError, match="kernel is broadcast, but comes back"):
+        stack(state_axes={})
