@@ -69,6 +69,13 @@ inline void check_status(int status) {
   if (status < 0) throw nb::python_error();
 }
 
+// `==`, where an exception is one.
+inline bool equal(PyObject *a, PyObject *b) {
+  int result = PyObject_RichCompareBool(a, b, Py_EQ);
+  check_status(result);
+  return result == 1;
+}
+
 // The instance dictionary of `object`. Owned by the object too, so the reference stays valid while the object lives.
 inline nb::object instance_dict(PyObject *object) { return checked(PyObject_GenericGetDict(object, nullptr)); }
 

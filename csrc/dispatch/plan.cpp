@@ -70,16 +70,28 @@ void CallFrame::clear() {
   refs.clear();
 }
 
-void Plan::guard_foreign(Guards &guards, uint32_t n_refs, uint32_t r, Kind kind, PyObject *object,
-                         const Layout &layout) {
-  if (guards.foreign.empty()) guards.foreign.resize(n_refs);
+bool Plan::guard_foreign(Guards &guards, const GraphDef &def, uint32_t r, PyObject *object, const Layout &layout) {
+  if (guards.foreign.empty()) guards.foreign.resize(def.n_refs());
   ForeignGuard &guard = guards.foreign[r];
+  PyObject *walked = def.constant(def.refs[r].extra);
   guard.layout = &layout;
-  if (kind == Kind::Variable) {
+  if (def.refs[r].kind == Kind::Variable) {
     guard.metadata = layout.snapshot(object);
-  } else {
-    guard.marks = nb::borrow<nb::object>(layout.marks_object(py::instance_dict(object).ptr()));
+    return walked != nullptr ? guard.metadata->matches(walked) : guard.metadata->entries.empty();
   }
+  nb::object dict = py::instance_dict(object);
+  guard.marks = nb::borrow<nb::object>(layout.marks_object(dict.ptr()));
+  return layout.marks(dict.ptr()).ptr() == walked;
+}
+
+bool Plan::guard_order(Guards &guards, const GraphDef &def, uint32_t r, PyObject *object, const Layout *layout) {
+  guards.orders[r] = key_order(py::instance_dict(object).ptr(), layout);
+  PyObject *walked = def.constant(def.refs[r].keys), *now = guards.orders[r]->sorted.ptr();
+  if (py::tuple_size(now) != py::tuple_size(walked)) return false;
+  for (Py_ssize_t i = 0; i < py::tuple_size(now); ++i) {
+    if (py::tuple_item(now, i) != py::tuple_item(walked, i)) return false;
+  }
+  return true;
 }
 
 void Plan::guard_scalars(Guards &guards, const GraphDef &def, const std::vector<nb::object> &leaves) {
@@ -107,8 +119,10 @@ void Plan::remember(const Flat &flat) {
       PyObject *object = flat.refs[r].ptr();
       fresh.addresses.push_back(object);
       const Layout *layout = node_type(def.ref_type(r))->layout.get();
-      if (def.refs[r].kind == Kind::Object) fresh.orders[r] = key_order(py::instance_dict(object).ptr(), layout);
-      if (layout != nullptr) guard_foreign(fresh, def.n_refs(), r, def.refs[r].kind, object, *layout);
+      // Code that ran since the walk, or another thread, may have changed the object: then nothing is guarded.
+      bool as_walked = def.refs[r].kind != Kind::Object || guard_order(fresh, def, r, object, layout);
+      if (layout != nullptr) as_walked = guard_foreign(fresh, def, r, object, *layout) && as_walked;
+      fresh.complete = fresh.complete && as_walked;
     }
     guard_scalars(fresh, def, flat.leaves);
     uint32_t at = def.root_begin + 1;

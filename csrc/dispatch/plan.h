@@ -87,8 +87,9 @@ class Plan {
     std::vector<uint32_t> keyword_items;                   // expression of each keyword argument, by sorted name
     nb::object keyword_names;
   };
-  static void guard_foreign(Guards &guards, uint32_t n_refs, uint32_t ref, Kind kind, PyObject *object,
-                            const Layout &layout);
+  // Each false if `object` is no longer what `def` says.
+  static bool guard_order(Guards &guards, const GraphDef &def, uint32_t ref, PyObject *object, const Layout *layout);
+  static bool guard_foreign(Guards &guards, const GraphDef &def, uint32_t ref, PyObject *object, const Layout &layout);
   static void guard_scalars(Guards &guards, const GraphDef &def, const std::vector<nb::object> &leaves);
 
   Guards guards_;

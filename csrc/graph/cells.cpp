@@ -36,21 +36,25 @@ PyObject *metadata_or_empty(PyObject *metadata) {
   return result;
 }
 
-// Generic lookup first, then the metadata under that name.
-PyObject *attribute_or_metadata(PyObject *self, PyObject *name, PyObject *metadata) {
+// Generic lookup first, then the metadata under that name, which `slot` holds.
+PyObject *attribute_or_metadata(PyObject *self, PyObject *name, PyObject *const &slot) {
   PyObject *found = PyObject_GenericGetAttr(self, name);
-  if (found != nullptr || metadata == nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError)) return found;
+  if (found != nullptr || slot == nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError)) return found;
   PyObject *kind = nullptr, *error = nullptr, *traceback = nullptr;
   PyErr_Fetch(&kind, &error, &traceback);
-  found = PyDict_GetItemWithError(metadata, name);
-  if (found == nullptr) {
-    if (!PyErr_Occurred()) PyErr_Restore(kind, error, traceback);
+  {
+    // Names of the user's own str type compare as they like, and may replace the metadata meanwhile.
+    nb::object metadata = nb::borrow<nb::object>(slot);
+    found = PyDict_GetItemWithError(metadata.ptr(), name);
+    Py_XINCREF(found);
+  }
+  if (found == nullptr && !PyErr_Occurred()) {
+    PyErr_Restore(kind, error, traceback);
     return nullptr;
   }
   Py_XDECREF(kind);
   Py_XDECREF(error);
   Py_XDECREF(traceback);
-  Py_INCREF(found);
   return found;
 }
 
@@ -91,19 +95,18 @@ void cell_dealloc(PyObject *self) {
 }
 
 bool has_hook(PyObject *self, const char *metadata_key, bool type_has) {
-  PyObject *metadata = as_cell(self)->metadata;
-  return type_has || (metadata != nullptr && PyDict_GetItemString(metadata, metadata_key) != nullptr);
+  if (type_has) return true;
+  // Keys of the user's own str type may replace the metadata while they are compared.
+  nb::object metadata = nb::borrow<nb::object>(as_cell(self)->metadata);
+  return metadata.is_valid() && PyDict_GetItemString(metadata.ptr(), metadata_key) != nullptr;
 }
 
 PyObject *cell_get_value(PyObject *self, void *) {
   return guarded([&]() -> PyObject * {
-    PyObject *value = as_cell(self)->value;
-    if (!has_hook(self, "get_value_hooks", node_type(Py_TYPE(self))->has_get_hook)) {
-      Py_INCREF(value);
-      return value;
-    }
-    nb::object held = nb::borrow<nb::object>(value);
-    return nb::borrow<nb::object>(self).attr("_get_hooked")(held).release().ptr();
+    bool hooked = has_hook(self, "get_value_hooks", node_type(Py_TYPE(self))->has_get_hook);
+    nb::object value = nb::borrow<nb::object>(as_cell(self)->value);
+    if (!hooked) return value.release().ptr();
+    return nb::borrow<nb::object>(self).attr("_get_hooked")(value).release().ptr();
   });
 }
 

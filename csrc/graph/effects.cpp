@@ -79,7 +79,7 @@ class Comparer {
           continue;
         }
         old = nb::cast<uint32_t>(positions[name]);
-        PyDict_DelItem(positions.ptr(), name.ptr());
+        py::check_status(PyDict_DelItem(positions.ptr(), name.ptr()));
       }
       if (!child_continues(before_.child_items[was.children + old], after_.child_items[is.children + c])) {
         effects_.sets.push_back({r, c});
@@ -222,8 +222,8 @@ nb::object apply_values(const Effects &effects, const std::vector<nb::object> &r
     uint32_t r = effects.changed_values[i];
     PyObject *value = origin_value(effects.origins[after.refs[r].leaf], in_leaves, out_leaves);
     if (const Layout *layout = layouts != nullptr ? layouts[i] : nullptr) {
-      // A slot of the right type takes any object, so this cannot fail either.
-      dropped.push_back(layout->value.get(refs[r].ptr()));
+      // A slot of the right type takes any object, so this cannot fail either; nor does one that was emptied meanwhile.
+      dropped.push_back(nb::borrow<nb::object>(layout->value.peek(refs[r].ptr())));
       layout->value.set(refs[r].ptr(), value);
       continue;
     }
@@ -263,7 +263,7 @@ nb::object apply_structure(const Effects &effects, const std::vector<nb::object>
     }
     nb::object old;
     for (nb::handle entry : nb::object(nb::object(info->flatten(refs[r]))[0])) {
-      if (PyObject_RichCompareBool(nb::object(entry[0]).ptr(), key, Py_EQ) == 1) old = entry[1];
+      if (py::equal(nb::object(entry[0]).ptr(), key)) old = entry[1];
     }
     transaction.set_custom(info, refs[r], key, old.ptr(), value);
   };

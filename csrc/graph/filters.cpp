@@ -105,9 +105,7 @@ bool matches(const Filter &filter, const Leaf &leaf) {
     case Test::Tag: {
       PyObject *tag = leaf.metadata != nullptr ? PyDict_GetItemString(leaf.metadata, "tag") : nullptr;
       if (tag == nullptr) return false;
-      int result = PyObject_RichCompareBool(tag, filter.argument.ptr(), Py_EQ);
-      py::check_status(result);
-      return result == 1;
+      return py::equal(tag, filter.argument.ptr());
     }
     case Test::Path: {
       int result = PySequence_Contains(leaf.path.ptr(), filter.argument.ptr());

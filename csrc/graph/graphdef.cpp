@@ -202,11 +202,7 @@ std::vector<Row> rows(const GraphDef &def) {
   return result;
 }
 
-bool equal_paths(const nb::tuple &a, const nb::tuple &b) {
-  int result = PyObject_RichCompareBool(a.ptr(), b.ptr(), Py_EQ);
-  py::check_status(result);
-  return result == 1;
-}
+bool equal_paths(const nb::tuple &a, const nb::tuple &b) { return py::equal(a.ptr(), b.ptr()); }
 
 nb::object missing() { return nb::str("<absent>"); }
 
@@ -619,11 +615,8 @@ bool constant_equal(ConstantKind kind, PyObject *a, PyObject *b) {
     case ConstantKind::Metadata:
       return metadata_equal(a, b);
     case ConstantKind::Keys:
-    case ConstantKind::Treedef: {
-      int result = PyObject_RichCompareBool(a, b, Py_EQ);
-      py::check_status(result);
-      return result == 1;
-    }
+    case ConstantKind::Treedef:
+      return py::equal(a, b);
     case ConstantKind::PathKeys:
       return true;
   }

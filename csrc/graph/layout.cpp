@@ -2,6 +2,7 @@
 
 #include <unordered_map>
 
+#include "graph/node_types.h"
 #include "graph/statics.h"
 
 namespace weft {
@@ -9,6 +10,23 @@ namespace {
 
 // Distinct contents remembered at most: a program has a few, unless it makes metadata up as it goes.
 constexpr size_t kMaxSnapshots = 4096;
+
+// Tuples in metadata nested deeper than this count as values that may refer to anything.
+constexpr int kMaxTupleDepth = 16;
+
+// True for constants, as far as their types tell: they lead to none of a caller's objects.
+bool refers_to_nothing(PyObject *value, int depth) {
+  if (py::is_exact(value, &PyTuple_Type) && depth < kMaxTupleDepth) {
+    for (Py_ssize_t i = 0; i < py::tuple_size(value); ++i) {
+      if (!refers_to_nothing(py::tuple_item(value, i), depth + 1)) return false;
+    }
+    return true;
+  }
+  const NodeType *type = classify(value);
+  if (type->kind == Kind::None) return true;
+  return type->kind == Kind::Static &&
+         (type->static_kind == StaticKind::Simple || type->static_kind == StaticKind::Frozen);
+}
 
 using Bucket = std::vector<std::shared_ptr<const Snapshot>>;
 
@@ -77,16 +95,23 @@ std::shared_ptr<const Snapshot> snapshot_of(PyObject *dict, const nb::object &ju
   auto &cache = snapshots();
   if (auto found = cache.find(hash); found != cache.end()) {
     for (const auto &known : found->second) {
-      if (known->judge == judge.ptr() && known->matches(dict)) return known;
+      if (known->judge.is(judge) && known->matches(dict)) return known;
     }
   }
   auto fresh = std::make_shared<Snapshot>();
   fresh->dict = py::checked(PyDict_Copy(dict));
-  fresh->judge = judge.ptr();
+  fresh->judge = judge;
   position = 0;
   while (PyDict_Next(fresh->dict.ptr(), &position, &key, &value)) fresh->entries.emplace_back(key, value);
   fresh->refusal = judge.is_valid() ? judge(fresh->dict) : nb::none();
-  if (cache.size() >= kMaxSnapshots) cache.clear();
+  for (const auto &entry : fresh->entries) {
+    if (!refers_to_nothing(entry.second, 0)) return fresh;
+  }
+  if (cache.size() >= kMaxSnapshots) {
+    // Swapped out first: what goes may run code that asks for snapshots.
+    std::unordered_map<size_t, Bucket> dropped;
+    dropped.swap(cache);
+  }
   cache[hash].push_back(fresh);
   return fresh;
 }

@@ -33,13 +33,13 @@ class Slot {
 };
 
 // The content of a dict that its owner may change in place, as it was. Invariant: `entries` points at what `dict`,
-// which nobody changes, holds in this order. Dicts of the same content share one, so its address stands for the
-// content.
+// which nobody changes, holds in this order. Dicts of the same content share one as a rule, which makes comparing
+// structures quick; content that may refer to a caller's objects is not kept for it.
 struct Snapshot {
   nb::object dict;
   std::vector<std::pair<PyObject *, PyObject *>> entries;
   nb::object refusal;  // why a Variable with this metadata cannot be walked, or None
-  PyObject *judge;     // who said so: part of what makes two snapshots the same
+  nb::object judge;    // who said so: part of what makes two snapshots the same
   bool matches(PyObject *other) const;
 };
 

@@ -21,7 +21,7 @@ class Comparison {
     nb::object keep_a = nb::borrow<nb::object>(a), keep_b = nb::borrow<nb::object>(b);
     const NodeType *info = classify(a);
     if (info->kind == Kind::Tuple || info->kind == Kind::NamedTuple) return tuples_equal(a, b);
-    if (info->kind == Kind::Pytree) return rich_equal(a, b);
+    if (info->kind == Kind::Pytree) return py::equal(a, b);
     if (info->kind != Kind::Static) return false;
     switch (info->static_kind) {
       case StaticKind::Identity:
@@ -30,32 +30,28 @@ class Comparison {
         return simple_equal(a, b);
       case StaticKind::Frozen:
       case StaticKind::Mutable:
-        return rich_equal(a, b);
+        return py::equal(a, b);
       case StaticKind::Function:
         return nested(a, b, [&] { return functions_equal(keep_a, keep_b); });
       case StaticKind::Partial:
         return nested(a, b, [&] { return attributes_equal(keep_a, keep_b, {"func", "args", "keywords"}); });
       case StaticKind::Method:
-        return keep_a.attr("__self__").is(keep_b.attr("__self__")) &&
-               equal(nb::object(keep_a.attr("__func__")).ptr(), nb::object(keep_b.attr("__func__")).ptr());
+        return nested(a, b, [&] {
+          return keep_a.attr("__self__").is(keep_b.attr("__self__")) &&
+                 equal(nb::object(keep_a.attr("__func__")).ptr(), nb::object(keep_b.attr("__func__")).ptr());
+        });
     }
     return false;
   }
 
  private:
-  static bool rich_equal(PyObject *a, PyObject *b) {
-    int result = PyObject_RichCompareBool(a, b, Py_EQ);
-    py::check_status(result);
-    return result == 1;
-  }
-
   // Floats compare by representation: 0.0 and -0.0 trace to different programs, and NaN equals itself.
   static bool simple_equal(PyObject *a, PyObject *b) {
     if (py::is_exact(a, &PyFloat_Type) || py::is_exact(a, &PyComplex_Type)) {
       nb::object left = py::checked(PyObject_Repr(a)), right = py::checked(PyObject_Repr(b));
-      return rich_equal(left.ptr(), right.ptr());
+      return py::equal(left.ptr(), right.ptr());
     }
-    return rich_equal(a, b);
+    return py::equal(a, b);
   }
 
   bool tuples_equal(PyObject *a, PyObject *b) {

@@ -508,7 +508,7 @@ nb::object Walker::path_to(size_t end) const {
     nb::object key = frame.keys != nullptr
                          ? nb::borrow<nb::object>(py::tuple_item(frame.keys, static_cast<Py_ssize_t>(child)))
                          : nb::object(nb::int_(child));
-    if (frame.transparent != nullptr && PyObject_RichCompareBool(key.ptr(), frame.transparent, Py_EQ) == 1) continue;
+    if (frame.transparent != nullptr && py::equal(key.ptr(), frame.transparent)) continue;
     path.append(frame.int_keys ? index_or_name(key.ptr()) : key);
   }
   return nb::tuple(path);
@@ -535,7 +535,7 @@ bool StaticArguments::has_position(size_t i) const {
 
 bool StaticArguments::has_name(PyObject *name) const {
   for (const nb::object &known : names) {
-    if (known.ptr() == name || PyObject_RichCompareBool(known.ptr(), name, Py_EQ) == 1) return true;
+    if (known.ptr() == name || py::equal(known.ptr(), name)) return true;
   }
   return false;
 }

@@ -282,6 +282,69 @@ def test_a_comparison_may_call_the_function_whose_guards_run_it() -> None:
     assert jnp.array_equal(model.z.value, jnp.full(2, 2.0))
 
 
+@pytest.mark.parametrize("moment", range(1, 8))
+def test_names_that_change_while_guards_are_taken_are_traced_again(moment: int) -> None:
+    """What a plan guards is what was walked, whatever a hash function does in between."""
+    model = Node()
+    model.a, model.b = nnx.Param(jnp.ones(2)), nnx.Param(jnp.ones(3))
+    model.trigger = Trigger()
+    calls = 0
+
+    def rename() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            attributes = vars(model)
+            attributes["c"] = attributes.pop("b")
+
+    seen: list[list[str]] = []
+
+    @nnx.jit
+    def names(node: Node) -> Any:
+        seen.append(sorted(vars(node)))
+        return node.a.value + 1
+
+    model.trigger.run = rename
+    names(model)
+    model.trigger.run = None
+    names(model)
+    names(model)
+    assert seen[-1] == sorted(vars(model))
+
+
+class Name(str):
+    """A name that runs a callback when it is compared."""
+
+    __slots__ = ("run",)
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        run, self.run = getattr(self, "run", None), None
+        if run is not None:
+            run()
+        return str.__eq__(self, other)
+
+
+def test_metadata_may_be_replaced_while_its_names_are_compared() -> None:
+    variable = nnx.Param(jnp.ones(2), note="kept")
+    name = Name("note")
+    name.run = lambda: setattr(variable, "other", 1)
+    assert getattr(variable, name) == "kept"
+
+    stored = Name("get_value_hooks")
+    hooked = nnx.Param(jnp.ones(2), **{stored: ()})
+    stored.run = lambda: setattr(hooked, "raw_value", jnp.zeros(2))
+    assert hooked.value.tolist() == [0, 0]
+
+    def fail() -> None:
+        raise Fault
+
+    name.run = fail
+    with pytest.raises(Fault):
+        getattr(variable, name)
+    assert variable.note == "kept"
+
+
 def test_an_unlucky_destructor_may_run_in_the_middle_of_a_scatter() -> None:
     """Replacing the last reference to an object runs its destructor, which looks at the graph."""
     model = make(Trigger())
