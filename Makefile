@@ -74,7 +74,7 @@ wheels: .venv-wheels/.deps ## build, repair and check the wheels and the sdist, 
 	.venv-wheels/bin/python tools/wheels.py $(WHEEL_ARGS)
 
 test-wheels: ## the suite against the wheels in dist/, installed in fresh environments
-	$(PYTHON) tools/test_wheels.py $(TEST_WHEEL_ARGS)
+	$(PYTHON) tools/test_wheels.py --jobs $(JOBS) $(TEST_WHEEL_ARGS)
 
 build: .venv/.built ## set up .venv and build the extension, where anything changed
 
