@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of walk, rebuild, update and pickle: ``python -m fuzz.graphs --help``.
+"""Coverage-guided fuzzing of walk, rebuild, update, dispatch and pickle: ``python -m fuzz.graphs --help``.
 
 Coverage comes from the oracle, and from the engine as well if it was built for fuzzing, as ``make fuzz``
 does. Inputs that broke something are kept in ``tests/properties/corpus`` and become tests.

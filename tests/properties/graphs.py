@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import weft as nnx
-from tests.reference.kinds import teach
+from tests.reference.kinds import WEFT, teach
 from tests.reference.model import NodeKind
+
+from .outsiders import Folio, Ledger, Rack, Shed, Tank, Vat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -107,8 +109,9 @@ def halve(x: Any) -> Any:
 
 
 NAMES = ("a", "b", "c", "kernel", "_private", "z9", "B", "é")
+# Names in nodes whose numbered attributes are indices.
+NUMBERED = {"z9": "0", "B": "2", "é": "10"}
 SHAPES = ((), (2,), (1,), (2, 2), (0,), (3,))
-VARIABLES = (nnx.Param, nnx.BatchStat, Scale, nnx.Variable)
 ARRAYS = tuple(
     jnp.full(SHAPES[i % len(SHAPES)], i, (jnp.float32, jnp.int32, jnp.bfloat16)[i % 3])
     for i in range(24)
@@ -141,7 +144,39 @@ METADATA: tuple[Callable[[], dict[str, Any]], ...] = (
     lambda: {"note": Config(1)},
 )
 
-ARGUMENTS = (nnx.Object, nnx.Variable, Box, jax.Array, np.ndarray, int, float, complex)
+
+def new_box(source: Source) -> Box:
+    """A registered node with some static part."""
+    return Box(source.pick(("plain", None, ("t", 1))))
+
+
+def new_shed(source: Source) -> Shed:
+    """A node of another library, with some of its attributes marked as data."""
+    return source.pick((Shed, Rack))(source.pick((None, (), ("a", "kernel"), NAMES)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Palette:
+    """What graphs are made of."""
+
+    variables: tuple[type, ...]
+    nodes: tuple[Callable[[Source], Any], ...]
+    pytrees: tuple[str, ...]
+
+
+OWN = Palette(
+    (nnx.Param, nnx.BatchStat, Scale, nnx.Variable),
+    (lambda _: Block(), lambda _: nnx.Dict(), lambda _: nnx.List(), lambda _: Other(), new_box),
+    ("list", "tuple", "dict", "pair", "point"),
+)
+# With objects of a library that is described to weft.
+MIXED = Palette(
+    (nnx.Param, Tank, nnx.BatchStat, Vat),
+    (new_shed, lambda _: Block(), new_shed, lambda _: nnx.List(), new_box),
+    ("list", "ledger", "dict", "folio", "pair", "point"),
+)
+
+ARGUMENTS = (nnx.Object, nnx.Variable, Box, Shed, Tank, jax.Array, np.ndarray, int, float, complex)
 
 
 @dataclasses.dataclass
@@ -152,30 +187,29 @@ class Graph:
     objects: list[Any]
 
 
-def new_variable(source: Source) -> Any:
+def new_variable(source: Source, palette: Palette = OWN) -> Any:
     """A Variable of a random type, value and metadata."""
-    kind = source.pick(VARIABLES)
+    kind = source.pick(palette.variables)
     value = source.weighted(
         [(12, ARRAYS), (2, NUMPY), (1, (1.5, 2, True))]  # Python numbers are leaves in Variables
     )
     return kind(source.pick(value), **source.pick(METADATA)())
 
 
-def new_node(source: Source) -> Any:
+def new_node(source: Source, palette: Palette = OWN) -> Any:
     """A node of a random type, without children."""
-    make = source.pick((Block, nnx.Dict, nnx.List, Other, None))
-    return Box(source.pick(("plain", None, ("t", 1)))) if make is None else make()
+    return source.pick(palette.nodes)(source)
 
 
-def build(source: Source, *, shuffle: int | None = None) -> Graph:
+def build(source: Source, *, shuffle: int | None = None, palette: Palette = OWN) -> Graph:
     """A random graph; `shuffle` changes the order of insertion and nothing else."""
     order = random.Random(shuffle)
-    first = source.weighted([(12, new_node), (1, new_variable)])(source)
+    first = source.weighted([(12, new_node), (1, new_variable)])(source, palette)
     objects = [first]
     children: list[list[tuple[str, Any]]] = [[]]
     for _ in range(source.pick((4, 2, 7, 1, 11, 0))):
-        new = source.weighted([(3, new_variable), (3, new_node)])(source)
-        nodes = [i for i, known in enumerate(objects) if not isinstance(known, nnx.Variable)]
+        new = source.weighted([(3, new_variable), (3, new_node)])(source, palette)
+        nodes = [i for i, known in enumerate(objects) if not WEFT.is_variable(known)]
         objects.append(new)
         children.append([])
         if nodes:  # most objects are reached through one that was made earlier
@@ -183,11 +217,15 @@ def build(source: Source, *, shuffle: int | None = None) -> Graph:
             free = [name for name in NAMES if name not in dict(siblings)]
             siblings.append((source.pick(free or NAMES), new))
     for node, known in zip(objects, children, strict=True):
-        if not isinstance(node, nnx.Variable):
+        if not WEFT.is_variable(node):
             extra = source.weighted([(3, 0), (3, 1), (2, 2), (1, 3)])
-            more = [(source.pick(NAMES), value(source, objects, order)) for _ in range(extra)]
+            more = [
+                (source.pick(NAMES), value(source, objects, order, palette)) for _ in range(extra)
+            ]
             fill(node, known + more, order)
-    root = source.weighted([(4, lambda: first), (1, lambda: pytree(source, objects, order))])()
+    root = source.weighted(
+        [(4, lambda: first), (1, lambda: pytree(source, objects, order, palette))]
+    )()
     return Graph(root, objects)
 
 
@@ -200,13 +238,13 @@ def fill(node: Any, items: list[tuple[str, Any]], order: random.Random) -> None:
             set_item(node, key, child)
 
 
-def build_argument(source: Source) -> Graph:
+def build_argument(source: Source, palette: Palette = OWN) -> Graph:
     """A random graph that may be an argument of a transform.
 
     Outside any node a transform takes what JAX takes; where the root holds other statics than
     numbers, it is put into a node.
     """
-    graph = build(source)
+    graph = build(source, palette=palette)
     leaves = jax.tree.leaves(graph.root, is_leaf=lambda x: type(x) is Box)
     if not all(isinstance(leaf, ARGUMENTS) for leaf in leaves):
         graph.root = nnx.Dict(root=graph.root)
@@ -220,7 +258,13 @@ def _ordered(items: dict[str, Any], order: random.Random) -> list[tuple[str, Any
     return pairs
 
 
-def value(source: Source, objects: list[Any], order: random.Random, depth: int = 0) -> Any:
+def value(
+    source: Source,
+    objects: list[Any],
+    order: random.Random,
+    palette: Palette = OWN,
+    depth: int = 0,
+) -> Any:
     """What an attribute may hold; references may point anywhere, so cycles and sharing arise."""
     kinds: list[tuple[int, Callable[[], Any]]] = [
         (6, lambda: source.pick(objects)),
@@ -229,15 +273,21 @@ def value(source: Source, objects: list[Any], order: random.Random, depth: int =
         (1, lambda: source.pick(NUMPY)),
     ]
     if depth < 2:
-        kinds.append((3, lambda: pytree(source, objects, order, depth + 1)))
+        kinds.append((3, lambda: pytree(source, objects, order, palette, depth + 1)))
     return source.weighted(kinds)()
 
 
-def pytree(source: Source, objects: list[Any], order: random.Random, depth: int = 0) -> Any:
+def pytree(
+    source: Source,
+    objects: list[Any],
+    order: random.Random,
+    palette: Palette = OWN,
+    depth: int = 0,
+) -> Any:
     """A plain Python container, or one of the registered ones."""
-    kind = source.pick(("list", "tuple", "dict", "pair", "point"))
+    kind = source.pick(palette.pytrees)
     size = 2 if kind in ("pair", "point") else source.below(4)
-    children = [value(source, objects, order, depth + 1) for _ in range(size)]
+    children = [value(source, objects, order, palette, depth + 1) for _ in range(size)]
     match kind:
         case "list":
             return children
@@ -245,6 +295,9 @@ def pytree(source: Source, objects: list[Any], order: random.Random, depth: int 
             return tuple(children)
         case "dict":
             return dict(_ordered({source.pick(NAMES): c for c in children}, order))
+        case "ledger" | "folio":
+            entries = dict(_ordered({source.pick(NAMES): c for c in children}, order))
+            return Ledger(entries) if kind == "ledger" else Folio(entries)
         case "pair":
             return Pair(*children)
     return Point(*children, unit=source.pick(("m", "km")))
@@ -260,7 +313,7 @@ def set_item(node: Any, key: Any, child: Any) -> None:
     elif isinstance(node, nnx.List | nnx.Dict):
         node[key] = child
     else:
-        setattr(node, key, child)
+        setattr(node, NUMBERED.get(key, key) if isinstance(node, Rack) else key, child)
 
 
 def del_item(node: Any, key: Any) -> None:

@@ -27,9 +27,9 @@ def assert_same_leaves(seen: list[Any], expected: list[Any]) -> None:
         a, b = np.asarray(a), np.asarray(b)
         assert a.shape == b.shape
         if a.dtype == b.dtype:
-            assert np.array_equal(a.astype(np.float64), b.astype(np.float64))
+            assert np.array_equal(a.astype(np.complex128), b.astype(np.complex128))
         else:  # a Python number in a Variable is weakly typed: tracing may narrow it
-            assert np.allclose(a.astype(np.float64), b.astype(np.float64))
+            assert np.allclose(a.astype(np.complex128), b.astype(np.complex128))
 
 
 def pickled(value: Any) -> bytes | None:

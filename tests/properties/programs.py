@@ -16,6 +16,7 @@ from tests.reference.kinds import WEFT
 from tests.reference.model import walk
 
 from . import graphs
+from .outsiders import Shed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 class View:
     """The graph as a program sees it at one moment."""
 
-    def __init__(self, root: Any, source: Source) -> None:
+    def __init__(self, root: Any, source: Source, palette: graphs.Palette) -> None:
         self.source = source
+        self.palette = palette
         self.refs = walk(root, WEFT).refs
-        self.variables = [r for r in self.refs if isinstance(r, nnx.Variable)]
-        self.nodes = [r for r in self.refs if not isinstance(r, nnx.Variable)]
+        self.variables = [r for r in self.refs if WEFT.is_variable(r)]
+        self.nodes = [r for r in self.refs if not WEFT.is_variable(r)]
         self.results: list[Any] = []
 
     def variable(self) -> Any:
@@ -110,7 +112,7 @@ def set_array(view: View) -> None:
 
 def add_variable(view: View) -> None:
     """Attach a new Variable."""
-    _put(view, graphs.new_variable(view.source))
+    _put(view, graphs.new_variable(view.source, view.palette))
 
 
 def add_node(view: View) -> None:
@@ -132,7 +134,7 @@ def untie(view: View) -> None:
     if place is None:
         return
     child = dict(children(place[0]))[place[1]]
-    if isinstance(child, nnx.Variable):
+    if WEFT.is_variable(child):
         copy = type(child)(child.value, **dict(WEFT.metadata(child)))
         graphs.set_item(*place, copy)
 
@@ -168,7 +170,14 @@ def set_metadata(view: View) -> None:
 
 def set_container(view: View) -> None:
     """Set a pytree that may hold any object of the graph."""
-    _put(view, graphs.pytree(view.source, view.refs, random.Random(0)))
+    _put(view, graphs.pytree(view.source, view.refs, random.Random(0), view.palette))
+
+
+def mark(view: View) -> None:
+    """Change which attributes of a node are data, where the node keeps books about that."""
+    node = view.node()
+    if isinstance(node, Shed):
+        node.mark(view.source.pick(((), graphs.NAMES, ("a", "b", "0"))))
 
 
 def return_value(view: View) -> None:
@@ -204,15 +213,18 @@ NEEDS_NODE: tuple[Callable[[View], None], ...] = (
 )
 
 
-def run(root: Any, source: Source, steps: int = 6) -> list[Any]:
+def run(
+    root: Any, source: Source, palette: graphs.Palette = graphs.OWN, steps: int = 6
+) -> list[Any]:
     """Run a program on a graph in place; gives what the program returns."""
     results: list[Any] = []
     for _ in range(steps):
         if source.dry:
             break
-        view = View(root, source)
+        view = View(root, source, palette)
         moves = list(NEEDS_VARIABLE) if view.variables else []
         moves += NEEDS_NODE if view.nodes else ()
+        moves += [mark] if view.nodes and palette is graphs.MIXED else ()
         moves += [return_object] if view.refs else ()
         if not moves:
             break

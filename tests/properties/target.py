@@ -1,7 +1,8 @@
 """What the fuzzer checks of one input. Needs no fuzzer: the tests run the corpus through it.
 
 The bytes say what graph to build, what a program does to it, and how its pickle is damaged. The
-engine must agree with the oracle wherever that has an answer, and otherwise raise an exception.
+first of them says whether objects of another library are among what the graph is made of. The engine
+must agree with the oracle wherever that has an answer, and otherwise raise an exception.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tests.reference.kinds import WEFT
 from tests.reference.model import first_difference, walk
 from weft import _core
 
-from .graphs import Graph, build
+from .dispatch import check_dispatch
+from .graphs import MIXED, OWN, Graph, Palette, build, build_argument
 from .outcome import assert_same_leaves, assert_same_outcome, pickled
 from .programs import run
 from .source import Source
@@ -43,12 +45,12 @@ def check_rebuild(graph: Graph) -> None:
     assert not {id(ref) for ref in ours.refs} & {id(ref) for ref in theirs.refs}
 
 
-def check_update(lifted: Graph, plain: Graph, program: bytes) -> None:
+def check_update(lifted: Graph, plain: Graph, program: bytes, palette: Palette) -> None:
     """A program's effects, taken from stand-ins and applied to the originals, are the program's."""
-    expected = run(plain.root, Source(program))
+    expected = run(plain.root, Source(program), palette)
     flat = _core.flatten(lifted.root)
     inner_root, inner = _core.unflatten(flat.graphdef, flat.leaves)
-    result = run(inner_root, Source(program))
+    result = run(inner_root, Source(program), palette)
     effects, out = _core.trace_effects(inner, flat.graphdef, flat.leaves, result, True)
     seen = _core.apply_effects(effects, flat.refs, flat.leaves, out)
     assert_same_outcome(lifted, seen, plain, expected)
@@ -101,10 +103,17 @@ def check(data: bytes) -> None:
     if len(data) < 4:
         return
     cut = len(data) * (data[0] % 4 + 1) // 6
+    palette = MIXED if data[0] >= 128 else OWN
     shape, program = data[1 : 1 + cut], data[1 + cut :]
-    graph = build(Source(shape))
-    flat = check_walk(graph, build(Source(shape), shuffle=len(data)))
+
+    def fresh(shuffle: int | None = None) -> Graph:
+        return build(Source(shape), shuffle=shuffle, palette=palette)
+
+    graph = fresh()
+    flat = check_walk(graph, fresh(shuffle=len(data)))
     check_rebuild(graph)
     check_pickle(flat.graphdef)
     check_damaged_pickle(flat.graphdef, Source(program))
-    check_update(build(Source(shape)), build(Source(shape)), program)
+    check_update(fresh(), fresh(), program, palette)
+    lifted, plain = (build_argument(Source(shape), palette) for _ in range(2))
+    check_dispatch(lifted, plain, program, palette)

@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import weft as nnx
 
-from .model import Kinds, NodeKind
+from .model import Kinds, NodeKind, VariableKind
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
 _registered: dict[type, NodeKind] = {}
+_variables: dict[type, VariableKind] = {}
 
 
 def teach(cls: type, kind: NodeKind) -> None:
     """Tell the oracle of a user-registered node type."""
     _registered[cls] = kind
+
+
+def teach_variable(cls: type, kind: VariableKind) -> None:
+    """Tell the oracle of another library's Variable type."""
+    _variables[cls] = kind
 
 
 def _assign_attributes(node: Any, children: list[tuple[Hashable, Any]]) -> None:
@@ -67,11 +73,25 @@ def _assign_variable(variable: Any, value: Any, metadata: Any) -> None:
     variable._metadata = dict(metadata)
 
 
-WEFT = Kinds(
-    node_kind=_node_kind,
-    is_variable=lambda value: isinstance(value, nnx.Variable),
+_own = VariableKind(
     metadata=lambda variable: variable._metadata,
     value=lambda variable: variable.raw_value,
-    create_variable=lambda cls, value, metadata: cls(value, **metadata),
-    assign_variable=_assign_variable,
+    create=lambda cls, value, metadata: cls(value, **metadata),
+    assign=_assign_variable,
+)
+
+
+def _variable_kind(cls: type) -> VariableKind:
+    return _variables.get(cls, _own)
+
+
+WEFT = Kinds(
+    node_kind=_node_kind,
+    is_variable=lambda value: isinstance(value, nnx.Variable) or type(value) in _variables,
+    metadata=lambda variable: _variable_kind(type(variable)).metadata(variable),
+    value=lambda variable: _variable_kind(type(variable)).value(variable),
+    create_variable=lambda cls, value, metadata: _variable_kind(cls).create(cls, value, metadata),
+    assign_variable=lambda variable, value, metadata: _variable_kind(type(variable)).assign(
+        variable, value, metadata
+    ),
 )

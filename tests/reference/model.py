@@ -94,13 +94,28 @@ class NodeKind:
     """How nodes of one type are read and written.
 
     `children` gives keys and values in any order, `meta` the static remainder, `create` an empty
-    node, `assign` makes the given ones its only children.
+    node, `assign` makes the given ones its only children. Numbers below a child that `is_data` are
+    leaves, `assign_meta` is for nodes whose static remainder may change, and `shown` gives a key as
+    paths have it.
     """
 
     children: Callable[[Any], Iterable[tuple[Hashable, Any]]]
     meta: Callable[[Any], Hashable]
     create: Callable[[type, Hashable], Any]
     assign: Callable[[Any, list[tuple[Hashable, Any]]], None]
+    is_data: Callable[[Any, Hashable], bool] = lambda _node, _key: False
+    assign_meta: Callable[[Any, Hashable], None] = lambda _node, _meta: None
+    shown: Callable[[Hashable], Hashable] = lambda key: key
+
+
+@dataclasses.dataclass(frozen=True)
+class VariableKind:
+    """How Variables of one type are read, made and written."""
+
+    metadata: Callable[[Any], Mapping[str, Any]]
+    value: Callable[[Any], Any]
+    create: Callable[[type, Any, Mapping[str, Any]], Any]
+    assign: Callable[[Any, Any, Mapping[str, Any]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,10 +261,7 @@ def walk(root: Any, kinds: Kinds) -> Walk:
         result.leaf_refs.append(ref)
         return len(result.leaves) - 1
 
-    def items(children: Iterable[tuple[Hashable, Any]], path: Path) -> Any:
-        return tuple((key, visit(child, (*path, key))) for key, child in children)
-
-    def visit(value: Any, path: Path) -> Expr:
+    def visit(value: Any, path: Path, data: bool = False) -> Expr:
         if id(value) in seen:
             return Ref(seen[id(value)])
         if kinds.is_variable(value):
@@ -260,14 +272,17 @@ def walk(root: Any, kinds: Kinds) -> Walk:
         if kind is not None:
             ref = meet(value, path)
             children = dict(kind.children(value))
-            ordered = [(key, children[key]) for key in canonical(children)]
-            return Node(ref, type(value), Static(kind.meta(value)), items(ordered, path))
-        if is_array(value):
+            items = tuple(
+                (key, visit(children[key], (*path, kind.shown(key)), kind.is_data(value, key)))
+                for key in canonical(children)
+            )
+            return Node(ref, type(value), Static(kind.meta(value)), items)
+        if is_array(value) or (data and type(value) in (bool, int, float, complex)):
             return Leaf(leaf(value, path, -1))
         level = one_level(value)
         if level is None:
             return Static(value)
-        return Tree(level[1], items(level[0], path))
+        return Tree(level[1], tuple((k, visit(child, (*path, k), data)) for k, child in level[0]))
 
     result.root = visit(root, ())
     return result
@@ -319,11 +334,12 @@ def realize(
                 return leaves[index]
             case Ref(ref) | Cell(ref):
                 return made[ref]
-            case Node(ref, _, _, items):
+            case Node(ref, _, meta, items):
                 children = [(key, fill(child)) for key, child in items]
                 kind = kinds.node_kind(made[ref])
                 assert kind is not None
                 kind.assign(made[ref], children)
+                kind.assign_meta(made[ref], meta.value)
                 return made[ref]
             case Tree(treedef, items):
                 return jax.tree_util.tree_unflatten(treedef, [fill(child) for _, child in items])

@@ -1,0 +1,159 @@
+"""Objects of other libraries, which weft can only watch: they change in place, and behind its back."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+import weft as nnx
+from tests.properties.outsiders import Ledger, Memory, Rack, Shed, Tank
+
+from .test_reentrancy import Trigger
+
+
+def make() -> Shed:
+    shed = Shed(("rate",))
+    shed.tank = Tank(jnp.ones(2), note="x")
+    shed.inner = Rack()
+    shed.inner.other = Tank(jnp.zeros(3))
+    shed.rate = 0.5
+    shed.entries = Ledger({"again": shed.tank})
+    return shed
+
+
+@nnx.jit
+def step(shed: Shed) -> Any:
+    shed.tank.value = shed.tank.value + shed.rate
+    return shed.inner.other.value.sum()
+
+
+def test_hot_calls_leave_memory_and_references_flat() -> None:
+    shed = make()
+    for _ in range(10):
+        step(shed)
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(2_000):
+        step(shed)
+    gc.collect()
+    assert len(gc.get_objects()) <= before + 10
+    assert step._counts["cold"] <= 2
+    assert shed.tank.value.tolist() == [1006.0, 1006.0]
+
+
+@pytest.mark.parametrize("call", [nnx.split, step], ids=["split", "jit"])
+def test_metadata_that_refer_to_a_model_do_not_keep_it_alive(call: Any) -> None:
+    """Metadata are remembered to compare them quickly; what leads to a model is not."""
+
+    class Mine(Shed):
+        def hook(self) -> None:
+            """Something for metadata to hold."""
+
+    shed: Any = Mine(("rate",))
+    shed.tank, shed.inner, shed.rate = Tank(jnp.ones(2)), make().inner, 0.5
+    shed.tank.note = shed.hook
+    call(shed)
+    watch = weakref.ref(shed)
+    del shed
+    step._clear_plans()
+    step.clear_cache()
+    gc.collect()
+    assert watch() is None
+
+
+def test_metadata_without_end_do_not_pile_up() -> None:
+    """Each kind of metadata there ever was is remembered, up to a number."""
+    shed = make()
+    for i in range(5_000):
+        shed.tank.note = f"note {i}"
+        nnx.graphdef(shed)
+    gc.collect()
+    before = len(gc.get_objects())
+    for i in range(5_000, 10_000):
+        shed.tank.note = f"note {i}"
+        nnx.graphdef(shed)
+    gc.collect()
+    assert len(gc.get_objects()) <= before + 100
+
+
+@pytest.mark.parametrize("moment", range(1, 8))
+@pytest.mark.parametrize("what", ["metadata", "marks"])
+def test_what_changes_while_guards_are_taken_is_seen_by_the_next_call(
+    what: str, moment: int
+) -> None:
+    shed = make()
+    shed.trigger = Trigger()
+    calls = 0
+
+    def change() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == moment and what == "metadata":
+            shed.tank.note = "y"
+        elif calls == moment:
+            shed.mark(())
+
+    seen = []
+
+    @nnx.jit
+    def look(shed: Shed) -> None:
+        seen.append((shed.tank.note, isinstance(shed.rate, float)))
+
+    shed.trigger.run = change
+    look(shed)
+    shed.trigger.run = None
+    look(shed)
+    look(shed)
+    assert seen[-1] == (shed.tank.note, "rate" not in shed._marks)
+
+
+def test_an_emptied_slot_is_an_error_that_changes_nothing() -> None:
+    shed = make()
+    expected = step(shed)
+    del shed.inner.other._held
+    with pytest.raises(AttributeError):
+        step(shed)
+    assert shed.tank.value.tolist() == [1.5, 1.5]
+    shed.inner.other.value = jnp.zeros(3)
+    assert step(shed) == expected
+
+
+def test_a_variable_without_metadata_or_trace_is_refused_and_nothing_changes() -> None:
+    shed = make()
+    shed.inner.other._notes = None
+    with pytest.raises(TypeError, match="must be a dict"):
+        step(shed)
+    shed.inner.other._notes = {}
+    assert shed.tank.value.tolist() == [1, 1]
+    del shed.tank._memory
+    with pytest.raises(AttributeError):
+        nnx.update(shed, nnx.state(shed))
+    shed.tank._memory = Memory()
+    step(shed)
+
+
+def test_values_that_cannot_be_leaves_are_refused_by_path() -> None:
+    shed = make()
+    shed.inner.other.value = Memory()
+    with pytest.raises(nnx.GraphError, match=r"shed\.inner\.other holds a memory"):
+        step(shed)
+    shed.inner.other.value = jnp.ones(3)
+    shed.inner.other.refused = "is not to be touched"
+    with pytest.raises(nnx.GraphError, match=r"shed\.inner\.other is not to be touched"):
+        step(shed)
+
+
+def test_changing_a_captured_variable_of_another_level_is_refused() -> None:
+    shed = make()
+
+    @nnx.jit
+    def inner(other: Shed) -> None:
+        nnx.update(shed, nnx.state(other))
+
+    with pytest.raises(nnx.TraceContextError, match="Cannot mutate 'Tank'"):
+        inner(make())
+    assert shed.tank.value.tolist() == [1, 1]
