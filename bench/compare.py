@@ -2,6 +2,9 @@
 
 Ratios to the row's base are compared, which a faster or busier machine changes little. A change counts if the
 quartiles of the two do not overlap and the medians are further apart than the threshold.
+
+The exit status is 0 where none of Weft's cases got slower, 1 where one did, 2 where the results have no case in
+common.
 """
 
 from __future__ import annotations
@@ -51,12 +54,22 @@ def _rows(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield suite, row
 
 
+# What was measured once has no quartiles; so much of it passes for noise.
+_UNKNOWN_SPREAD = 0.15
+
+
 def _low(case: dict[str, Any]) -> float:
-    return case.get("ratio_low", case["ratio"])
+    return case.get("ratio_low", case["ratio"] * (1 - _UNKNOWN_SPREAD))
 
 
 def _high(case: dict[str, Any]) -> float:
-    return case.get("ratio_high", case["ratio"])
+    return case.get("ratio_high", case["ratio"] * (1 + _UNKNOWN_SPREAD))
+
+
+def missing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Rows that were measured before and are not there any more."""
+    there = {(suite, row["name"]) for suite, row in _rows(new)}
+    return [row["name"] for suite, row in _rows(old) if (suite, row["name"]) not in there]
 
 
 def describe(found: list[Change]) -> str:
@@ -90,6 +103,10 @@ def main() -> int:
         )
     found = list(changes(old, new, options.threshold))
     print(describe(found))
+    if gone := missing(old, new):
+        print(f"only in the old results: {'; '.join(gone)}")
+    if not found:
+        return 2
     # Only Weft's own cases fail the comparison: peers may get slower as they please.
     slower = [c for c in found if c.beyond_noise and c.factor > 1 and c.case.startswith("weft")]
     return 1 if slower else 0

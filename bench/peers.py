@@ -40,12 +40,14 @@ class Case:
         step: runs one step on state that it keeps; returns what to wait for.
         values: all arrays of the state, in an order that depends on the model only.
         lower: the `jax.stages.Lowered` of the step, where the peer can tell.
+        profile: where the time of the step goes, for Weft's.
     """
 
     name: str
     step: Callable[[], Any]
     values: Callable[[], list[Any]]
     lower: Callable[[], Any] | None = None
+    profile: Callable[[], weft.Profile] | None = None
 
 
 def identity(array: Any) -> Any:
@@ -186,6 +188,7 @@ def weft_jit(model: TrainModel, *, donate: bool = False) -> Case:
         lambda: step(module, optimizer, x, y),
         lambda: jax.tree.leaves(weft.state(module)),
         lambda: step.lower(module, optimizer, x, y),
+        lambda: weft.profile(step, module, optimizer, x, y),
     )
 
 

@@ -46,31 +46,56 @@ def effort_of(options: argparse.Namespace) -> Any:
     from harness.timing import Effort
 
     if options.full:
-        return Effort(row_seconds=30, batch_seconds=0.05, min_rounds=15, max_rounds=200, full=True)
+        return Effort(
+            row_seconds=30,
+            batch_seconds=0.05,
+            min_rounds=15,
+            max_rounds=200,
+            far_rounds=8,
+            full=True,
+        )
     if options.smoke:
-        return Effort(row_seconds=0.2, batch_seconds=0.002, min_rounds=2, max_rounds=3)
-    return Effort(row_seconds=2, batch_seconds=0.02, min_rounds=5, max_rounds=60)
+        return Effort(
+            row_seconds=0.2,
+            batch_seconds=0.002,
+            batch_steps=2,
+            min_rounds=2,
+            max_rounds=3,
+            far_rounds=2,
+        )
+    return Effort(row_seconds=2, batch_seconds=0.008, min_rounds=9, max_rounds=100, far_rounds=4)
 
 
 def run_one(options: argparse.Namespace) -> None:
     """A suite in this process, its rows appended to a file as they come."""
     import suites
 
+    started = time.monotonic()
     with options.rows.open("a") as file:
         for row in suites.load(options.one)(effort_of(options)):
             file.write(json.dumps(dataclasses.asdict(row)) + "\n")
             file.flush()
-            print(f"    {row.name}", flush=True)
+            print(f"    {time.monotonic() - started:5.1f} s  {row.name}", flush=True)
 
 
-def run_suite(name: str, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def run_suite(
+    name: str, options: argparse.Namespace, seconds: float, compiled: str
+) -> dict[str, Any]:
     size = "--full" if options.full else "--smoke" if options.smoke else "--quick"
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    # Most of a run's time is compiling. What one suite has compiled, another that needs it, or a note that reads
+    # the program, takes from here; it is the same machine code.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": compiled,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    environment = {**os.environ, **cache, "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory() as folder:
         rows, log = Path(folder) / "rows.jsonl", Path(folder) / "log.txt"
         rows.touch()
         command = [sys.executable, str(HERE / "run.py"), size, "--one", name, "--rows", str(rows)]
         started = time.monotonic()
+        busy = _children_seconds()
         error = None
         with log.open("w") as output:
             try:
@@ -89,7 +114,19 @@ def run_suite(name: str, options: argparse.Namespace, seconds: float) -> dict[st
                 error = f"stopped after {seconds:.0f} s"
         taken = time.monotonic() - started
         found = [json.loads(line) for line in rows.read_text().splitlines()]
-    return {"rows": found, "error": error, "seconds": taken}
+    # Far less processor time than time tells that the machine was busy with other things.
+    return {
+        "rows": found,
+        "error": error,
+        "seconds": taken,
+        "cpu_seconds": _children_seconds() - busy,
+    }
+
+
+def _children_seconds() -> float:
+    """Processor time of all processes that were started from here and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def main() -> int:
@@ -113,21 +150,17 @@ def main() -> int:
         "machine": describe(),
         "suites": {},
     }
-    # The short run must end within ten minutes: the limit is shared out as the suites go.
     minutes = options.minutes or (9.5 if size != "full" else 240)
     deadline = time.monotonic() + 60 * minutes
-    for name in names:
-        left = deadline - time.monotonic()
-        print(f"{name} ({left:.0f} s left)", flush=True)
-        if left < 5:
-            results["suites"][name] = {"rows": [], "error": "no time left", "seconds": 0.0}
-            continue
-        results["suites"][name] = run_suite(
-            name, options, min(left, 200 if size != "full" else left)
-        )
-        # After each suite, so that an interrupted run leaves a report of what it measured.
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as compiled:
+        for place, name in enumerate(names):
+            left = deadline - time.monotonic()
+            seconds = suites.limit(left, names[place:])
+            print(f"{name} (at most {seconds:.0f} of {left:.0f} s left)", flush=True)
+            results["suites"][name] = run_suite(name, options, seconds, compiled)
+            # After each suite, so that an interrupted run leaves a report of what it measured.
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     write_report(results, options.out)
     failed = {name: suite["error"] for name, suite in results["suites"].items() if suite["error"]}
     for name, error in failed.items():

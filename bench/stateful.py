@@ -347,6 +347,7 @@ def weft_case(model: StatefulModel) -> Case:
         lambda: step(*objects, x),
         lambda: jax.tree.leaves([weft.state(node) for node in objects]),
         lambda: step.lower(*objects, x),
+        lambda: weft.profile(step, *objects, x),
     )
 
 

@@ -45,7 +45,8 @@ def figures(results: dict[str, Any]) -> dict[str, list[str]]:
     if rows("sweep"):
         found[TITLES["sweep"]] = [plots.leaf_counts(rows("sweep"))]
     for row in rows("breakdown"):
-        found[row["name"]] = [plots.phases(row)]
+        if all("dispatch" in case for case in row["cases"].values()):
+            found[row["name"]] = [plots.phases(row)]
     if rows("scaling"):
         found[TITLES["scaling"]] = [
             plots.growth(rows("scaling"), lambda case, _: case["us"] / 1e3, "ms"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from page.remaining import parts, remaining_costs
 from page.targets import targets
 from suites import SUITES, TITLES
 
@@ -23,7 +24,8 @@ def report(results: dict[str, Any]) -> str:
         f"Extension: {machine['build']}.",
         "",
         "Cases of one row run in turn in one process. A ratio is taken round by round between cases that ran next "
-        "to each other; shown are its median and, in brackets, its quartiles.",
+        "to each other; shown are its median and, in brackets, its quartiles. Added is the time over the row's "
+        "first case (the one whose ratio is 1), as a difference round by round.",
         "",
         "## Targets",
         "",
@@ -35,6 +37,8 @@ def report(results: dict[str, Any]) -> str:
             f"| {line.what} | {line.target} | {line.value} | {line.spread} | {_MARK[line.met]} |"
         )
     lines.append("")
+    for title, text in remaining_costs(results):
+        lines += [f"{title}: {text}", ""]
     for suite in SUITES:
         if suite in results["suites"]:
             lines += section(suite, results["suites"][suite])
@@ -58,8 +62,11 @@ def section(name: str, suite: dict[str, Any]) -> list[str]:
         lines += ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
         lines += ["| " + " | ".join(cells) + " |" for cells in body]
         lines.append("")
-        lines += [f"- {note}" for note in row["notes"]]
-        if row["notes"]:
+        notes = list(row["notes"])
+        if "profile" in row["extra"]:
+            notes.append(f"`weft.profile`: {parts(row['extra']['profile'])}")
+        lines += [f"- {note}" for note in notes]
+        if notes:
             lines.append("")
     return lines
 
@@ -88,7 +95,18 @@ def number(value: float) -> str:
 
 def _times(case: dict[str, Any]) -> list[str]:
     spread = f"[{number(case['us_low'])}, {number(case['us_high'])}]"
-    return [number(case["us"]), spread, _ratio(case)]
+    return [number(case["us"]), spread, _ratio(case), _added(case)]
+
+
+def _added(case: dict[str, Any]) -> str:
+    if "added_us" not in case:
+        return ""
+    low, middle, high = (case[key] for key in ("added_us_low", "added_us", "added_us_high"))
+    return f"{_signed(middle)} [{_signed(low)}, {_signed(high)}]"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.0f}" if abs(value) >= 100 else f"{value:+.2f}"
 
 
 def _tail(case: dict[str, Any]) -> list[str]:
@@ -103,7 +121,7 @@ def _phases(case: dict[str, Any]) -> list[str]:
     return [*map(number, parts), f"{100 * ours:.0f} %"]
 
 
-_TIMES = (["case", "µs", "quartiles", "ratio"], _times)
+_TIMES = (["case", "µs", "quartiles", "ratio", "added µs"], _times)
 # The first key that a case has decides how the row is shown.
 _LAYOUTS: dict[str, tuple[list[str], Any]] = {
     "dispatch": (["call", "verify", "gather", "dispatch", "scatter", "share of weft"], _phases),
@@ -130,8 +148,8 @@ _LAYOUTS: dict[str, tuple[list[str], Any]] = {
         ],
     ),
     "bytes": (["case", "bytes", "ratio"], lambda case: [f"{case['bytes']:.0f}", _ratio(case)]),
-    "fixed_us": (
-        ["case", "µs", "quartiles", "ratio", "over jax.jit (µs)"],
-        lambda case: [*_times(case), f"{case['fixed_us']:+.2f}"],
+    "added_us_best": (
+        ["case", "µs", "quartiles", "ratio", "added µs", "added µs, best batches"],
+        lambda case: [*_times(case), _signed(case["added_us_best"])],
     ),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 # Name -> module and function. Each suite runs in a process of its own; what the targets need comes first.
@@ -42,6 +42,21 @@ TITLES = {
     "memory": "Memory",
     "scaling": "Linear in the size of the graph",
 }
+
+
+# Seconds that a suite of the short run takes on two quiet cores.
+_SECONDS = dict.fromkeys(SUITES, 30)
+
+
+def limit(left: float, names: Sequence[str]) -> float:
+    """How long the first of these suites may run, so that the others get what they need.
+
+    An early suite may use up what is to spare, but not the time of later ones. Where there is not enough for
+    all, each gets its share.
+    """
+    needed = sum(_SECONDS[name] for name in names)
+    own = _SECONDS[names[0]]
+    return max(left - (needed - own), left * own / needed)
 
 
 def load(name: str) -> Callable[[Any], Iterator[Any]]:

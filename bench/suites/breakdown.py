@@ -1,9 +1,11 @@
-"""Where the time of a hot call goes: verify, gather, dispatch, scatter."""
+"""Where the time of a hot call goes: verify, gather, dispatch, scatter; and what JAX's own part is."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +14,13 @@ import models
 import peers
 import stateful
 import weft
-from harness.timing import Effort, Row
+from harness.timing import Effort, Row, interleave
 
 PHASES = ("verify", "gather", "dispatch", "scatter")
 
 
 def rows(effort: Effort) -> Iterator[Row]:
+    yield outputs_row(effort)
     row = Row(name="where the time of a hot call goes (µs)", base=peers.WEFT)
     calls = 400 if effort.full else 100
     for leaves in (1, 10, 100, 1000):
@@ -33,6 +36,35 @@ def rows(effort: Effort) -> Iterator[Row]:
     )
     row.rounds = calls
     yield row
+
+
+def outputs_row(effort: Effort) -> Row:
+    """Calls of `jax.jit` that compute next to nothing, with many arrays in and few or many out."""
+    count = 602
+    arrays = tuple(jnp.full((8, 8), i, jnp.float32) for i in range(count))
+
+    def first(xs: Any) -> Any:
+        # Touches each array, as JAX leaves out of the call what is not used.
+        return sum(x[0, 0] for x in xs)
+
+    def each(xs: Any) -> Any:
+        return tuple(x + 1 for x in xs)
+
+    few, many = jax.jit(first), jax.jit(each)
+    one_out, all_out = f"{count} arrays in, 1 out", f"{count} arrays in, {count} out"
+    row = interleave(
+        f"what `jax.jit` itself takes: `x + 1` for {count} arrays",
+        {one_out: lambda: few(arrays), all_out: lambda: many(arrays)},
+        replace(effort, max_rounds=3 * effort.max_rounds),
+        base=one_out,
+        leaves=count,
+    )
+    row.extra["us_per_output"] = row.cases[all_out]["added_us"] / (count - 1)
+    row.notes.append(
+        f"each array that comes out costs JAX {row.extra['us_per_output']:.1f} µs here, which every case with as "
+        "many outputs pays, hand-written ones too"
+    )
+    return row
 
 
 def _phases(step: object, args: tuple, calls: int) -> dict[str, float]:

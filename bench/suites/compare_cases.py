@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 from harness.timing import Effort, Row, interleave
-from peers import Case
+from peers import WEFT, Case
 
 # Compiling once more just to read the program is only worth it while it is small.
 _COMPILED_TEXT_LEAVES = 150
@@ -39,15 +40,18 @@ def compare_cases(
     """
     cases: dict[str, Case] = {}
     notes: list[str] = []
+    set_up: dict[str, float] = {}
     for peer, make in makers.items():
         if peer in slow and not effort.full:
             notes.append(f"{peer}: only in the full run")
             continue
+        started = time.perf_counter()
         try:
             case = make()
             # Some peers take their first step while they are set up.
             jax.block_until_ready(case.step())
             cases[peer] = case
+            set_up[peer] = time.perf_counter() - started
         except Exception as error:
             notes.append(f"{peer}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
             traceback.print_exc()
@@ -61,6 +65,9 @@ def compare_cases(
         name, {peer: case.step for peer, case in cases.items()}, effort, base=base, leaves=leaves
     )
     row.notes = notes
+    row.extra["set_up_seconds"] = set_up
+    if WEFT in cases and cases[WEFT].profile is not None:
+        row.extra["profile"] = cases[WEFT].profile().as_dict()
     return row
 
 

@@ -32,7 +32,7 @@ def train_rows(effort: Effort) -> Iterator[Row]:
 
 
 def large_train_rows(effort: Effort) -> Iterator[Row]:
-    slow = (*_SLOW_AT_SCALE, peers.HAND_DONATED, peers.WEFT_DONATED)
+    slow = (*_SLOW_AT_SCALE, peers.FLAX_GRAPH, peers.HAND_DONATED, peers.WEFT_DONATED)
     yield train_row(models.mlp(250), effort, slow)
 
 

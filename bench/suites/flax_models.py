@@ -15,6 +15,7 @@ from harness.timing import Effort, Row
 from peers import (
     FLAX_CACHED,
     FLAX_PARTIAL,
+    FLAX_TREE,
     HAND_FLAT,
     HAS_FLAX,
     WEFT,
@@ -26,6 +27,10 @@ from suites.compare_cases import compare_cases
 
 # The models are those whose training the tests compare step by step.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+
+# Each mode of flax takes ten seconds to trace and compile such a model; these are never the quickest.
+_SLOW_AT_SCALE = (FLAX_TREE, FLAX_CACHED)
 
 
 def rows(effort: Effort) -> Iterator[Row]:
@@ -42,7 +47,12 @@ def rows(effort: Effort) -> Iterator[Row]:
     }.items():
         leaves = len(jax.tree.leaves(weft.state(list(training.make()))))
         yield compare_cases(
-            f"flax model, {name}", makers(training), effort, base=HAND_FLAT, leaves=leaves
+            f"flax model, {name}",
+            makers(training),
+            effort,
+            base=HAND_FLAT,
+            leaves=leaves,
+            slow=_SLOW_AT_SCALE if leaves > 150 else (),
         )
 
 
@@ -93,6 +103,7 @@ def through_weft(training: Any) -> Case:
         lambda: step(*objects, *batch),
         lambda: jax.tree.leaves(weft.state(list(objects))),
         lambda: step.lower(*objects, *batch),
+        lambda: weft.profile(step, *objects, *batch),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -67,13 +68,17 @@ def import_rows(effort: Effort) -> Iterator[Row]:
     rounds = 9 if effort.full else 4
     for turn in range(rounds + 1):
         for name, statement in statements.items():
+            # Peers take seconds; in the short run two turns of theirs tell enough.
+            if turn > 2 and not effort.full and "weft" not in statement:
+                continue
             taken = _child(_IMPORT.format(statement=statement))
             # The first turn may write bytecode.
             if turn:
                 seconds[name].append(taken)
     row = Row(name="import, after jax", base="import weft", rounds=rounds)
     for name in statements:
-        row.cases[name] = summary(seconds[name], seconds["import weft"])
+        own = seconds["import weft"][: len(seconds[name])]
+        row.cases[name] = summary(seconds[name], own)
     yield row
 
 
@@ -90,17 +95,17 @@ def memory_rows(effort: Effort) -> Iterator[Row]:
     row = Row(
         name="memory per Variable (bytes, without its array)",
         base="types.SimpleNamespace",
-        rounds=3,
+        rounds=3 if effort.full else 1,
     )
     found = {
-        name: sorted(_child(_MEMORY.format(setup=setup, make=make)) for _ in range(3))
+        name: sorted(_child(_MEMORY.format(setup=setup, make=make)) for _ in range(row.rounds))
         for name, (setup, make) in kinds.items()
     }
     for name, values in found.items():
         row.cases[name] = {
-            "bytes": values[1],
+            "bytes": statistics.median(values),
             "bytes_low": values[0],
-            "bytes_high": values[2],
-            "ratio": values[1] / found["types.SimpleNamespace"][1],
+            "bytes_high": values[-1],
+            "ratio": statistics.median(values) / statistics.median(found["types.SimpleNamespace"]),
         }
     yield row

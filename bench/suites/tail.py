@@ -19,12 +19,12 @@ _CURVE = (*range(0, 100, 5), 99, 99.5, 99.9, 99.95, 100)
 
 
 def rows(effort: Effort) -> Iterator[Row]:
-    model = models.mlp(50, width=4, batch=1)
+    model = models.mlp(50)
     steps = 20_000 if effort.full else 2_000 if effort.max_rounds > 3 else 50
     slower = max(50, steps // 20)
-    names = [peers.HAND_FLAT, peers.HAND_NESTED, peers.WEFT, peers.FLAX_GRAPH]
+    names = [peers.HAND_FLAT, peers.WEFT, peers.FLAX_GRAPH]
     if effort.full:
-        names += [peers.FLAX_PARTIAL, peers.EQUINOX]
+        names += [peers.HAND_NESTED, peers.FLAX_PARTIAL, peers.EQUINOX]
     makers = peers.makers(names)
     row = Row(name="latency of single steps, MLP of 50 blocks", base=peers.HAND_FLAT, leaves=602)
     times: dict[str, list[float]] = {}
@@ -42,7 +42,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     done = 0
     for _ in range(turns):
         # On a busy machine the short run makes do with fewer steps.
-        if not effort.full and time.perf_counter() - started > 20 * effort.row_seconds:
+        if not effort.full and time.perf_counter() - started > 15 * effort.row_seconds:
             break
         done += 1
         for name, case in cases.items():
@@ -70,7 +70,8 @@ def rows(effort: Effort) -> Iterator[Row]:
         }
     base = row.cases[peers.HAND_FLAT]["us"]
     for case in row.cases.values():
-        case["ratio"] = case["us"] / base
+        for quantity in ("", "_low", "_high"):
+            case[f"ratio{quantity}"] = case[f"us{quantity}"] / base
     row.rounds = done
     row.notes.append(
         "collections: how often each generation of the garbage collector ran during that peer's steps"
