@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import re
-import time
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ def compare_cases(
     base: str,
     leaves: int,
     slow: tuple[str, ...] = (),
+    threads: int = 2,
 ) -> Row:
     """One row. A peer that fails is named in the row's notes and does not stop the others.
 
@@ -37,21 +38,23 @@ def compare_cases(
         base: the peer that ratios are against.
         leaves: array leaves of the state.
         slow: peers left out unless the effort is full.
+        threads: how many peers are traced and compiled at a time.
     """
     cases: dict[str, Case] = {}
     notes: list[str] = []
-    set_up: dict[str, float] = {}
-    for peer, make in makers.items():
-        if peer in slow and not effort.full:
-            notes.append(f"{peer}: only in the full run")
-            continue
-        started = time.perf_counter()
+    chosen = {peer: make for peer, make in makers.items() if effort.full or peer not in slow}
+    notes += [f"{peer}: only in the full run" for peer in makers if peer not in chosen]
+    # Most of this is XLA compiling on one core.
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = {
+            peer: pool.submit(_first_step, make)
+            for peer, make in chosen.items()
+            # The mode of flax is a setting of the process.
+            if threads > 1 and not peer.startswith("flax")
+        }
+    for peer, make in chosen.items():
         try:
-            case = make()
-            # Some peers take their first step while they are set up.
-            jax.block_until_ready(case.step())
-            cases[peer] = case
-            set_up[peer] = time.perf_counter() - started
+            cases[peer] = ahead[peer].result() if peer in ahead else _first_step(make)
         except Exception as error:
             notes.append(f"{peer}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
             traceback.print_exc()
@@ -65,10 +68,16 @@ def compare_cases(
         name, {peer: case.step for peer, case in cases.items()}, effort, base=base, leaves=leaves
     )
     row.notes = notes
-    row.extra["set_up_seconds"] = set_up
     if WEFT in cases and cases[WEFT].profile is not None:
         row.extra["profile"] = cases[WEFT].profile().as_dict()
     return row
+
+
+def _first_step(make: Callable[[], Case]) -> Case:
+    """Some peers take this step while they are set up."""
+    case = make()
+    jax.block_until_ready(case.step())
+    return case
 
 
 def agreement_notes(makers: Mapping[str, Callable[[], Case]], steps: int = 3) -> list[str]:

@@ -24,11 +24,16 @@ _SLOW_AT_SCALE = (
 def train_rows(effort: Effort) -> Iterator[Row]:
     small = models.mlp(5)
     row = train_row(small, effort)
-    row.notes += agreement_notes(makers_for(small))
+    row.notes += agreement_of(row, makers_for(small))
     yield row
     yield train_row(models.mlp(50), effort)
     slow = (peers.FLAX_TREE, peers.FLAX_CACHED, peers.HAND_DONATED, peers.WEFT_DONATED)
     yield train_row(models.transformer(8 if effort.full else 2), effort, slow)
+
+
+def agreement_of(row: Row, makers: dict[str, Callable[[], peers.Case]]) -> list[str]:
+    """Among the peers that could take part; a note names the others already."""
+    return agreement_notes({name: make for name, make in makers.items() if name in row.cases})
 
 
 def large_train_rows(effort: Effort) -> Iterator[Row]:
@@ -81,5 +86,5 @@ def stateful_row(model: stateful.StatefulModel, effort: Effort, slow: tuple[str,
     if not model.pure:
         row.notes.append("equinox has no mutable state: left out")
     if leaves <= (200 if effort.full else 50):
-        row.notes += agreement_notes(makers)
+        row.notes += agreement_of(row, makers)
     return row

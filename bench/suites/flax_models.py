@@ -53,6 +53,8 @@ def rows(effort: Effort) -> Iterator[Row]:
             base=HAND_FLAT,
             leaves=leaves,
             slow=_SLOW_AT_SCALE if leaves > 150 else (),
+            # All of them run flax's code while they are traced.
+            threads=1,
         )
 
 
