@@ -23,7 +23,7 @@ from project import requirements
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
-COPIED = ("tests", "docs", "examples", "README.md", "pyproject.toml")
+COPIED = ("tests", "docs", "examples", "bench", "README.md", "pyproject.toml")
 SECTIONS = ("runtime", "test", "examples")
 """What is installed beside weft, so that no test is skipped for want of a library."""
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "make", "zig")

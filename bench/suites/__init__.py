@@ -51,7 +51,7 @@ _SECONDS = {
     "warm": 10,
     "eager": 14,
     "tracing": 30,
-    "flax": 70,
+    "flax": 75,
     "training-large": 90,
     "tail": 30,
     "imports": 20,

@@ -29,15 +29,13 @@ from suites.compare_cases import compare_cases
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 
-# Each mode of flax takes ten seconds to trace and compile such a model; these are never the quickest.
-_SLOW_AT_SCALE = (FLAX_TREE, FLAX_CACHED)
-
-
 def rows(effort: Effort) -> Iterator[Row]:
     if not HAS_FLAX:
         return
     from tests.integrations import flax_models as models
 
+    # Each mode of flax takes up to ten seconds to trace and compile one of these; the short run leaves out those that
+    # are never the quickest.
     for name, training in {
         "actor-critic of 44 modules": models.actor_critic(senses=44, width=2),
         "transformer": models.transformer(width=4, depth=2),
@@ -52,7 +50,7 @@ def rows(effort: Effort) -> Iterator[Row]:
             effort,
             base=HAND_FLAT,
             leaves=leaves,
-            slow=_SLOW_AT_SCALE if leaves > 150 else (),
+            slow=(FLAX_TREE, FLAX_CACHED) if leaves > 150 else (FLAX_TREE,),
             # All of them run flax's code while they are traced.
             threads=1,
         )
