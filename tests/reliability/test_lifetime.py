@@ -6,6 +6,7 @@ import copy
 import gc
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -144,6 +145,61 @@ def test_a_dropped_function_frees_what_it_knew() -> None:
     gc.collect()
     assert watched() is None
     assert gone() is None
+
+
+def retraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Jitted, and called before with another structure: why it is traced again is written down."""
+    jitted = nnx.jit(function)
+    jitted(nnx.Dict(other=nnx.Param(jnp.ones(3)), w=nnx.Param(jnp.ones(4))), jnp.ones(4))
+    return jitted
+
+
+LIFTS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "jit": nnx.jit,
+    "retraced": retraced,
+    "grad": nnx.grad,
+    "remat": nnx.remat,
+    "vmap": lambda function: (
+        lambda model, x: nnx.vmap(function, in_axes=(None, 0), state_axes={...: None})(
+            model, x[None]
+        )
+    ),
+    "scan": lambda function: (
+        lambda model, x: nnx.scan(
+            lambda carry, m, y: (carry + function(m, y), None),
+            in_axes=(nnx.Carry, None, 0),
+            out_axes=(nnx.Carry, 0),
+        )(jnp.zeros(()), model, x[None])
+    ),
+    "cond": lambda function: lambda model, x: nnx.cond(True, function, function, model, x),
+    "eval_shape": lambda function: lambda model, x: nnx.eval_shape(function, model, x),
+    "jit of grad": lambda function: nnx.jit(lambda model, x: nnx.grad(function)(model, x)),
+}
+
+
+class Plain(nnx.Module):
+    """Without a cycle."""
+
+    def __init__(self) -> None:
+        self.w = nnx.Param(jnp.full(4, 7.0))
+
+
+def loss_with(captured: Plain) -> Callable[..., Any]:
+    """A function that closes over a model."""
+    return lambda model, x: (model.w.value * captured.w.value * x).sum()
+
+
+@pytest.mark.parametrize("lift", LIFTS.values(), ids=LIFTS)
+def test_what_a_dropped_function_closed_over_is_freed(lift: Any) -> None:
+    captured, model = Plain(), Plain()
+    watched = [weakref.ref(captured), weakref.ref(captured.w.value)]
+    lifted = lift(loss_with(captured))
+    lifted(model, jnp.ones(4))
+    lifted(model, jnp.ones(4))
+    del lifted, captured
+    jax.clear_caches()
+    gc.collect()
+    assert [ref() for ref in watched] == [None, None]
 
 
 def test_clearing_jaxs_caches_costs_a_compilation_and_nothing_else() -> None:

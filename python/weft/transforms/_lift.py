@@ -19,6 +19,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -74,9 +75,24 @@ def function_name(function: Function) -> str:
     return getattr(function, "__name__", None) or type(function).__name__
 
 
-@functools.lru_cache(maxsize=512)
+# Weak, since a function may be all that keeps a model alive.
+_parameters_of: WeakKeyDictionary[Function, tuple[tuple[str, ...], str | None]] = (
+    WeakKeyDictionary()
+)
+
+
 def _parameters(function: Function) -> tuple[tuple[str, ...], str | None]:
     """Names of the positional parameters, and of the one that takes the rest."""
+    try:
+        known = _parameters_of.get(function)
+    except TypeError:  # unhashable, or cannot be referred to weakly
+        return _read_parameters(function)
+    if known is None:
+        known = _parameters_of[function] = _read_parameters(function)
+    return known
+
+
+def _read_parameters(function: Function) -> tuple[tuple[str, ...], str | None]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -89,10 +105,7 @@ def _parameters(function: Function) -> tuple[tuple[str, ...], str | None]:
 
 def parameter_name(function: Function, position: int) -> str:
     """What the author of `function` calls its positional argument number `position`."""
-    try:
-        names, rest = _parameters(function)
-    except TypeError:  # unhashable callable
-        names, rest = (), None
+    names, rest = _parameters(function)
     if position < len(names):
         return names[position]
     if rest is not None:
