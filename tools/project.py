@@ -9,8 +9,13 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def _pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def version() -> str:
@@ -21,9 +26,14 @@ def version() -> str:
     return found[1]
 
 
+def test_sources() -> list[str]:
+    """What tests of an installed wheel need from the source tree."""
+    return _pyproject()["tool"]["cibuildwheel"]["test-sources"]
+
+
 def requirements(section: str) -> list[str]:
     """Requirements of one section, with `weft[a,b]` replaced by those of its extras."""
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pyproject = _pyproject()
     project = pyproject["project"]
     sections = {
         "build": [*pyproject["build-system"]["requires"], "cmake>=3.21", "ninja"],

@@ -19,11 +19,10 @@ from pathlib import Path
 
 from commands import output, run, run_retrying
 from interpreters import find_interpreter
-from project import requirements
+from project import requirements, test_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
-COPIED = ("tests", "docs", "examples", "bench", "README.md", "pyproject.toml")
 SECTIONS = ("runtime", "test", "examples")
 """What is installed beside weft, so that no test is skipped for want of a library."""
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "make", "zig")
@@ -97,7 +96,7 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
     run(python, "-m", "pip", "check", cwd=scratch, env=env)
     env["PATH"] = bare_path(scratch)
 
-    for name in COPIED:
+    for name in test_sources():
         source, target = ROOT / name, scratch / name
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
