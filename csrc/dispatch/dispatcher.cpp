@@ -268,7 +268,8 @@ nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &t
   int64_t called = timed ? now() : 0;
   Returned returned(*plan, std::move(object));
   returned.list(frame.outputs);
-  nb::object result = apply_effects(*nb::inst_ptr<Effects>(returned.effects), frame.refs, frame.leaves, frame.outputs);
+  nb::object result = apply_effects(*nb::inst_ptr<Effects>(returned.effects), frame.refs, frame.leaves, frame.outputs,
+                                    frame.known_top_level);
   if (timed) {
     timings.leaves_in = frame.leaves.size();
     timings.leaves_out = frame.outputs.size();

@@ -68,6 +68,7 @@ void CallFrame::clear() {
   outputs.clear();
   owned_leaves.clear();
   refs.clear();
+  known_top_level = false;
 }
 
 bool Plan::guard_foreign(Guards &guards, const GraphDef &def, uint32_t r, PyObject *object, const Layout &layout) {
@@ -77,6 +78,8 @@ bool Plan::guard_foreign(Guards &guards, const GraphDef &def, uint32_t r, PyObje
   guard.layout = &layout;
   if (def.refs[r].kind == Kind::Variable) {
     guard.metadata = layout.snapshot(object);
+    guard.trace = layout.trace.get(object);
+    if (!layout.owner(object, true).is(settings().top_trace)) guards.foreign_at_top_level = false;
     return walked != nullptr ? guard.metadata->matches(walked) : guard.metadata->entries.empty();
   }
   nb::object dict = py::instance_dict(object);
@@ -84,13 +87,28 @@ bool Plan::guard_foreign(Guards &guards, const GraphDef &def, uint32_t r, PyObje
   return layout.marks(dict.ptr()).ptr() == walked;
 }
 
-bool Plan::guard_order(Guards &guards, const GraphDef &def, uint32_t r, PyObject *object, const Layout *layout) {
-  guards.orders[r] = key_order(py::instance_dict(object).ptr(), layout);
-  PyObject *walked = def.constant(def.refs[r].keys), *now = guards.orders[r]->sorted.ptr();
-  if (py::tuple_size(now) != py::tuple_size(walked)) return false;
-  for (Py_ssize_t i = 0; i < py::tuple_size(now); ++i) {
-    if (py::tuple_item(now, i) != py::tuple_item(walked, i)) return false;
+bool Plan::guard_attributes(Guards &guards, const GraphDef &def, uint32_t r, PyObject *object, const Layout *layout) {
+  const RefDef &ref = def.refs[r];
+  auto order = key_order(py::instance_dict(object).ptr(), layout);
+  PyObject *keys = def.constant(ref.keys);
+  if (py::tuple_size(order->sorted.ptr()) != static_cast<Py_ssize_t>(ref.n_children)) return false;
+  for (uint32_t i = 0; i < ref.n_children; ++i) {
+    if (py::tuple_item(order->sorted.ptr(), i) != py::tuple_item(keys, i)) return false;
   }
+  for (size_t i = 0; i < order->inserted.size(); ++i) {
+    AttributeCheck check{order->inserted[i].ptr(), nullptr, kNone};
+    if (order->rank[i] != kNone) {
+      check.item = def.child_items[ref.children + order->rank[i]];
+      const Item &item = def.items[check.item];
+      if (item.op == Op::Ref) check.expected = guards.addresses[item.n];
+      if (item.op == Op::Static) check.expected = def.constant(item.constant);
+      if (item.op == Op::None) check.expected = Py_None;
+    } else if (check.name == layout->marks_name.ptr()) {
+      check.expected = guards.foreign[r].marks.ptr();
+    }
+    guards.attributes.push_back(check);
+  }
+  guards.orders.push_back(std::move(order));
   return true;
 }
 
@@ -114,14 +132,14 @@ void Plan::remember(const Flat &flat) {
       if (def.constant_kinds[i] != ConstantKind::Static || !is_unstable_static(def.constants[i].ptr())) continue;
       fresh.unstable.emplace_back(i, static_hash(def.constants[i].ptr()));
     }
-    fresh.orders.assign(def.n_refs(), nullptr);
+    for (const nb::object &reference : flat.refs) fresh.addresses.push_back(reference.ptr());
     for (uint32_t r = 0; r < def.n_refs(); ++r) {
-      PyObject *object = flat.refs[r].ptr();
-      fresh.addresses.push_back(object);
+      PyObject *object = fresh.addresses[r];
       const Layout *layout = node_type(def.ref_type(r))->layout.get();
       // Code that ran since the walk, or another thread, may have changed the object: then nothing is guarded.
-      bool as_walked = def.refs[r].kind != Kind::Object || guard_order(fresh, def, r, object, layout);
-      if (layout != nullptr) as_walked = guard_foreign(fresh, def, r, object, *layout) && as_walked;
+      bool as_walked = layout == nullptr || guard_foreign(fresh, def, r, object, *layout);
+      if (def.refs[r].kind == Kind::Object) as_walked = guard_attributes(fresh, def, r, object, layout) && as_walked;
+      fresh.attributes_end.push_back(static_cast<uint32_t>(fresh.attributes.size()));
       fresh.complete = fresh.complete && as_walked;
     }
     guard_scalars(fresh, def, flat.leaves);
@@ -192,22 +210,26 @@ bool Plan::match_references(const GraphDef &def, CallFrame &frame) const {
     const RefDef &ref = def.refs[r];
     PyObject *object = guards_.addresses[r];
     if (reinterpret_cast<PyObject *>(Py_TYPE(object)) != def.constants[ref.type].ptr()) return false;
-    if (kForeign && guards_.foreign[r].layout != nullptr) {
-      bool is_variable = ref.kind == Kind::Variable;
-      if (!(is_variable ? match_foreign_variable(def, r, frame) : match_foreign_attributes(def, r, frame)))
-        return false;
-    } else if (ref.kind == Kind::Variable) {
+    const bool is_foreign = kForeign && guards_.foreign[r].layout != nullptr;
+    if (ref.kind == Kind::Object) {
+      // The object keeps its dict alive, and nothing runs Python until the frame owns what it gathered.
+      PyObject *dict = is_foreign ? py::instance_dict(object).ptr() : as_node(object)->dict;
+      if (!match_attributes(def, r, dict, frame)) return false;
+    } else if (is_foreign) {
+      if (!match_foreign_variable(def, r, frame)) return false;
+    } else {
       VariableCell *cell = as_cell(object);
       if (cell->metadata != def.constant(ref.extra)) return false;
       frame.leaves[ref.leaf] = cell->value;
-    } else if (!match_attributes(def, r, frame)) {
-      return false;
     }
   }
   return true;
 }
 
-void Plan::gather(CallFrame &frame) const { frame.own(guards_.addresses); }
+void Plan::gather(CallFrame &frame) const {
+  frame.own(guards_.addresses);
+  frame.known_top_level = guards_.foreign_at_top_level;
+}
 
 bool Plan::match_arguments(const GraphDef &def, const Arguments &arguments, CallFrame &frame) const {
   for (size_t i = 0; i < arguments.n_positional; ++i) {
@@ -231,43 +253,21 @@ bool Plan::match_foreign_variable(const GraphDef &def, uint32_t r, CallFrame &fr
   PyObject *object = guards_.addresses[r];
   PyObject *metadata = guard.layout->metadata.peek(object), *value = guard.layout->value.peek(object);
   if (metadata == nullptr || value == nullptr || !PyDict_Check(metadata)) return false;
+  if (guard.layout->trace.peek(object) != guard.trace.ptr()) return false;
   frame.leaves[def.refs[r].leaf] = value;
   return guard.metadata->matches(metadata);
 }
 
-bool Plan::match_attributes(const GraphDef &def, uint32_t r, CallFrame &frame) const {
-  const RefDef &ref = def.refs[r];
-  const KeyOrder &order = *guards_.orders[r];
-  // The object keeps its dict alive, and nothing runs Python until the frame owns what it gathered.
-  PyObject *dict = as_node(guards_.addresses[r])->dict;
-  if (dict == nullptr) return ref.n_children == 0;
-  if (py::dict_size(dict) != static_cast<Py_ssize_t>(ref.n_children)) return false;
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  for (uint32_t i = 0; i < ref.n_children; ++i) {
-    if (!PyDict_Next(dict, &position, &key, &value) || key != order.inserted[i].ptr()) return false;
-    if (!match(def, def.child_items[ref.children + order.rank[i]], value, frame)) return false;
-  }
-  return true;
-}
-
-bool Plan::match_foreign_attributes(const GraphDef &def, uint32_t r, CallFrame &frame) const {
-  const RefDef &ref = def.refs[r];
-  const KeyOrder &order = *guards_.orders[r];
-  const ForeignGuard &guard = guards_.foreign[r];
-  // The object keeps its dict alive, as above.
-  nb::object dict = py::instance_dict(guards_.addresses[r]);
-  size_t count = order.inserted.size();
-  if (py::dict_size(dict.ptr()) != static_cast<Py_ssize_t>(count)) return false;
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  for (size_t i = 0; i < count; ++i) {
-    if (!PyDict_Next(dict.ptr(), &position, &key, &value) || key != order.inserted[i].ptr()) return false;
-    if (order.rank[i] != kNone) {
-      if (!match(def, def.child_items[ref.children + order.rank[i]], value, frame)) return false;
-    } else if (key == guard.layout->marks_name.ptr() && value != guard.marks.ptr()) {
-      return false;
-    }
+bool Plan::match_attributes(const GraphDef &def, uint32_t r, PyObject *dict, CallFrame &frame) const {
+  const AttributeCheck *check = guards_.attributes.data() + (r == 0 ? 0 : guards_.attributes_end[r - 1]);
+  const AttributeCheck *end = guards_.attributes.data() + guards_.attributes_end[r];
+  if (dict == nullptr) return check == end;
+  if (py::dict_size(dict) != end - check) return false;
+  PyObject *name = nullptr, *value = nullptr;
+  for (Py_ssize_t position = 0; check != end; ++check) {
+    if (!PyDict_Next(dict, &position, &name, &value) || name != check->name) return false;
+    if (value == check->expected) continue;
+    if (check->item == kNone ? check->expected != nullptr : !match(def, check->item, value, frame)) return false;
   }
   return true;
 }

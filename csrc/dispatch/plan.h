@@ -24,6 +24,7 @@ struct CallFrame {
   std::vector<nb::object> owned_leaves;
   std::vector<nb::object> refs;
   std::vector<PyObject *> outputs;  // borrowed from what the compiled function returned
+  bool known_top_level = false;     // the guards say that other libraries' Variables were all made outside transforms
   void own(const std::vector<PyObject *> &references);
   void take(Flat &&flat);
   void clear();
@@ -60,18 +61,26 @@ class Plan {
   template <bool kForeign>
   bool match_references(const GraphDef &def, CallFrame &frame) const;
   bool match_foreign_variable(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
-  bool match_foreign_attributes(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
-  bool match_attributes(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
+  bool match_attributes(const GraphDef &def, uint32_t ref, PyObject *dict, CallFrame &frame) const;
   bool match(const GraphDef &def, uint32_t at, PyObject *value, CallFrame &frame) const;
   bool may_be_scalar(const GraphDef &def, uint32_t at) const;
   bool match_container(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
   bool match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
 
-  // What is compared of another library's Variable or node. The marks object is held: it is bookkeeping, and holding it
-  // makes its address mean something.
+  // An attribute, in the order they were set: its name, the object it must be, and the expression that tells of others
+  // whether they will do, or kNone. Bookkeeping that is free to change expects nothing.
+  struct AttributeCheck {
+    PyObject *name;
+    PyObject *expected;
+    uint32_t item;
+  };
+
+  // What is compared of another library's Variable or node. The marks and what remembers a Variable's trace are
+  // bookkeeping; holding them makes their addresses mean something.
   struct ForeignGuard {
     const Layout *layout = nullptr;
     std::shared_ptr<const Snapshot> metadata;
+    nb::object trace;
     nb::object marks;
   };
 
@@ -79,8 +88,11 @@ class Plan {
   struct Guards {
     bool complete = false;
     std::vector<PyObject *> addresses;
-    std::vector<std::shared_ptr<const KeyOrder>> orders;   // attribute order of each node
+    std::vector<AttributeCheck> attributes;                // of all nodes, by reference
+    std::vector<uint32_t> attributes_end;                  // where those of each reference end
+    std::vector<std::shared_ptr<const KeyOrder>> orders;   // keep the names alive
     std::vector<ForeignGuard> foreign;                     // by reference; empty if all are weft's
+    bool foreign_at_top_level = true;                      // none of their Variables was made inside a transform
     std::vector<bool> scalars;                             // leaves that were numbers; empty if none was
     std::vector<std::pair<uint32_t, Py_hash_t>> unstable;  // constants whose type can change in place
     std::vector<uint32_t> argument_items;                  // expression of each positional argument
@@ -88,7 +100,8 @@ class Plan {
     nb::object keyword_names;
   };
   // Each false if `object` is no longer what `def` says.
-  static bool guard_order(Guards &guards, const GraphDef &def, uint32_t ref, PyObject *object, const Layout *layout);
+  static bool guard_attributes(Guards &guards, const GraphDef &def, uint32_t ref, PyObject *object,
+                               const Layout *layout);
   static bool guard_foreign(Guards &guards, const GraphDef &def, uint32_t ref, PyObject *object, const Layout &layout);
   static void guard_scalars(Guards &guards, const GraphDef &def, const std::vector<nb::object> &leaves);
 

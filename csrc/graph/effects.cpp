@@ -179,7 +179,8 @@ void scatter_values(const Effects &effects, const std::vector<nb::object> &refs,
 
 // True if every changed Variable was made outside any transform and receives a concrete array, which a transform would
 // not have produced: asking JAX for the current trace costs more than looking.
-bool surely_top_level(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &out_leaves) {
+bool surely_top_level(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &out_leaves,
+                      bool known_top_level) {
   const Settings &s = settings();
   auto *concrete = reinterpret_cast<PyTypeObject *>(s.concrete_array.ptr());
   const GraphDef &after = effects.after_def();
@@ -189,7 +190,7 @@ bool surely_top_level(const Effects &effects, const std::vector<nb::object> &ref
     const LeafOrigin &origin = effects.origins[after.refs[r].leaf];
     const Layout *layout = layouts != nullptr ? layouts[i] : nullptr;
     if (layout != nullptr) {
-      if (!layout->owner(refs[r].ptr(), true).is(s.top_trace)) return false;
+      if (!known_top_level && !layout->owner(refs[r].ptr(), true).is(s.top_trace)) return false;
     } else if (as_cell(refs[r].ptr())->trace != s.top_trace.ptr()) {
       return false;
     }
@@ -504,11 +505,11 @@ nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const 
 }
 
 nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &in_leaves,
-                         const LeafSource &out_leaves) {
+                         const LeafSource &out_leaves, bool known_top_level) {
   if (refs.size() != effects.n_known() || out_leaves.size() != effects.n_out()) {
     throw nb::value_error("apply_effects: wrong number of references or output leaves");
   }
-  if (effects.values_only() && surely_top_level(effects, refs, out_leaves)) {
+  if (effects.values_only() && surely_top_level(effects, refs, out_leaves, known_top_level)) {
     return apply_values(effects, refs, in_leaves, out_leaves);
   }
   nb::object trace = current_trace();

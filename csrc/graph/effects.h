@@ -67,9 +67,10 @@ Effects &effects_of(nb::handle object);
 nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const LeafSource &in_leaves,
                          nb::handle result, const std::vector<bool> &keep, std::vector<nb::object> &outputs);
 
-// Scatters into the caller's objects and returns the result: all of it, or nothing and an exception.
+// Scatters into the caller's objects and returns the result: all of it, or nothing and an exception. Other libraries'
+// Variables are not asked where they were made if `known_top_level` says that it was outside any transform.
 nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &in_leaves,
-                         const LeafSource &out_leaves);
+                         const LeafSource &out_leaves, bool known_top_level = false);
 
 void bind_effects(nb::module_ &m);
 

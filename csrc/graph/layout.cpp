@@ -1,5 +1,6 @@
 #include "graph/layout.h"
 
+#include <cstring>
 #include <unordered_map>
 
 #include "graph/node_types.h"
@@ -58,17 +59,21 @@ Slot::Slot(const nb::object &type, const nb::object &name)
   }
   get_ = reinterpret_cast<descrgetfunc>(PyType_GetSlot(kind, Py_tp_descr_get));
   set_ = reinterpret_cast<descrsetfunc>(PyType_GetSlot(kind, Py_tp_descr_set));
+  offset_ = find_offset(descriptor_.attr("__objclass__"));
 }
 
-PyObject *Slot::peek(PyObject *object) const {
-  PyObject *value = get_(descriptor_.ptr(), object, reinterpret_cast<PyObject *>(Py_TYPE(object)));
-  if (value == nullptr) {
-    PyErr_Clear();
-    return nullptr;
+// Neither ABI tells where a descriptor's slot lies in an instance, so one is filled and looked for.
+size_t Slot::find_offset(const nb::object &type) const {
+  nb::object probe = bare_instance(reinterpret_cast<PyTypeObject *>(type.ptr())), mark = py::checked(PyList_New(0));
+  set(probe.ptr(), mark.ptr());
+  auto size = nb::cast<size_t>(type.attr("__basicsize__"));
+  for (size_t at = sizeof(PyObject); at + sizeof(PyObject *) <= size; at += sizeof(PyObject *)) {
+    PyObject *found = nullptr;
+    std::memcpy(&found, reinterpret_cast<char *>(probe.ptr()) + at, sizeof found);
+    if (found == mark.ptr()) return at;
   }
-  // The slot holds another reference.
-  Py_DECREF(value);
-  return value;
+  PyErr_Format(PyExc_TypeError, "%R does not keep its slot %R in its instances", type.ptr(), descriptor_.ptr());
+  throw nb::python_error();
 }
 
 nb::object Slot::get(PyObject *object) const {

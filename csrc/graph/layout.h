@@ -10,15 +10,17 @@
 
 namespace weft {
 
-// A `__slots__` member of a class, through its descriptor: neither reading nor writing runs Python. Invariant: once
-// bound, `descriptor_` is a member descriptor.
+// A `__slots__` member of a class: neither reading nor writing runs Python. Invariant: once bound, `descriptor_` is a
+// member descriptor, and instances of its class keep the slot at `offset_`.
 class Slot {
  public:
   Slot() = default;
   Slot(const nb::object &type, const nb::object &name);
 
-  // Borrowed from `object`; null if the slot is empty.
-  PyObject *peek(PyObject *object) const;
+  // Borrowed from `object`, an instance of the class; null if the slot is empty.
+  PyObject *peek(PyObject *object) const {
+    return *reinterpret_cast<PyObject **>(reinterpret_cast<char *>(object) + offset_);
+  }
   // Owned; an empty slot is an AttributeError.
   nb::object get(PyObject *object) const;
   // What was there before is released at once: hold it where its destructor must not run.
@@ -27,9 +29,12 @@ class Slot {
   bool is_bound() const { return descriptor_.is_valid(); }
 
  private:
+  size_t find_offset(const nb::object &type) const;
+
   nb::object descriptor_;
   descrgetfunc get_ = nullptr;
   descrsetfunc set_ = nullptr;
+  size_t offset_ = 0;
 };
 
 // The content of a dict that its owner may change in place, as it was. Invariant: `entries` points at what `dict`,

@@ -8,7 +8,7 @@ nobody else pays for it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
@@ -111,22 +111,20 @@ _described: WeakKeyDictionary[type[Any], Description] = WeakKeyDictionary()
 
 def adapt(kind: type[Any]) -> Description | None:
     """What an adapter says about a type; None for types of no library that has one."""
-    adapter = _adapter_of(kind)
-    if adapter is None:
-        return None
-    description = adapter.describe(kind)
-    if description is not None:
-        _described[kind] = description
-    return description
-
-
-def _adapter_of(kind: type[Any]) -> Any:
-    for base in kind.__mro__:
-        module = base.__module__
-        root = module.partition(".")[0] if isinstance(module, str) else ""
-        if root in _ADAPTERS:
-            return importlib.import_module(_ADAPTERS[root])
+    for adapter in _adapters_of(kind):
+        description = adapter.describe(kind)
+        if description is not None:
+            _described[kind] = description
+            return description
     return None
+
+
+def _adapters_of(kind: type[Any]) -> Iterator[Any]:
+    """The adapters of all libraries that a type descends from: a user's class may not be of the first."""
+    roots = (str(base.__module__).partition(".")[0] for base in kind.__mro__)
+    for root in dict.fromkeys(roots):
+        if root in _ADAPTERS:
+            yield importlib.import_module(_ADAPTERS[root])
 
 
 def description_of(kind: type[Any]) -> Description | None:
@@ -136,5 +134,6 @@ def description_of(kind: type[Any]) -> Description | None:
 
 def adapt_filter(filter: Any) -> Any:
     """A filter object of another library as weft's of the same meaning, other callables unchanged."""
-    adapter = _adapter_of(type(filter))
-    return filter if adapter is None else adapter.adapt_filter(filter)
+    for adapter in _adapters_of(type(filter)):
+        filter = adapter.adapt_filter(filter)
+    return filter
