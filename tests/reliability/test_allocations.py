@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import pytest
 
 import weft as nnx
+from tests.properties.outsiders import Rack, Tank
 from tests.reference.kinds import WEFT
 from tests.reference.model import walk
 from weft import _core
 
 from .faults import Model, change, predicate
 from .record import Record
+from .test_described_objects import make, step
 
 pytestmark = pytest.mark.skipif(
     not hasattr(_core, "_fail_allocation"),
@@ -300,6 +302,34 @@ def test_user_code_and_failing_allocations() -> None:
         Job(lambda: _core.trace_effects(inner, flat.graphdef, flat.leaves, None, True)),
     ):
         assert survive_every_failure(job, model) > 0
+    assert survive_applying(effects, flat, out, model) > 10
+
+
+def test_described_objects_and_failing_allocations() -> None:
+    """Another library's objects: their metadata, marks and slots, and calls that guard them."""
+    shed = make()
+    flat = _core.flatten(shed)
+    root, inner = _core.unflatten(flat.graphdef, flat.leaves)
+    root.tank.value = root.tank.value + 1
+    root.tank.note, root.inner.other.note = "changed", "new"
+    root.mark(("entries",))
+    root.fresh, root.late = Tank(jnp.ones(2)), Rack(("a",))
+    del root.entries
+    effects, out = _core.trace_effects(inner, flat.graphdef, flat.leaves, root.tank, True)
+    state = nnx.state(shed)
+    for job in (
+        Job(lambda: _core.flatten(shed).graphdef == flat.graphdef),
+        Job(lambda: nnx.merge(*nnx.split(shed))),
+        Job(lambda: nnx.update(shed, state)),
+        Job(lambda: _core.trace_effects(inner, flat.graphdef, flat.leaves, root, True)),
+        Job(lambda: step(shed), lambda: nnx.update(shed, state)),
+    ):
+        assert survive_every_failure(job, shed) > 0
+    assert survive_applying(effects, flat, out, shed) > 10
+
+
+def survive_applying(effects: _core.Effects, flat: _core.Flat, out: Any, model: Any) -> int:
+    """Apply effects with each allocation failing, until none does; returns how many there are."""
     n = 0
     unreached = False
     while not unreached:
@@ -314,4 +344,4 @@ def test_user_code_and_failing_allocations() -> None:
         else:
             unreached = _core._fail_allocation(0)
             assert unreached
-    assert n > 10
+    return n

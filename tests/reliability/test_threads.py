@@ -14,6 +14,9 @@ import pytest
 
 import weft as nnx
 
+from .test_described_objects import make as described
+from .test_described_objects import step as described_step
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -129,6 +132,43 @@ def test_a_thread_that_changes_the_model_causes_errors_at_most() -> None:
         thread.join()
     step(model)
     nnx.merge(*nnx.split(model))
+
+
+def test_a_thread_that_changes_described_objects_causes_errors_at_most() -> None:
+    """Another library's objects change in place, even where weft's own would be copied."""
+    shed = described()
+    described_step(shed)
+    stop = threading.Event()
+
+    def disturb() -> None:
+        i = 0
+        while not stop.is_set():
+            i += 1
+            with contextlib.suppress(Exception):
+                shed.tank.note = str(i % 3)
+                shed.mark(("rate",) if i % 2 else ())
+                if i % 3 == 0:
+                    shed.extra = i % 2
+                    del shed.extra
+                if i % 5 == 0:
+                    del shed.tank._notes["note"]
+                shed.entries.entries["again"] = (shed.tank, shed.inner.other)[i % 2]
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            with contextlib.suppress(ValueError, TypeError, RuntimeError, KeyError, AttributeError):
+                nnx.merge(*nnx.split(shed)) if i % 4 == 0 else described_step(shed)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        in_threads(work, 8)
+    finally:
+        stop.set()
+        thread.join()
+    shed.mark(("rate",))
+    described_step(shed)
+    nnx.merge(*nnx.split(shed))
 
 
 def test_racing_first_calls_all_succeed() -> None:
