@@ -7,9 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 from hypothesis import example, given
 
 import weft as nnx
+from tests.reference.kinds import WEFT
+from tests.reference.model import walk
 
 from .graphs import build_argument
 from .outcome import assert_same_outcome
@@ -112,3 +115,44 @@ def test_programs_run_twice_through_one_jitted_function(data: bytes, program: by
     twin = build_argument(Source(data))
     plain = build_argument(Source(data))
     assert_same_outcome(twin, jitted(twin.root), plain, run(plain.root, Source(program), steps=3))
+
+
+def doubled(root: Any, program: bytes) -> None:
+    """What loops may do, whose carry keeps its structure, shapes and dtypes: new values."""
+    variables = [ref for ref in walk(root, WEFT).refs if isinstance(ref, nnx.Variable)]
+    for choice in program if variables else b"":
+        variable = variables[choice % len(variables)]
+        variable.value = variable.value * 2 + 1
+
+
+LOOPS: dict[str, Callable[[Callable[[Any], None], Any], Any]] = {
+    "scan": lambda body, root: nnx.scan(
+        lambda root, _: (body(root), (root, None))[1],
+        in_axes=(nnx.Carry, 0),
+        out_axes=(nnx.Carry, 0),
+    )(root, jnp.zeros(3))[0],
+    "fori_loop": lambda body, root: nnx.fori_loop(0, 3, lambda _, r: (body(r), r)[1], root),
+    "while_loop": lambda body, root: nnx.while_loop(
+        lambda carry: carry[1] < 3,
+        lambda carry: (body(carry[0]), (carry[0], carry[1] + 1))[1],
+        (root, jnp.zeros((), jnp.int32)),
+    )[0],
+    "switch": lambda body, root: nnx.switch(
+        1, [lambda r: r, lambda r: (body(r), body(r), body(r), r)[3]], root
+    ),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+@compiling(16)
+@given(graph_bytes, program_bytes)
+def test_values_in_loops(loop: Any, data: bytes, program: bytes) -> None:
+    plain, lifted = build_argument(Source(data)), build_argument(Source(data))
+    for graph in (plain, lifted):
+        for ref in walk(graph.root, WEFT).refs:
+            if isinstance(ref, nnx.Variable):
+                ref.value = jnp.asarray(ref.value, jnp.float32)
+    for _ in range(3):
+        doubled(plain.root, program[:6])
+    seen = loop(lambda root: doubled(root, program[:6]), lifted.root)
+    assert_same_outcome(lifted, seen, plain, plain.root)
