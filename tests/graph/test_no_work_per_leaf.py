@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,11 +27,13 @@ def python_calls(function: Callable[[], Any]) -> int:
         nonlocal count
         count += event == "call"
 
+    gc.disable()  # what other tests left behind may run Python when it is collected
     sys.setprofile(profiler)
     try:
         function()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count
 
 

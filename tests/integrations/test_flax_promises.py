@@ -17,6 +17,8 @@ from flax import nnx
 
 from tests.integrations.flax_models import add, listed
 
+# Why a growing number of arrays says nothing about weft: a program of jax alone shows it.
+ABORTED = "jax keeps the constants of a trace that an exception ends"
 HAS_DATA_NUMBERS = hasattr(nnx, "List")
 
 
@@ -156,6 +158,7 @@ def test_an_error_leaves_everything_as_it_was() -> None:
     add(counter.count, 1.0)
 
 
+@pytest.mark.others_keep("array", reason=ABORTED)
 def test_a_captured_variable_cannot_be_changed() -> None:
     counter = Counter()
 
@@ -168,6 +171,7 @@ def test_a_captured_variable_cannot_be_changed() -> None:
     assert value(counter.count) == 0.0
 
 
+@pytest.mark.others_keep("array", reason=ABORTED)
 def test_writing_back_at_another_level_is_an_error() -> None:
     counter = Counter()
     inner = weft.jit(lambda counter: add(counter.count, 1.0))

@@ -158,6 +158,9 @@ def test_donated_state_comes_back() -> None:
     assert model(X).shape == (3, 2)
 
 
+@pytest.mark.others_keep(
+    "Dispatcher", reason="flax keeps the classes of modules, and so their methods"
+)
 def test_methods_and_other_entrances_of_a_jitted_function() -> None:
     class Model(nnx.Module):
         def __init__(self) -> None:
