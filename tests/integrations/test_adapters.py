@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
 import pytest
 
 import weft
+from weft import _adapters
 from weft._adapters import adapt
 
 nnx: Any = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
@@ -56,6 +58,19 @@ def test_subclasses_in_other_modules_are_known_and_other_types_are_not() -> None
     assert adapt(nnx.Variable).counterpart is weft.Variable
     assert adapt(dict) is None
     assert adapt(weft.Module) is None
+
+
+def test_an_adapter_that_knows_nothing_of_a_type_leaves_it_to_those_of_its_bases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    silent = SimpleNamespace(describe=lambda kind: None, adapt_filter=lambda filter: filter)
+    monkeypatch.setitem(sys.modules, "silent_adapter", silent)
+    monkeypatch.setitem(_adapters._ADAPTERS, __name__.partition(".")[0], "silent_adapter")
+
+    class Mine(nnx.Module):
+        pass
+
+    assert adapt(Mine).kind == "node"
 
 
 def test_a_flax_type_cannot_be_registered_again() -> None:
