@@ -37,7 +37,7 @@ def main() -> None:
         f"-max_len={options.max_len}",
         f"-artifact_prefix={artifacts}/",
         "-len_control=5",
-        "-timeout=20",
+        "-timeout=120",
         "-rss_limit_mb=4096",
         "-print_final_stats=1",
         str(options.corpus),
