@@ -46,21 +46,21 @@ TITLES = {
 
 # Seconds that a suite of the short run takes on two quiet cores.
 _SECONDS = {
-    "training": 95,
-    "one-leaf": 8,
-    "warm": 10,
-    "eager": 14,
-    "tracing": 30,
-    "flax": 75,
+    "training": 88,
+    "one-leaf": 11,
+    "warm": 14,
+    "eager": 20,
+    "tracing": 25,
+    "flax": 115,
     "training-large": 90,
-    "tail": 30,
+    "tail": 36,
     "imports": 20,
-    "memory": 8,
-    "breakdown": 12,
+    "memory": 10,
+    "breakdown": 14,
     "state": 30,
     "sweep": 40,
     "scaling": 30,
-    "transforms": 20,
+    "transforms": 27,
 }
 
 

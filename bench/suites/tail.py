@@ -42,7 +42,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     done = 0
     for _ in range(turns):
         # On a busy machine the short run makes do with fewer steps.
-        if not effort.full and time.perf_counter() - started > 15 * effort.row_seconds:
+        if not effort.full and time.perf_counter() - started > 8 * effort.row_seconds:
             break
         done += 1
         for name, case in cases.items():

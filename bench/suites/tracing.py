@@ -16,7 +16,9 @@ from harness.timing import Effort, Row, interleave
 
 
 def rows(effort: Effort) -> Iterator[Row]:
-    model = models.mlp(50)
+    # Tracing takes time in proportion to the depth, which the short run has little of.
+    depth = 50 if effort.full else 20
+    model = models.mlp(depth)
     x, y = map(jnp.asarray, model.batch())
     tx = optax.adam(1e-3)
     tree = peers._hand_state(model, tx)
@@ -48,11 +50,11 @@ def rows(effort: Effort) -> Iterator[Row]:
 
             cases[mode] = by_flax
     row = interleave(
-        "tracing a training step, MLP of 50 blocks",
+        f"tracing a training step, {model.name}",
         cases,
         effort,
         base=peers.HAND_NESTED,
-        leaves=602,
+        leaves=12 * depth + 2,
     )
     row.notes.append("flax offers no trace(): lowering is in its time too")
     yield row
