@@ -46,21 +46,21 @@ TITLES = {
 
 # Seconds that a suite of the short run takes on two quiet cores.
 _SECONDS = {
-    "training": 88,
+    "training": 85,
     "one-leaf": 11,
     "warm": 14,
-    "eager": 20,
-    "tracing": 25,
-    "flax": 115,
-    "training-large": 90,
-    "tail": 36,
-    "imports": 20,
-    "memory": 10,
-    "breakdown": 14,
-    "state": 30,
-    "sweep": 40,
-    "scaling": 30,
-    "transforms": 27,
+    "eager": 19,
+    "tracing": 18,
+    "flax": 110,
+    "training-large": 82,
+    "tail": 30,
+    "imports": 22,
+    "memory": 8,
+    "breakdown": 12,
+    "state": 38,
+    "sweep": 42,
+    "scaling": 25,
+    "transforms": 22,
 }
 
 
