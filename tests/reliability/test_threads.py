@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -96,24 +97,40 @@ def test_one_shared_model_is_never_torn() -> None:
     assert 50 <= final.pop() <= 50 * THREADS
 
 
+@contextlib.contextmanager
+def changed_meanwhile(change: Callable[[int], None]) -> Iterator[None]:
+    """Another thread calls `change(1)`, `change(2)`, and so on until the block ends."""
+    stop = threading.Event()
+
+    def disturb() -> None:
+        for i in itertools.count(1):
+            if stop.is_set():
+                return
+            with contextlib.suppress(Exception):
+                change(i)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_a_thread_that_changes_the_model_causes_errors_at_most() -> None:
     step = nnx.jit(advance)
     model = Model()
     step(model)
-    stop = threading.Event()
 
-    def disturb() -> None:
-        i = 0
-        while not stop.is_set():
-            i += 1
-            with contextlib.suppress(Exception):
-                model.rate = i % 2
-                if i % 3 == 0:
-                    model.layers.append(nnx.Dict(w=nnx.Param(jnp.zeros(2))))
-                    model.layers.pop()
-                if i % 5 == 0:
-                    vars(model)["extra"] = i % 2
-                    del vars(model)["extra"]
+    def change(i: int) -> None:
+        model.rate = i % 2
+        if i % 3 == 0:
+            model.layers.append(nnx.Dict(w=nnx.Param(jnp.zeros(2))))
+            model.layers.pop()
+        if i % 5 == 0:
+            vars(model)["extra"] = i % 2
+            del vars(model)["extra"]
 
     def work(_: int) -> int:
         done = 0
@@ -123,13 +140,8 @@ def test_a_thread_that_changes_the_model_causes_errors_at_most() -> None:
                 done += 1
         return done
 
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    try:
+    with changed_meanwhile(change):
         in_threads(work, 8)
-    finally:
-        stop.set()
-        thread.join()
     step(model)
     nnx.merge(*nnx.split(model))
 
@@ -138,34 +150,24 @@ def test_a_thread_that_changes_described_objects_causes_errors_at_most() -> None
     """Another library's objects change in place, even where weft's own would be copied."""
     shed = described()
     described_step(shed)
-    stop = threading.Event()
 
-    def disturb() -> None:
-        i = 0
-        while not stop.is_set():
-            i += 1
-            with contextlib.suppress(Exception):
-                shed.tank.note = str(i % 3)
-                shed.mark(("rate",) if i % 2 else ())
-                if i % 3 == 0:
-                    shed.extra = i % 2
-                    del shed.extra
-                if i % 5 == 0:
-                    del shed.tank._notes["note"]
-                shed.entries.entries["again"] = (shed.tank, shed.inner.other)[i % 2]
+    def change(i: int) -> None:
+        shed.tank.note = str(i % 3)
+        shed.mark(("rate",) if i % 2 else ())
+        if i % 3 == 0:
+            shed.extra = i % 2
+            del shed.extra
+        if i % 5 == 0:
+            del shed.tank._notes["note"]
+        shed.entries.entries["again"] = (shed.tank, shed.inner.other)[i % 2]
 
     def work(i: int) -> None:
         for _ in range(20):
             with contextlib.suppress(ValueError, TypeError, RuntimeError, KeyError, AttributeError):
                 nnx.merge(*nnx.split(shed)) if i % 4 == 0 else described_step(shed)
 
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    try:
+    with changed_meanwhile(change):
         in_threads(work, 8)
-    finally:
-        stop.set()
-        thread.join()
     shed.mark(("rate",))
     described_step(shed)
     nnx.merge(*nnx.split(shed))
