@@ -268,3 +268,35 @@ def test_each_parameter_of_a_stack_shapes_how_it_is_made(kind, parameter, size):
     assert stack(state_axes={}, split_rngs=False).block.kernel.shape == (3, 3)
     with pytest.raises(ValueError, match="kernel is broadcast, but comes back"):
         stack(state_axes={})
+
+
+@pytest.mark.parametrize("order", [(1, True), (True, 1)])
+def test_equal_options_of_other_types_do_not_share_a_transform(order):
+    class Step(nnx.Module):
+        def __init__(self, rngs):
+            self.scale = nnx.Param(jnp.ones(()))
+
+        def __call__(self, x):
+            return jnp.sin(x) * self.scale, None
+
+    def program(unroll):
+        stack = nnx.Scan(Step, length=3, unroll=unroll)(nnx.Rngs(0))
+        return str(jax.make_jaxpr(lambda x: stack(x)[0])(1.0))
+
+    stacks = [program(unroll) for unroll in order]
+    assert ["unroll=1\n" in stack for stack in stacks] == [unroll is not True for unroll in order]
+
+
+def test_options_are_equal_if_they_mean_the_same():
+    by_filter = {nnx.Param: 0, nnx.Variable: None}
+    reverse = dict(reversed(by_filter.items()))
+    make = nnx.Vmap(nnx.Linear, axis_size=2, in_axes=(0, {"x": 1}), state_axes=by_filter)
+    again = nnx.Vmap(nnx.Linear, axis_size=2, in_axes=(0, {"x": 1}), state_axes={**by_filter})
+    assert (make, hash(make)) == (again, hash(again))
+    assert make != nnx.Vmap(nnx.Linear, axis_size=2, in_axes=(0, {"x": 1}), state_axes=reverse)
+    one, true = ({"nested": (value,)} for value in (1, True))
+    assert nnx.Vmap(Layer, transform_metadata=one) != nnx.Vmap(Layer, transform_metadata=true)
+    assert nnx.Scan(Layer, length=3) != nnx.Scan(Layer, length=3, unroll=True)
+    assert nnx.Jit(Layer, inline=True, keep_unused=False) == nnx.Jit(
+        Layer, keep_unused=False, inline=True
+    )

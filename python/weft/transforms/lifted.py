@@ -36,7 +36,11 @@ class Options:
         }
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Options) and self.arguments == other.arguments
+        if not isinstance(other, Options) or self.arguments.keys() != other.arguments.keys():
+            return False
+        return all(
+            _same_option(value, other.arguments[name]) for name, value in self.arguments.items()
+        )
 
     def __hash__(self) -> int:
         return hash(_hashable(self.arguments))
@@ -49,6 +53,21 @@ class Options:
 
 
 _MAPPINGS = frozenset({"state_axes", "transform_metadata"})
+
+
+def _same_option(a: Any, b: Any) -> bool:
+    """Whether two options mean the same.
+
+    That is stricter than ``==``: `unroll=True` is not `unroll=1`, and of two mappings from filters
+    the order counts, since the first filter that selects a leaf decides.
+    """
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Mapping):
+        a, b = tuple(a.items()), tuple(b.items())
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same_option, a, b))
+    return bool(a == b)
 
 
 def _hashable(value: Any) -> Hashable:
