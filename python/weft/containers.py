@@ -6,9 +6,10 @@ container (`_transparent_`). Every change checks the trace level first.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
-from typing import Any, Generic, SupportsIndex, TypeVar, overload
+from typing import Any, Generic, Self, SupportsIndex, TypeVar, overload
 
 from weft.module import Module
 
@@ -17,7 +18,19 @@ __all__ = ["Dict", "List", "Sequential"]
 A = TypeVar("A")
 
 
-class Dict(Module, MutableMapping[str, A]):
+class _Container(Module):
+    """What containers share: a shallow copy has the same items, but is a container of its own."""
+
+    _transparent_ = "_items"
+    _items: Any
+
+    def __copy__(self) -> Self:
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self), _items=copy.copy(self._items))
+        return made
+
+
+class Dict(_Container, MutableMapping[str, A]):
     """A mapping that is a graph node; items can also be reached as attributes.
 
     Args:
@@ -34,7 +47,6 @@ class Dict(Module, MutableMapping[str, A]):
     (2, ['a', 'b'], False)
     """
 
-    _transparent_ = "_items"
     _items: dict[str, A]
 
     @overload
@@ -103,7 +115,7 @@ class Dict(Module, MutableMapping[str, A]):
         del self[name]
 
 
-class List(Module, MutableSequence[A], Generic[A]):
+class List(_Container, MutableSequence[A], Generic[A]):
     """A list that is a graph node; its items have paths ``(0,)``, ``(1,)``, ….
 
     Args:
@@ -119,7 +131,6 @@ class List(Module, MutableSequence[A], Generic[A]):
     (1, [2, 3], 3)
     """
 
-    _transparent_ = "_items"
     _items: list[A]
 
     def __init__(self, items: Iterable[A] = (), /) -> None:

@@ -55,9 +55,11 @@ def _container_children(items: Any) -> Iterator[tuple[Hashable, Any]]:
 def _items_of(node: ObjectNode, key: Hashable) -> Any:
     """The plain container that holds the child `key`."""
     attributes = vars(node)
-    if key in attributes:
+    transparent = getattr(type(node), "_transparent_", None)
+    # An item may have the name of the attribute that holds the items, which is no child itself.
+    if key in attributes and key != transparent:
         return attributes
-    return attributes[getattr(type(node), "_transparent_", "")]
+    return attributes[transparent]
 
 
 def _set_child(node: ObjectNode, key: Any, value: Any) -> None:

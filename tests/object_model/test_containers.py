@@ -210,3 +210,35 @@ def test_sequential_is_a_list() -> None:
     model.append(lambda x: x + 1)
     assert model(-2) == 3
     assert isinstance(nnx.clone(model), nnx.Sequential)
+
+
+@pytest.mark.parametrize(
+    "container", [nnx.List([1]), nnx.Sequential(1)], ids=lambda c: type(c).__name__
+)
+def test_a_shallow_copy_of_a_list_has_items_of_its_own(container: nnx.List[Any]) -> None:
+    made = copy.copy(container)
+    made.append(2)
+    assert (type(made), list(made), list(container)) == (type(container), [1, 2], [1])
+
+
+def test_a_shallow_copy_of_a_dict_has_items_of_its_own() -> None:
+    d = nnx.Dict(w=nnx.Param(1.0))
+    made = copy.copy(d)
+    made.b = 2
+    del made.w
+    assert (list(made), list(d)) == (["b"], ["w"])
+    assert copy.copy(d).w is d.w
+
+
+def test_a_shallow_copy_keeps_other_attributes() -> None:
+    layers = nnx.List([1])
+    layers.name = "encoder"  # type: ignore[attr-defined]
+    assert copy.copy(layers).name == "encoder"  # type: ignore[attr-defined]
+
+
+def test_an_item_may_be_called_as_the_attribute_that_holds_the_items() -> None:
+    d: nnx.Dict[Any] = nnx.Dict({"_items": nnx.Param(1.0), "x": nnx.Param(2.0)})
+    popped = nnx.pop(d, nnx.PathContains("_items"))
+    assert (popped["_items"].value, list(d)) == (1.0, ["x"])
+    nnx.update(d, nnx.State({"x": 3.0}))
+    assert list(nnx.clone(d)) == ["x"]
