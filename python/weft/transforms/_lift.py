@@ -435,9 +435,17 @@ def as_arrays(leaves: Iterable[Any]) -> list[Any]:
     """Outputs that jax evaluated outside of a trace, as arrays with the dtypes that `jax.jit` gives them.
 
     There, `jax.checkpoint` and `checkify` return a value that does not depend on the arguments as
-    the number or the constant that their program holds, not as an array.
+    the number or the constant that their program holds, not as an array. An output may be a pytree,
+    as the value of a Variable may.
     """
-    return [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
+    return [
+        leaf if isinstance(leaf, jax.Array) else jax.tree_util.tree_map(_as_array, leaf)
+        for leaf in leaves
+    ]
+
+
+def _as_array(value: Any) -> Any:
+    return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
 class Bodies(Generic[T]):
