@@ -57,7 +57,7 @@ def _items_of(node: ObjectNode, key: Hashable) -> Any:
     attributes = vars(node)
     transparent = getattr(type(node), "_transparent_", None)
     # An item may have the name of the attribute that holds the items, which is no child itself.
-    if key in attributes and key != transparent:
+    if transparent is None or (key in attributes and key != transparent):
         return attributes
     return attributes[transparent]
 
