@@ -62,7 +62,7 @@ def insert_axis_name(metadata: Mapping[str, Any], index: int, name: str | None) 
     # A sharding may leave out trailing axes.
     names += [None] * (index - len(names))
     names.insert(index, name)
-    return {**metadata, "sharding": tuple(names)}
+    return {**metadata, "sharding": _with_names(sharding, names)}
 
 
 def drop_axis_name(metadata: Mapping[str, Any], index: int, name: str | None) -> dict[str, Any]:
@@ -82,7 +82,14 @@ def drop_axis_name(metadata: Mapping[str, Any], index: int, name: str | None) ->
             f"Give the Variable a sharding that has it, or another {PARTITION_NAME!r}."
         )
     del names[at]
-    return {**metadata, "sharding": tuple(names)}
+    return {**metadata, "sharding": _with_names(sharding, names)}
+
+
+def _with_names(sharding: Any, names: list[Any]) -> Any:
+    """A sharding with other axis names: a spec stays one, so that dropping undoes inserting."""
+    if isinstance(sharding, PartitionSpec):
+        return sharding.update(partitions=tuple(names))  # keeps what it says besides
+    return tuple(names)
 
 
 def _each_variable(tree: Any, change: Callable[[Any], None]) -> Any:

@@ -41,6 +41,24 @@ def test_partition_specs_come_from_metadata() -> None:
     assert specs.kernel.type is nnx.Param
 
 
+@pytest.mark.parametrize(
+    "sharding", [("layers", "x"), PartitionSpec("layers", "x")], ids=["tuple", "spec"]
+)
+def test_axis_names_come_and_go_without_a_trace(sharding: Any) -> None:
+    params = {nnx.PARTITION_NAME: "layers"}
+    stack = nnx.Dict(w=nnx.Param(jnp.ones((2, 3)), sharding=sharding))
+    before = nnx.graphdef(stack)
+    seen = []
+
+    def look(layer: nnx.Dict[Any]) -> None:
+        seen.append(layer.w.sharding)
+
+    nnx.vmap(look, transform_metadata=params)(stack)
+    assert (type(seen[0]), list(seen[0])) == (type(sharding), ["x"])
+    assert (type(stack.w.sharding), stack.w.sharding) == (type(sharding), sharding)
+    assert nnx.graphdef(stack) == before
+
+
 def test_partition_specs_of_a_state_are_those_of_its_objects() -> None:
     assert nnx.get_partition_spec(nnx.state(model())) == nnx.get_partition_spec(model())
 
