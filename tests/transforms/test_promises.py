@@ -290,3 +290,39 @@ def test_constants_come_back_as_the_arrays_that_jit_returns(outer):
         if isinstance(theirs, jax.Array):
             assert (ours.aval, ours.weak_type) == (theirs.aval, theirs.weak_type)
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("transform", "parameter"),
+    [
+        (nnx.jit, "fun"),
+        (nnx.grad, "f"),
+        (nnx.value_and_grad, "f"),
+        (nnx.remat, "f"),
+        (nnx.scan, "f"),
+        (nnx.vmap, "f"),
+        (nnx.pmap, "f"),
+        (nnx.shard_map, "f"),
+        (nnx.checkify, "f"),
+        (nnx.custom_vjp, "fun"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_function_can_be_passed_by_its_parameters_name(transform, parameter):
+    def function(x, y):
+        return x * y
+
+    options = {"mesh": jax.make_mesh((1,), ("x",)), "in_specs": None, "out_specs": None}
+    given = options if transform is nnx.shard_map else {}
+    made = transform(**{parameter: function}, **given)
+    assert made.__wrapped__ is function
+    assert type(made) is type(transform(function, **given))
+    with pytest.raises(TypeError, match=f"{transform.__name__} expects a function .* got 3"):
+        transform(**{parameter: 3}, **given)
+
+
+def test_a_misspelt_option_of_a_decorator_is_found_at_once():
+    with pytest.raises(TypeError, match="static_argnum"):
+        nnx.jit(static_argnum=1)
+    with pytest.raises(TypeError, match="fun"):
+        nnx.vmap(fun=lambda x: x)

@@ -50,21 +50,26 @@ class Transform(Protocol, Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Callable[[Function], R_co]: ...
 
 
-_MISSING: Any = object()
-
-
 def transform(define: Callable[Concatenate[Function, P], R_co]) -> Transform[P, R_co]:
-    """Let `define`, whose first parameter is a function, be used without it as a decorator."""
+    """Let `define`, whose first parameter is a function, be used without it as a decorator.
+
+    The function can be passed by position or by the parameter's name.
+    """
+    name = getattr(define, "__name__", "transform")
+    signature = inspect.signature(define)
+    first = next(iter(signature.parameters))
 
     @functools.wraps(define)
-    def wrapper(f: Any = _MISSING, *args: Any, **kwargs: Any) -> Any:
-        if f is _MISSING:
-            return functools.partial(wrapper, *args, **kwargs)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not args and first not in kwargs:
+            # A misspelt option is to be found here, not when the function is decorated.
+            signature.bind_partial(**kwargs)
+            return functools.partial(wrapper, **kwargs)
+        f = args[0] if args else kwargs[first]
         if not callable(f):
             raise TypeError(f"{name} expects a function as its first argument, got {f!r}.")
-        return define(f, *args, **kwargs)
+        return define(*args, **kwargs)
 
-    name = getattr(define, "__name__", "transform")
     return cast("Transform[P, R_co]", wrapper)
 
 
