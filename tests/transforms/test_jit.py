@@ -76,6 +76,61 @@ def test_static_and_donated_together_is_an_error() -> None:
         nnx.jit(lambda x: x, static_argnums=0, donate_argnums=0)
 
 
+@pytest.mark.parametrize("what", ["static", "donate"])
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        ({"argnums": 5}, r"_argnums=5 is out of range, scaled has 2 positional parameters"),
+        ({"argnums": (0, -3)}, r"_argnums=-3 is out of range"),
+        ({"argnums": 5, "argnames": "n"}, r"_argnums=5 is out of range"),
+        ({"argnames": "m"}, r"_argnames='m' is no parameter of scaled; .* are x, n\."),
+        ({"argnums": 0, "argnames": ["n", "m"]}, r"_argnames='m' is no parameter"),
+        ({"argnames": "a"}, r"_argnames='a' is a positional-only parameter of scaled"),
+    ],
+)
+def test_arguments_that_are_not_there_are_refused(
+    what: str, which: dict[str, Any], message: str
+) -> None:
+    def scaled(x: Any, n: int) -> Any:
+        return x * n
+
+    if "positional-only" in message:
+
+        def scaled(a: Any, /, n: int) -> Any:
+            return a * n
+
+    options = {f"{what}_{name}": value for name, value in which.items()}
+    with pytest.raises(ValueError, match=f"jit: {what}{message}"):
+        nnx.jit(scaled, **options)
+    with pytest.raises(ValueError, match=what):  # as jax does
+        jax.jit(scaled, **options)
+
+
+@pytest.mark.parametrize("name", ["static_argnames", "donate_argnames"])
+def test_names_of_arguments_are_strings(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be strings, got 1"):
+        nnx.jit(lambda **kwargs: None, **{name: [1]})
+
+
+def test_any_argument_may_be_meant_where_the_signature_does_not_tell() -> None:
+    def scaled(x: Any, *rest: Any, **named: Any) -> Any:
+        return [x] * (sum(rest) + named.get("n", 0))
+
+    jitted = nnx.jit(scaled, static_argnums=2, static_argnames="n")
+    assert len(jitted(1.0, n=2)) == 2
+    with pytest.raises(ValueError, match="static_argnums=-1 counts from the end, but scaled may"):
+        nnx.jit(scaled, static_argnums=-1)
+
+    class Unreadable:
+        __signature__ = "none"
+
+        def __call__(self, x: Any, n: int) -> Any:
+            return [x] * n
+
+    assert len(nnx.jit(Unreadable(), static_argnums=1)(1.0, 3)) == 3
+    nnx.jit(Unreadable(), static_argnames="n", donate_argnums=7)
+
+
 @pytest.mark.parametrize("options", [{"donate_argnums": 0}, {"donate_argnames": "m"}])
 def test_donated_nodes_hold_new_arrays(options: dict[str, Any]) -> None:
     @nnx.jit(**options)
@@ -190,6 +245,27 @@ def test_out_shardings_hold_for_results_and_new_nodes(mesh: jax.sharding.Mesh) -
     assert model.w.value.shape == (4, 2)
 
 
+def test_in_shardings_are_for_arguments_that_are_not_static(mesh: jax.sharding.Mesh) -> None:
+    rows = NamedSharding(mesh, PartitionSpec("x"))
+
+    def scaled(n: int, x: jax.Array, m: Model) -> jax.Array:
+        return x * n * m.b.value
+
+    for entries in [(rows, None), rows]:
+        jitted = nnx.jit(scaled, static_argnums=0, in_shardings=entries)
+        assert jitted(3, jnp.ones(2), Model()).sharding.is_equivalent_to(rows, 1)
+    with pytest.raises(ValueError, match=r"in_shardings \(for the arguments that are not static\)"):
+        nnx.jit(scaled, static_argnums=0, in_shardings=(None, rows, None))(3, jnp.ones(2), Model())
+
+
+def test_in_shardings_and_keyword_arguments_are_refused(mesh: jax.sharding.Mesh) -> None:
+    rows = NamedSharding(mesh, PartitionSpec("x"))
+    jitted = nnx.jit(lambda m, x, y: x * y, in_shardings=(rows,))
+    with pytest.raises(ValueError, match=r"nothing about the keyword arguments x, y\."):
+        jitted(Model(), y=jnp.ones(2), x=jnp.ones(2))
+    assert float(nnx.jit(lambda x: x, in_shardings=None)(x=2.0)) == 2
+
+
 def test_in_shardings_that_do_not_fit_are_refused(mesh: jax.sharding.Mesh) -> None:
     rows = NamedSharding(mesh, PartitionSpec("x"))
     with pytest.raises(ValueError, match="in_shardings"):
@@ -217,6 +293,20 @@ def test_constrain_state_may_be_a_function() -> None:
     np.testing.assert_array_equal(model.w.value, np.ones((4, 2)))
 
 
+def test_constrain_state_may_be_about_a_part_of_the_state() -> None:
+    def doubled(state: nnx.State) -> nnx.State:
+        return jax.tree.map(lambda x: x * 2, state.filter(nnx.Param))
+
+    @nnx.jit(constrain_state=doubled)
+    def advance(m: Model) -> None:
+        m.w.value, m.b.value = m.w.value + 1, m.b.value + 1
+
+    model = Model()
+    advance(model)
+    np.testing.assert_array_equal(model.w.value, np.full((4, 2), 6.0))
+    np.testing.assert_array_equal(model.b.value, [1, 1])
+
+
 def test_lower_trace_and_eval_shape_change_nothing() -> None:
     model = Model()
 
@@ -230,6 +320,9 @@ def test_lower_trace_and_eval_shape_change_nothing() -> None:
     result, y = advance.eval_shape(model)
     assert y == jax.ShapeDtypeStruct((2,), jnp.float32)
     assert result is not model
+    # No array, neither where the function changed something nor where it did not.
+    assert result.b.value == jax.ShapeDtypeStruct((2,), jnp.float32)
+    assert result.w.value == jax.ShapeDtypeStruct((4, 2), jnp.float32)
     np.testing.assert_array_equal(model.b.value, [0, 0])
     assert advance.num_traces == 1
 

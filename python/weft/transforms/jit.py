@@ -100,13 +100,72 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _positional(function: Function) -> list[inspect.Parameter]:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p for p in parameters if p.kind in kinds]
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class _Parameters:
+    """The parameters of a function, as far as they can be known."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function_name(function)
+        try:
+            parameters = [*inspect.signature(function).parameters.values()]
+        except (TypeError, ValueError):  # builtins without a signature: any argument may be right
+            parameters, unknown = [], True
+        else:
+            unknown = False
+        kinds = {p.kind for p in parameters}
+        self.positional = [p for p in parameters if p.kind in _POSITIONAL]
+        self.names = [p.name for p in parameters if p.kind in _BY_NAME]
+        self.any_position = unknown or inspect.Parameter.VAR_POSITIONAL in kinds
+        self.any_name = unknown or inspect.Parameter.VAR_KEYWORD in kinds
+
+    def positions(self, nums: Iterable[Any], what: str) -> list[int]:
+        """`nums` counted from the start.
+
+        Raises:
+            TypeError: one is no int.
+            ValueError: there is no such argument.
+        """
+        count = len(self.positional)
+        for num in nums:
+            if not isinstance(num, int) or isinstance(num, bool):
+                raise TypeError(f"jit: {what} must be ints, got {num!r}.")
+            if num < 0 and self.any_position:
+                raise ValueError(
+                    f"jit: {what}={num} counts from the end, but {self.function} may be called with "
+                    f"any number of positional arguments. Count from the start."
+                )
+            if not self.any_position and not -count <= num < count:
+                raise ValueError(
+                    f"jit: {what}={num} is out of range, {self.function} has {count} positional "
+                    f"parameter{'' if count == 1 else 's'}. Correct the number."
+                )
+        return [num % count if num < 0 else num for num in nums]
+
+    def keywords(self, names: Iterable[Any], what: str) -> list[str]:
+        """`names`, checked.
+
+        Raises:
+            TypeError: one is no string.
+            ValueError: no argument has that name, or none can be passed by it.
+        """
+        positional_only = {p.name for p in self.positional} - {*self.names}
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"jit: {what} must be strings, got {name!r}.")
+            if name in positional_only:
+                raise ValueError(
+                    f"jit: {what}={name!r} is a positional-only parameter of {self.function}. Give "
+                    f"its position."
+                )
+            if not self.any_name and name not in self.names:
+                raise ValueError(
+                    f"jit: {what}={name!r} is no parameter of {self.function}; those that can be "
+                    f"named are {', '.join(self.names) or 'none'}. Correct the name."
+                )
+        return [*names]
 
 
 def _resolve(
@@ -116,26 +175,17 @@ def _resolve(
 
     If only one of the two is given the other follows from the signature, as in `jax.jit`.
     """
-    positions, keywords = _as_tuple(nums), _as_tuple(names)
-    parameters = _positional(function)
-    for position in positions:
-        if not isinstance(position, int) or isinstance(position, bool):
-            raise TypeError(f"jit: {what}_argnums must be ints, got {position!r}.")
-        if position < -len(parameters) and position < 0:
-            raise ValueError(
-                f"jit: {what}_argnums={position} is out of range, {function_name(function)} has "
-                f"{len(parameters)} positional parameters."
-            )
-    absolute = [p % len(parameters) if p < 0 else p for p in positions]
+    if nums is None and names is None:
+        return frozenset(), frozenset()
+    parameters = _Parameters(function)
+    positions = parameters.positions(_as_tuple(nums), f"{what}_argnums")
+    keywords = parameters.keywords(_as_tuple(names), f"{what}_argnames")
     if names is None:
-        keywords = tuple(
-            parameters[p].name
-            for p in absolute
-            if p < len(parameters) and parameters[p].kind is not inspect.Parameter.POSITIONAL_ONLY
-        )
+        given = {p.name for i, p in enumerate(parameters.positional) if i in positions}
+        keywords = [name for name in parameters.names if name in given]
     elif nums is None:
-        absolute = [i for i, p in enumerate(parameters) if p.name in keywords]
-    return frozenset(absolute), frozenset(keywords)
+        positions = [i for i, p in enumerate(parameters.positional) if p.name in keywords]
+    return frozenset(positions), frozenset(keywords)
 
 
 class _Options:
@@ -291,8 +341,10 @@ class _Compiler:
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         graphdef, leaves, compiled = self._collect(args, kwargs)
         effects, out = compiled.read(compiled.function.eval_shape(*leaves))
-        _, refs = _core.unflatten(graphdef, leaves)
-        return _core.apply_effects(effects, refs, leaves, out)
+        # What did not change is no output: it comes from the arguments, and shall be a shape as well.
+        shapes = jax.eval_shape(lambda *values: values, *leaves)
+        _, refs = _core.unflatten(graphdef, shapes)
+        return _core.apply_effects(effects, refs, shapes, out)
 
     def clear_cache(self) -> None:
         self.compiled.clear()
@@ -386,18 +438,26 @@ class _Compiler:
         self, graphdef: _core.GraphDef, leaves: Sequence[Any]
     ) -> tuple[Any, ...] | None:
         """What `in_shardings` says about each leaf; None where it says nothing."""
-        if self.options.in_shardings is _UNSPECIFIED:
-            return None
-        (args, kwargs), _ = _core.unflatten(graphdef, leaves)
-        call = Call.collect("jit", self.function, args, kwargs, self.options.static[0])
-        args = tuple(None if i in self.options.static[0] else a for i, a in enumerate(args))
         prefix = self.options.in_shardings
+        if prefix is _UNSPECIFIED or prefix is None:
+            return None
+        positions, _ = self.options.static
+        (args, kwargs), _ = _core.unflatten(graphdef, leaves)
+        if kwargs:
+            raise ValueError(
+                f"jit: in_shardings of {function_name(self.function)} says nothing about the "
+                f"keyword argument{'' if len(kwargs) == 1 else 's'} {', '.join(sorted(kwargs))}. "
+                f"Pass all arguments by position, or place them with jax.device_put."
+            )
+        call = Call.collect("jit", self.function, args, {}, positions)
+        args = tuple(a for i, a in enumerate(args) if i not in positions)
         if isinstance(prefix, list):
             prefix = tuple(prefix)
-        entries = spread_prefix(prefix, args, "jit: in_shardings", _is_sharding)
+        entries = spread_prefix(
+            prefix, args, "jit: in_shardings (for the arguments that are not static)", _is_sharding
+        )
         spread: list[Any] = [None] * graphdef.num_leaves
-        items = graphdef.root_items()[: len(entries)]
-        for entry, (is_ref, index) in zip(entries, items, strict=True):
+        for entry, (is_ref, index) in zip(entries, graphdef.root_items(), strict=True):
             for leaf in graphdef.reachable(index) if is_ref else (index,):
                 sharding = self._sharding_of(call, leaf, entry)
                 if spread[leaf] is not None and sharding is not None and spread[leaf] != sharding:
@@ -475,6 +535,7 @@ class _Compiler:
         changed = [leaf for leaf, value in enumerate(flat.leaves) if id(value) not in before]
         if changed:
             constrained = self._constrained(flat)
+            changed = [leaf for leaf in changed if leaf in constrained]
             _core.set_leaves(flat, changed, [constrained[leaf] for leaf in changed])
 
     @staticmethod
@@ -579,8 +640,9 @@ def jit(
     Args:
         fun: function to compile; a method, and ``__init__``, too.
         in_shardings: sharding, `jax.sharding.PartitionSpec`, `StateSharding` or None for each
-            positional argument, or a pytree prefix of them. A node's entry holds for all its
-            leaves, which keep it on the way out.
+            positional argument that is not static, or a pytree prefix of them. A node's entry holds
+            for all its leaves, which keep it on the way out. Calls cannot have keyword arguments
+            then.
         out_shardings: the same for the result.
         static_argnums: positions of arguments that are compile-time constants, which must be
             hashable.
@@ -603,7 +665,9 @@ def jit(
         ``retraces``, ``num_traces`` and ``clear_cache``.
 
     Raises:
-        ValueError: parameters that contradict each other or that the installed jax lacks.
+        ValueError: parameters that contradict each other, that name arguments which the function
+            does not have, or that the installed jax lacks; from the call, if `in_shardings` does
+            not fit its arguments.
         GraphError: from the call, for a static value that cannot be hashed.
         TypeError: from the call, for an argument that JAX cannot take.
 
