@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from weft import _bootstrap as _bootstrap
-from weft import _pretty
+from weft import _core, _pretty
 from weft._core import ObjectNode
 from weft.errors import GraphError, LeafTypeError
 from weft.filters import Filter, Path, to_predicate
@@ -269,6 +271,8 @@ class Module(Object):
         Raises:
             GraphError: some name was not found. Nothing is set then.
             TraceContextError: a module belongs to another trace level. Nothing is set then.
+            Exception: whatever setting an attribute raises. The modules and their Variables are as
+                before then.
 
         >>> import weft as nnx
         >>> m = nnx.Module()
@@ -291,8 +295,9 @@ class Module(Object):
             )
         for module, _ in found:
             module._check_mutable()
-        for module, name in found:
-            setattr(module, name, attributes[name])
+        with _undone_on_error(self):
+            for module, name in found:
+                setattr(module, name, attributes[name])
 
     def train(self, **attributes: Any) -> None:
         """Switch all sub-modules to training: dropout drops, batch statistics are of the batch.
@@ -322,6 +327,33 @@ class Module(Object):
         self.set_attributes(
             deterministic=True, use_running_average=True, raise_if_not_found=False, **attributes
         )
+
+
+@contextlib.contextmanager
+def _undone_on_error(root: Module) -> Iterator[None]:
+    """If the block raises, give modules their attributes and Variables their values back.
+
+    A property may do anything when it is set, so it is all of them, not the attributes named.
+    """
+    contents: list[tuple[Any, Any]] = []
+    values: list[tuple[Any, Any]] = []
+    for _, value in iter_graph(root):
+        if isinstance(value, Module):
+            attributes = vars(value)
+            held = attributes.get(getattr(type(value), "_transparent_", ""))
+            contents += [(part, copy.copy(part)) for part in (attributes, held) if part is not None]
+        elif _core.is_variable(value):
+            values.append((value, _core.raw_value(value)))
+    try:
+        yield
+    except BaseException:
+        for part, before in contents:
+            part.clear()
+            (part.extend if isinstance(part, list) else part.update)(before)
+        for variable, before in values:
+            if _core.raw_value(variable) is not before:
+                _core.set_raw_value(variable, before)
+        raise
 
 
 def first_from(*args: A | None, error_msg: str) -> A:

@@ -306,6 +306,37 @@ def test_set_attributes_that_are_nowhere_change_nothing() -> None:
     assert model.blocks[0].rate == 0.5
 
 
+class Guarded(nnx.Module):
+    def __init__(self) -> None:
+        self.limit = nnx.Variable(1.0)
+
+    @property
+    def rate(self) -> float:
+        return self.limit.value
+
+    @rate.setter
+    def rate(self, rate: float) -> None:
+        self.limit.value = rate
+        self.set_to = rate
+        if rate > 1:
+            raise ValueError("rate above 1")
+
+
+def test_a_setter_that_raises_leaves_all_modules_as_they_were() -> None:
+    model = nnx.Dict(a=Block(), b=Guarded(), rate=0.1, layers=nnx.List([Block()]))
+    model.layers.rate = 0.2  # type: ignore[attr-defined]
+    nodes = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
+    before = nnx.graphdef(model)
+    attributes = [list(vars(node).items()) for node in nodes]
+    with pytest.raises(ValueError, match="rate above 1"):
+        model.set_attributes(rate=5.0)
+    assert nnx.graphdef(model) == before
+    assert [list(vars(node).items()) for node in nodes] == attributes
+    assert (model.rate, list(model), model.b.rate) == (0.1, ["a", "b", "rate", "layers"], 1.0)
+    model.set_attributes(rate=0.5)
+    assert (model.rate, model.a.rate, model.b.rate) == (0.5, 0.5, 0.5)
+
+
 def test_train_and_eval_switch_both_flags() -> None:
     model = Model()
     model.eval()
