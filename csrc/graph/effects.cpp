@@ -177,26 +177,18 @@ void scatter_values(const Effects &effects, const std::vector<nb::object> &refs,
   }
 }
 
-// True if every changed Variable was made outside any transform and receives a concrete array, which a transform would
-// not have produced: asking JAX for the current trace costs more than looking.
-bool surely_top_level(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &out_leaves,
-                      bool known_top_level) {
-  const Settings &s = settings();
-  auto *concrete = reinterpret_cast<PyTypeObject *>(s.concrete_array.ptr());
-  const GraphDef &after = effects.after_def();
+// Raises unless every changed Variable was made at the current trace level. That the arrays are concrete tells nothing
+// about the level: `grad` and `vmap` compute at once what does not depend on their arguments.
+void check_changed_values(const Effects &effects, const std::vector<nb::object> &refs, const nb::object &trace,
+                          bool known_top_level) {
+  const bool foreign_hold = known_top_level && trace.is(settings().top_trace);
   const Layout *const *layouts = effects.layouts.empty() ? nullptr : effects.layouts.data();
   for (size_t i = 0; i < effects.changed_values.size(); ++i) {
-    uint32_t r = effects.changed_values[i];
-    const LeafOrigin &origin = effects.origins[after.refs[r].leaf];
-    const Layout *layout = layouts != nullptr ? layouts[i] : nullptr;
-    if (layout != nullptr) {
-      if (!known_top_level && !layout->owner(refs[r].ptr(), true).is(s.top_trace)) return false;
-    } else if (as_cell(refs[r].ptr())->trace != s.top_trace.ptr()) {
-      return false;
-    }
-    if (!origin.is_output || !py::is_exact(out_leaves[origin.index], concrete)) return false;
+    const nb::object &variable = refs[effects.changed_values[i]];
+    const bool holds =
+        layouts != nullptr && layouts[i] != nullptr ? foreign_hold : as_cell(variable.ptr())->trace == trace.ptr();
+    if (!holds) check_owner(variable, trace);
   }
-  return true;
 }
 
 // The hot form: nothing can fail once the result is built, so values are exchanged directly.
@@ -483,7 +475,7 @@ nb::object new_effects() {
 }
 
 Effects &effects_of(nb::handle object) {
-  if (!object.type().is(*g_effects_type)) throw nb::type_error("expected an Effects");
+  if (!object.type().is(*g_effects_type) || !nb::inst_ready(object)) throw nb::type_error("expected an Effects");
   return *nb::inst_ptr<Effects>(object);
 }
 
@@ -509,11 +501,10 @@ nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &
   if (refs.size() != effects.n_known() || out_leaves.size() != effects.n_out()) {
     throw nb::value_error("apply_effects: wrong number of references or output leaves");
   }
-  if (effects.values_only() && surely_top_level(effects, refs, out_leaves, known_top_level)) {
+  if (effects.values_only() && effects.changed_values.empty())
     return apply_values(effects, refs, in_leaves, out_leaves);
-  }
   nb::object trace = current_trace();
-  for (uint32_t r : effects.changed_values) check_owner(refs[r], trace);
+  check_changed_values(effects, refs, trace, known_top_level);
   if (effects.values_only()) return apply_values(effects, refs, in_leaves, out_leaves);
   for (uint32_t r : effects.changed_metadata) check_owner(refs[r], trace);
   for (const auto *changes : {&effects.sets, &effects.removals}) {

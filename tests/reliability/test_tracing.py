@@ -280,8 +280,18 @@ def _set_through_vars(model: Model) -> None:
     model.other = 1
 
 
+@nnx.jit
+def _hot(model: Model) -> None:
+    model.w.value = model.w.value + 1
+
+
+def _call_jitted(model: Model) -> None:
+    _hot(model)
+
+
 WAYS = [
     _set_attribute,
+    _call_jitted,
     _delete_attribute,
     _set_value,
     _set_raw_value,
