@@ -129,8 +129,12 @@ void Plan::remember(const Flat &flat) {
   fresh.complete = can_guard(def);
   if (fresh.complete) {
     for (uint32_t i = 0; i < def.constants.size(); ++i) {
-      if (def.constant_kinds[i] != ConstantKind::Static || !is_unstable_static(def.constants[i].ptr())) continue;
-      fresh.unstable.emplace_back(i, static_hash(def.constants[i].ptr()));
+      PyObject *constant = def.constants[i].ptr();
+      const bool is_metadata = def.constant_kinds[i] == ConstantKind::Metadata;
+      if (is_metadata ? is_unstable_metadata(constant)
+                      : def.constant_kinds[i] == ConstantKind::Static && is_unstable_static(constant)) {
+        fresh.unstable.emplace_back(i, is_metadata ? metadata_hash(constant) : static_hash(constant));
+      }
     }
     for (const nb::object &reference : flat.refs) fresh.addresses.push_back(reference.ptr());
     for (uint32_t r = 0; r < def.n_refs(); ++r) {
@@ -183,7 +187,8 @@ bool Plan::unstable_statics_hold() const {
   auto checks = guards_.unstable;
   for (const auto &[constant, hash] : checks) {
     nb::object value = def.constants.at(constant);
-    if (static_hash(value.ptr()) != hash) return false;
+    const bool is_metadata = def.constant_kinds[constant] == ConstantKind::Metadata;
+    if ((is_metadata ? metadata_hash(value.ptr()) : static_hash(value.ptr())) != hash) return false;
   }
   // A hash function that called this very plan may have replaced its guards.
   return held.is(graphdef);

@@ -39,12 +39,17 @@ bool is_simple(PyTypeObject *type) {
          type == &PyBytes_Type || type == &PyComplex_Type || type == Py_TYPE(Py_Ellipsis);
 }
 
+// The first part of the name of the module that says it has `object`; empty if none does.
+std::string root_package(const nb::object &object, const char *attribute = "__module__") {
+  nb::object module = nb::getattr(object, attribute, nb::none());
+  if (!nb::isinstance<nb::str>(module)) return {};
+  std::string name = py::text(module);
+  return name.substr(0, name.find('.'));
+}
+
 // Packages whose hashable values are immutable, so that the same pointer means the same value.
 bool from_immutable_package(const nb::object &type) {
-  nb::object module = nb::getattr(type, "__module__", nb::none());
-  if (!nb::isinstance<nb::str>(module)) return false;
-  std::string_view name = nb::borrow<nb::str>(module).c_str();
-  std::string_view root = name.substr(0, name.find('.'));
+  std::string root = root_package(type);
   for (std::string_view known : {"builtins", "jax", "jaxlib", "numpy", "ml_dtypes", "optax", "datetime", "decimal",
                                  "fractions", "pathlib", "re", "uuid"}) {
     if (root == known) return true;
@@ -181,6 +186,16 @@ void register_node_type(nb::handle type, nb::object flatten, nb::object create, 
 }
 
 }  // namespace
+
+bool from_constant_package(const nb::object &object) {
+  const bool is_module = PyObject_TypeCheck(object.ptr(), &PyModule_Type) != 0;
+  std::string root = root_package(object, is_module ? "__name__" : "__module__");
+  for (std::string_view known : {"builtins", "jax", "jaxlib", "numpy", "ml_dtypes", "optax", "weft", "math",
+                                 "functools", "operator", "itertools", "typing", "collections"}) {
+    if (root == known) return true;
+  }
+  return false;
+}
 
 const NodeType *classify(PyObject *object) {
   PyTypeObject *type = Py_TYPE(object);

@@ -54,6 +54,9 @@ const NodeType *known_type(PyTypeObject *type);
 // The same for types of graph nodes and Variables, where no instance is needed.
 const NodeType *node_type(PyTypeObject *type);
 
+// True for a function, class or module of a package that nobody changes while a program runs.
+bool from_constant_package(const nb::object &object);
+
 inline bool is_reference(Kind kind) { return kind == Kind::Variable || kind == Kind::Object || kind == Kind::Custom; }
 
 void bind_node_types(nb::module_ &m);

@@ -14,6 +14,9 @@ bool static_equal(PyObject *a, PyObject *b);
 // True if the value can change in place without its pointer changing, so that a guard must hash it again.
 bool is_unstable_static(PyObject *value);
 
+// True if that holds for a value of a metadata dict.
+bool is_unstable_metadata(PyObject *metadata);
+
 // Metadata dicts: same keys, equal values. Null stands for empty.
 bool metadata_equal(PyObject *a, PyObject *b);
 Py_hash_t metadata_hash(PyObject *metadata);

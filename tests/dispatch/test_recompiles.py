@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -100,6 +102,117 @@ def test_a_closure_whose_content_changed_compiles_again() -> None:
     factor = 5.0
     # A function object seen before is taken at its word, as jax.jit takes a captured value; a new one is compared.
     assert float(apply(Activated(_lambda(5.0)), X)[0]) == 5
+
+
+RATE = 2.0
+
+
+def _reads_global() -> Any:
+    return lambda x: x * RATE
+
+
+def _reads_cell() -> tuple[Any, Any]:
+    factor = 2.0
+
+    def make() -> Any:
+        return lambda x: x * factor
+
+    def change() -> None:
+        nonlocal factor
+        factor = 5.0
+
+    return make, change
+
+
+def _reads_content(content: Any, change: Any, read: Any) -> tuple[Any, Any]:
+    return lambda: lambda x: x * read(content), lambda: change(content)
+
+
+class _Settings:
+    factor = 2.0
+
+
+def _set_factor(settings: Any) -> None:
+    settings.factor = 5.0
+
+
+CHANGES = {
+    "variable around it": _reads_cell,
+    "list": lambda: _reads_content([2.0], lambda c: c.__setitem__(0, 5.0), lambda c: c[0]),
+    "dict": lambda: _reads_content({"k": 2.0}, lambda c: c.update(k=5.0), lambda c: c["k"]),
+    "numpy array": lambda: _reads_content(np.full(1, 2.0), lambda c: c.fill(5.0), lambda c: c[0]),
+    "Variable": lambda: _reads_content(
+        nnx.Param(jnp.array(2.0)), lambda c: setattr(c, "value", jnp.array(5.0)), lambda c: c.value
+    ),
+    "node": lambda: _reads_content(
+        nnx.Dict(w=nnx.Param(jnp.array(2.0))),
+        lambda c: setattr(c["w"], "value", jnp.array(5.0)),
+        lambda c: c["w"].value,
+    ),
+    "object": lambda: _reads_content(_Settings(), _set_factor, lambda c: c.factor),
+    "class": lambda: _reads_content(
+        type("Config", (), {"factor": 2.0}), _set_factor, lambda c: c.factor
+    ),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES.values(), ids=CHANGES)
+def test_a_new_function_reads_what_is_there_now(how: Any) -> None:
+    make, change = how()
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    by_static = nnx.jit(lambda function, x: function(x), static_argnums=0)
+    assert float(apply(Activated(make()), X)[0]) == float(by_static(make(), X)[0]) == 2
+    change()
+    assert float(apply(Activated(make()), X)[0]) == float(by_static(make(), X)[0]) == 5
+
+
+def test_a_new_function_reads_globals_bound_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for rate in (2.0, 5.0, 2.0):
+        monkeypatch.setitem(globals(), "RATE", rate)
+        assert float(apply(Activated(_reads_global()), X)[0]) == rate
+    # Back at a value that it was compiled for.
+    assert apply.num_traces == 2
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Config:
+    """Equal by content, which may change."""
+
+    factor: float
+
+
+class Noted(nnx.Module):
+    """Its Variable has metadata that a program reads."""
+
+    def __init__(self, config: Config) -> None:
+        self.w = nnx.Param(jnp.ones(()), config=config)
+
+
+def test_metadata_that_change_in_place_are_noticed() -> None:
+    read = nnx.jit(lambda model: model.w.value * model.w.config.factor)
+    config = Config(2.0)
+    model = Noted(config)
+    assert [float(read(model)) for _ in range(2)] == [2, 2]
+    config.factor = 5.0
+    assert [float(read(model)), float(read(Noted(Config(5.0))))] == [5, 5]
+    assert float(read(Noted(Config(2.0)))) == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda c: (c,), lambda c: ((1, c),), lambda c: c])
+def test_statics_that_change_inside_of_a_tuple_are_noticed(wrap: Any) -> None:
+    def factor(config: Any) -> Any:
+        while isinstance(config, tuple):
+            config = config[-1]
+        return config.factor
+
+    scale = nnx.jit(lambda config, x: x * factor(config), static_argnums=0)
+    config = Config(2.0)
+    static = wrap(config)
+    assert [float(scale(static, X)[0]) for _ in range(3)] == [2, 2, 2]
+    config.factor = 5.0
+    assert [float(scale(static, X)[0]) for _ in range(3)] == [5, 5, 5]
+    assert float(scale(wrap(config), X)[0]) == 5
 
 
 def test_equal_statics_that_are_not_identical_do_not_retrace() -> None:
