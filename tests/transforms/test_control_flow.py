@@ -11,6 +11,7 @@ import pytest
 
 import weft as nnx
 from tests.transforms.models import Block, assert_same, values
+from weft.transforms import control_flow
 
 
 def make():
@@ -255,15 +256,12 @@ def _calls_of(tag: int):
     """Fresh functions each time, as a loop around such a call makes them."""
 
     def add(i, carry):
-        _traced()
         return carry[0], carry[1] + tag * i
 
     def advance(carry):
-        _traced()
         return carry[0], carry[1] + tag
 
     def read(m, x):
-        _traced()
         return m["a"].value * tag + x
 
     return {
@@ -277,26 +275,24 @@ def _calls_of(tag: int):
     }
 
 
-_traces = 0
-
-
-def _traced() -> None:
-    global _traces
-    _traces += 1
+def _traces():
+    """How often programs of such calls were traced; counting in the functions would be something that they read."""
+    names = [name for name in vars(control_flow) if name.startswith("_compiled_")]
+    return sum(getattr(control_flow, name).num_traces for name in names)
 
 
 @pytest.mark.parametrize("name", list(_calls_of(1)))
 def test_repeated_calls_are_traced_once(name):
     m, other = make(), make()
     _calls_of(1)[name](m, 1)
-    before = _traces
+    before = _traces()
     for n in range(3):
         _calls_of(1)[name](m, n)
         _calls_of(1)[name](other, n)
-    assert _traces == before
+    assert _traces() == before
     # Other functions are other programs.
     _calls_of(2)[name](m, 1)
-    assert _traces > before
+    assert _traces() == before + 1
 
 
 _known_by_name = nnx.Dict(w=nnx.Param(jnp.array(1.0)))
@@ -323,3 +319,51 @@ def test_what_a_function_captured_is_read_at_each_call(way):
         table.value = _known_by_name["w"].value = jnp.array(factor)
         listed[0] = factor
         assert float(nnx.cond(True, reads[way], lambda m: m["a"].value, m)) == factor
+
+
+FACTOR = 2.0
+
+
+def helper(x):
+    return x * 2.0
+
+
+class Setting:
+    factor = 2.0
+
+
+READERS = {
+    "global": lambda x: x * FACTOR,
+    "function that is a global": lambda x: helper(x),
+    "class attribute": lambda x: x * Setting.factor,
+    "method of a class": lambda x: type("Again", (), {"f": staticmethod(helper)}).f(x),
+}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+def test_what_a_function_reads_by_name_is_read_at_each_call(reader, monkeypatch):
+    def results():
+        return [
+            float(nnx.cond(True, lambda x: reader(x), lambda x: x, 1.0)),
+            float(nnx.switch(1, [lambda x: x, reader], 1.0)),
+            float(nnx.fori_loop(0, 1, lambda i, x: reader(x), 1.0)),
+            float(nnx.while_loop(lambda x: x < 1.5, reader, 1.0)),
+        ]
+
+    assert results() == results() == [2.0] * 4
+    monkeypatch.setitem(globals(), "FACTOR", 5.0)
+    monkeypatch.setitem(globals(), "helper", lambda x: x * 5.0)
+    monkeypatch.setattr(Setting, "factor", 5.0)
+    assert results() == results() == [5.0] * 4
+
+
+def test_a_captured_variable_bound_again_is_read_anew():
+    factor = 2.0
+
+    def scale(i, x):
+        return x * factor
+
+    assert float(nnx.fori_loop(0, 1, scale, 1.0)) == 2
+    factor = -0.0
+    assert float(nnx.fori_loop(0, 1, scale, 1.0)) == 0
+    assert np.signbit(nnx.fori_loop(0, 1, scale, 1.0))

@@ -2,87 +2,147 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 import types
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 from jax._src import core as jax_core
 
-__all__ = ["compiles_once"]
+__all__ = ["Program", "program_of"]
 
-_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...), type, types.ModuleType)
-# What a function of theirs reads besides its arguments does not change.
-_PURE_PACKAGES = frozenset({"builtins", "jax", "jaxlib", "numpy", "math", "functools", "optax"})
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
+# Their functions read nothing that changes but their arguments and what they captured.
+_PURE_PACKAGES = frozenset(
+    [
+        "builtins",
+        "jax",
+        "jaxlib",
+        "numpy",
+        "math",
+        "functools",
+        "operator",
+        "itertools",
+        "optax",
+        "weft",
+    ]
+)
+_MAX_PROGRAMS = 1024
 
 
-def compiles_once(*functions: Any) -> bool:
-    """True where a program compiled for such functions serves later calls too.
+class Program:
+    """Functions as the static argument of a jitted call: equal content, same object.
 
-    It does outside of any trace, if the functions read nothing that may change but their arguments.
-    A function that captured a node, a Variable or an array has to be traced anew: a compiled
-    program would go on with the value that it had when it was traced.
+    `functions` are those of the current call. Whichever trace reads them, they read the same
+    values, since what they read is the key under which the program is known.
+    """
+
+    __slots__ = ("functions",)
+
+    functions: tuple[Callable[..., Any], ...]
+
+
+_programs: OrderedDict[Hashable, Program] = OrderedDict()
+_lock = threading.Lock()
+
+
+def program_of(*functions: Any) -> Program | None:
+    """The program of such functions, or None if each call has to trace them anew.
+
+    What is compiled for a program serves all calls with it. There is one outside of any trace, if
+    all that the functions read besides their arguments is constant at the moment: scalars, texts,
+    other such functions, and what known packages define. Rebinding a variable that they read makes
+    another program. A function that reads a node, an array or an attribute of the user's own object
+    has none: compiled code would go on with the value that was there when it was traced.
 
     Args:
         *functions: the functions that a program is made from.
     """
     if jax.config.jax_disable_jit or not jax_core.trace_state_clean():  # type: ignore[attr-defined]
-        return False
-    seen: set[int] = set()
+        return None
+    if not all(isinstance(f, (types.FunctionType, partial)) for f in functions):
+        return None
+    key = _fingerprint(functions)
+    if key is None:
+        return None
+    with _lock:
+        program = _programs.pop(key, None) or Program()
+        _programs[key] = program
+        while len(_programs) > _MAX_PROGRAMS:
+            _programs.popitem(last=False)
+    program.functions = functions
+    return program
+
+
+def _fingerprint(functions: tuple[Any, ...]) -> Hashable | None:
+    """All that the functions are made from and read, in order; None if some of it may change."""
+    found: list[Hashable] = []
+    numbers: dict[int, int] = {}
     waiting: list[Any] = [*functions]
-    if not all(isinstance(f, (types.FunctionType, functools.partial)) for f in waiting):
-        return False
     while waiting:
         value = waiting.pop()
-        if id(value) in seen or isinstance(value, _CONSTANTS):
+        if isinstance(value, _CONSTANTS):
+            # As text, so that -0.0 is not 0.0 and True is not 1.
+            found.append((type(value), repr(value)))
             continue
-        seen.add(id(value))
-        parts = _parts(value)
-        if parts is None:
-            return False
-        waiting.extend(parts)
-    return True
+        if id(value) in numbers:
+            found.append(numbers[id(value)])
+            continue
+        numbers[id(value)] = len(numbers)
+        if type(value) is tuple:
+            found.append((tuple, len(value)))
+            waiting.extend(value)
+        elif isinstance(value, partial):
+            found.append((partial, len(value.args), *value.keywords))
+            waiting.extend((value.func, *value.args, *value.keywords.values()))
+        elif isinstance(value, types.FunctionType):
+            parts = dict(_parts(value))
+            found.append((value.__code__, value.__module__, *parts))
+            waiting.extend(parts.values())
+        elif _is_pure(value) and isinstance(value, Hashable):
+            found.append(value)
+        else:
+            return None
+    return tuple(found)
 
 
-def _parts(value: Any) -> list[Any] | None:
-    """What a value is made from, as far as a traced function may read it; None if it may change."""
-    if type(value) is tuple or type(value) is frozenset:
-        return list(value)
-    if _from_pure_package(value):
-        return []
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, types.FunctionType):
-        return [*_captured(value)]
-    return None
-
-
-def _from_pure_package(value: Any) -> bool:
-    """True for functions and transformed functions of JAX and the like, not for their data."""
-    if isinstance(value, types.BuiltinFunctionType):
-        return getattr(value, "__self__", None) is None or isinstance(
-            value.__self__, types.ModuleType
-        )
-    if not callable(value) or isinstance(value, functools.partial):
+def _is_pure(value: Any) -> bool:
+    """True for modules, classes, functions and transformed functions of JAX and the like."""
+    if isinstance(value, types.ModuleType):
+        name = value.__name__
+    elif isinstance(value, types.BuiltinFunctionType):
+        # Bound to a module, or to an object that may change.
+        owner = getattr(value, "__self__", None)
+        return owner is None or isinstance(owner, types.ModuleType)
+    elif callable(value):
+        name = getattr(value, "__module__", None)
+    else:
         return False
-    module = getattr(value, "__module__", None)
-    return isinstance(module, str) and module.partition(".")[0] in _PURE_PACKAGES
+    return isinstance(name, str) and name.partition(".")[0] in _PURE_PACKAGES
 
 
-def _captured(function: types.FunctionType) -> Iterator[Any]:
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
-    yield from function.__dict__.values()
-    for cell in function.__closure__ or ():
+def _parts(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function captured and the globals that it reads, by name."""
+    for i, value in enumerate(function.__defaults__ or ()):
+        yield f"default {i}", value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield f"default {name}", value
+    for name, value in function.__dict__.items():
+        yield f"attribute {name}", value
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield cell.cell_contents
+            yield f"captured {name}", cell.cell_contents
         except ValueError:  # not assigned yet
             continue
+    if _is_pure(function):
+        return
     for code in _codes(function.__code__):
         for name in code.co_names:
             if name in function.__globals__:
-                yield function.__globals__[name]
+                yield f"global {name}", function.__globals__[name]
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

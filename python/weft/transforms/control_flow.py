@@ -6,6 +6,7 @@ compare by code and closure, so a loop of such calls compiles once.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,7 +25,7 @@ from weft.transforms._lift import (
     type_of,
 )
 from weft.transforms._mapping import output_label
-from weft.transforms._once import compiles_once
+from weft.transforms._once import Program, program_of
 from weft.transforms.jit import jit
 
 if TYPE_CHECKING:
@@ -158,8 +159,9 @@ def cond(pred: Any, true_fun: Function, false_fun: Function, *operands: Any) -> 
     >>> float(m["w"].value)
     2.0
     """
-    run = _compiled_cond if compiles_once(true_fun, false_fun) else _cond
-    return run(true_fun, false_fun, pred, *operands)
+    if program := program_of(true_fun, false_fun):
+        return _compiled_cond(program, pred, *operands)
+    return _cond(true_fun, false_fun, pred, *operands)
 
 
 def _cond(true_fun: Function, false_fun: Function, pred: Any, /, *operands: Any) -> Any:
@@ -169,7 +171,10 @@ def _cond(true_fun: Function, false_fun: Function, pred: Any, /, *operands: Any)
     return branches.finish(out)
 
 
-_compiled_cond = jit(_cond, static_argnums=(0, 1))
+@partial(jit, static_argnums=0)
+def _compiled_cond(program: Program, pred: Any, /, *operands: Any) -> Any:
+    true_fun, false_fun = program.functions
+    return _cond(true_fun, false_fun, pred, *operands)
 
 
 def switch(index: Any, branches: Sequence[Function], *operands: Any) -> Any:
@@ -202,8 +207,9 @@ def switch(index: Any, branches: Sequence[Function], *operands: Any) -> Any:
     """
     if not branches:
         raise ValueError("switch needs at least one branch.")
-    run = _compiled_switch if compiles_once(*branches) else _switch
-    return run(tuple(branches), index, *operands)
+    if program := program_of(*branches):
+        return _compiled_switch(program, index, *operands)
+    return _switch(tuple(branches), index, *operands)
 
 
 def _switch(branches: tuple[Function, ...], index: Any, /, *operands: Any) -> Any:
@@ -213,7 +219,9 @@ def _switch(branches: tuple[Function, ...], index: Any, /, *operands: Any) -> An
     return lifted.finish(out)
 
 
-_compiled_switch = jit(_switch, static_argnums=0)
+@partial(jit, static_argnums=0)
+def _compiled_switch(program: Program, index: Any, /, *operands: Any) -> Any:
+    return _switch(program.functions, index, *operands)
 
 
 class _Loop:
@@ -304,8 +312,9 @@ def while_loop(cond_fun: Function, body_fun: Function, init_val: Any) -> Any:
     >>> float(m["w"].value)
     128.0
     """
-    run = _compiled_while if compiles_once(cond_fun, body_fun) else _while
-    return run(cond_fun, body_fun, init_val)
+    if program := program_of(cond_fun, body_fun):
+        return _compiled_while(program, init_val)
+    return _while(cond_fun, body_fun, init_val)
 
 
 def _while(cond_fun: Function, body_fun: Function, init_val: Any, /) -> Any:
@@ -331,7 +340,10 @@ def _while(cond_fun: Function, body_fun: Function, init_val: Any, /) -> Any:
     return loop.finish(jax.lax.while_loop(test, loop, loop.start()))
 
 
-_compiled_while = jit(_while, static_argnums=(0, 1))
+@partial(jit, static_argnums=0)
+def _compiled_while(program: Program, init_val: Any, /) -> Any:
+    cond_fun, body_fun = program.functions
+    return _while(cond_fun, body_fun, init_val)
 
 
 def fori_loop(
@@ -370,12 +382,12 @@ def fori_loop(
     >>> float(m["w"].value)
     10.0
     """
-    run: Function = _fori
-    if compiles_once(body_fun):
-        known = isinstance(lower, int) and isinstance(upper, int)
-        # Unrolling needs bounds that are known when tracing; otherwise one program serves all.
-        run = _compiled_fori if unroll is None else _compiled_fori_unrolled if known else _fori
-    return run(body_fun, unroll, lower, upper, init_val)
+    # Unrolling needs bounds that are known when tracing; otherwise one program serves all.
+    known = isinstance(lower, int) and isinstance(upper, int)
+    if (unroll is None or known) and (program := program_of(body_fun)):
+        run = _compiled_fori if unroll is None else _compiled_fori_unrolled
+        return run(program, unroll, lower, upper, init_val)
+    return _fori(body_fun, unroll, lower, upper, init_val)
 
 
 def _fori(body_fun: Function, unroll: Any, lower: Any, upper: Any, init_val: Any, /) -> Any:
@@ -383,5 +395,9 @@ def _fori(body_fun: Function, unroll: Any, lower: Any, upper: Any, init_val: Any
     return loop.finish(jax.lax.fori_loop(lower, upper, loop, loop.start(), unroll=unroll))
 
 
-_compiled_fori = jit(_fori, static_argnums=(0, 1))
-_compiled_fori_unrolled = jit(_fori, static_argnums=(0, 1, 2, 3))
+def _fori_program(program: Program, unroll: Any, lower: Any, upper: Any, init_val: Any, /) -> Any:
+    return _fori(*program.functions, unroll, lower, upper, init_val)
+
+
+_compiled_fori = jit(_fori_program, static_argnums=(0, 1))
+_compiled_fori_unrolled = jit(_fori_program, static_argnums=(0, 1, 2, 3))
