@@ -1,6 +1,9 @@
 #include "graph/cells.h"
 
+#include <utility>
+
 #include "debug.h"
+#include "deferred_release.h"
 #include "errors.h"
 #include "graph/node_types.h"
 #include "settings.h"
@@ -177,16 +180,19 @@ PyObject *cell_getattro(PyObject *self, PyObject *name) {
   return attribute_or_metadata(self, name, as_cell(self)->metadata);
 }
 
-// True if the type of `self` handles writes to `name` itself (a property, a slot, one of the getset entries).
+// True if the type of `self` handles writes to `name` itself (a property, a slot, one of the getset entries). Looks
+// into the classes' own dicts, since a descriptor may give another object when it is asked for through the class.
 bool has_data_descriptor(PyObject *self, PyObject *name) {
-  PyObject *found = PyObject_GetAttr(reinterpret_cast<PyObject *>(Py_TYPE(self)), name);
-  if (found == nullptr) {
-    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw nb::python_error();
-    PyErr_Clear();
-    return false;
+  nb::object type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(self)));
+  for (nb::handle base : nb::object(type.attr("__mro__"))) {
+    nb::object attributes = base.attr("__dict__");
+    int found = PySequence_Contains(attributes.ptr(), name);
+    py::check_status(found);
+    if (found == 0) continue;
+    nb::object descriptor = py::checked(PyObject_GetItem(attributes.ptr(), name));
+    return PyType_GetSlot(Py_TYPE(descriptor.ptr()), Py_tp_descr_set) != nullptr;
   }
-  nb::object descriptor = nb::steal<nb::object>(found);
-  return PyType_GetSlot(Py_TYPE(descriptor.ptr()), Py_tp_descr_set) != nullptr;
+  return false;
 }
 
 int cell_setattro(PyObject *self, PyObject *name, PyObject *value) {
@@ -194,8 +200,9 @@ int cell_setattro(PyObject *self, PyObject *name, PyObject *value) {
     if (name == g_value_name && value != nullptr) return cell_set_value(self, value, nullptr);
     if (has_data_descriptor(self, name)) return PyObject_GenericSetAttr(self, name, value);
     check_trace(as_cell(self)->trace, self);
-    PyObject *old = as_cell(self)->metadata;
-    nb::object fresh = py::checked(old != nullptr ? PyDict_Copy(old) : PyDict_New());
+    // Making a dict may run a collection, and with it a finalizer that replaces the metadata.
+    nb::object old = nb::borrow<nb::object>(as_cell(self)->metadata);
+    nb::object fresh = py::checked(old.is_valid() ? PyDict_Copy(old.ptr()) : PyDict_New());
     if (value != nullptr) {
       py::check_status(PyDict_SetItem(fresh.ptr(), name, value));
     } else if (PyDict_DelItem(fresh.ptr(), name) < 0) {
@@ -344,11 +351,11 @@ int state_clear(PyObject *self) {
 void state_dealloc(PyObject *self) {
   PyObject_GC_UnTrack(self);
   VariableState *state = as_state(self);
-  Py_CLEAR(state->type);
-  Py_CLEAR(state->value);
-  Py_CLEAR(state->metadata);
+  PyObject *held[] = {std::exchange(state->type, nullptr), std::exchange(state->value, nullptr),
+                      std::exchange(state->metadata, nullptr)};
   count(Kept::VariableState, -1);
   free_instance(self);
+  for (PyObject *object : held) release_nested(object);
 }
 
 PyObject *state_repr(PyObject *self) {

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "deferred_release.h"
 #include "errors.h"
 #include "graph/filters.h"
 #include "graph/statics.h"
@@ -577,6 +578,11 @@ uint32_t GraphDef::skip(uint32_t begin) const {
   return at;
 }
 
+GraphDef::~GraphDef() {
+  // A static may be another GraphDef, which holds another one.
+  for (nb::object &constant : constants) release_nested(constant.release().ptr());
+}
+
 void GraphDef::finish(size_t statics) {
   size_t seed = mix(static_cast<size_t>(root_kind), statics);
   for (const Item &item : items) seed = mix(seed, (static_cast<size_t>(item.op) << 32) | item.n);
@@ -669,7 +675,7 @@ nb::object new_graphdef() {
 }
 
 GraphDef &graphdef_of(nb::handle object) {
-  if (!nb::type_check(object.type()) || !object.type().is(*g_graphdef_type))
+  if (!nb::type_check(object.type()) || !object.type().is(*g_graphdef_type) || !nb::inst_ready(object))
     throw nb::type_error("expected a GraphDef");
   return *nb::inst_ptr<GraphDef>(object);
 }

@@ -48,6 +48,11 @@ enum class RootKind : uint8_t { Graph, Call };
 // complete.
 class GraphDef {
  public:
+  GraphDef() = default;
+  ~GraphDef();
+  GraphDef(const GraphDef &) = delete;
+  GraphDef &operator=(const GraphDef &) = delete;
+
   std::vector<Item> items;
   std::vector<RefDef> refs;
   std::vector<uint32_t> child_items;  // start of each child's expression, per reference

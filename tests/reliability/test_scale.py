@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -151,3 +152,26 @@ def test_a_million_leaves() -> None:
     graphdef, state = nnx.split(model)
     assert graphdef.num_leaves == 1_000_000
     assert len(nnx.merge(graphdef, state)) == 1_000_000
+
+
+def _states(held: Any) -> Any:
+    return nnx.VariableState(nnx.Param, held)
+
+
+def _graphdefs(held: Any) -> Any:
+    node = Link()
+    node.static = held
+    return nnx.split(node)[0]
+
+
+@pytest.mark.parametrize("wrap", [_states, _graphdefs])
+def test_chains_of_what_holds_another_are_freed(wrap: Any) -> None:
+    class End:
+        pass
+
+    held: Any = End()
+    end = weakref.ref(held)
+    for _ in range(DEPTH):
+        held = wrap(held)
+    del held
+    assert end() is None
