@@ -31,6 +31,7 @@ void configure(const nb::kwargs &options) {
   fresh->method_type = types.attr("MethodType");
   fresh->partial_type = nb::module_::import_("functools").attr("partial");
   fresh->enum_type = nb::module_::import_("enum").attr("Enum");
+  fresh->object_new = nb::module_::import_("builtins").attr("object").attr("__new__");
   delete g_settings;
   g_settings = fresh.release();
   g_settings->top_trace = current_trace();
@@ -65,7 +66,7 @@ void check_trace(PyObject *owner, PyObject *object) {
   nb::object now = current_trace();
   if (owner == now.ptr() || owner == nullptr) return;
   nb::object name = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(object))).attr("__name__");
-  PyErr_Format(settings().trace_error.ptr(), "Cannot mutate '%U' from different trace level", name.ptr());
+  PyErr_Format(settings().trace_error.ptr(), "Cannot mutate '%S' from different trace level", name.ptr());
   throw nb::python_error();
 }
 

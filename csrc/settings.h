@@ -26,6 +26,7 @@ struct Settings {
   nb::object same;       // (a, b) -> bool: equality that looks into arrays
   nb::object value_key;  // JAX's key of a VariableState's one child
   nb::object function_type, partial_type, method_type, enum_type;
+  nb::object object_new;  // `object.__new__`
 };
 
 // The process-wide settings; throws RuntimeError when the package has not configured the engine.

@@ -79,11 +79,13 @@ struct DispatcherState {
 
   void use(const PlanRef &plan) {
     if (!recent.empty() && recent.front() == plan) return;
+    // Code that ran since the plan was found may have cleared the cache.
+    auto place = std::find(age.begin(), age.end(), plan);
+    if (place == age.end()) return;
+    std::rotate(place, place + 1, age.end());
     recent.erase(std::remove(recent.begin(), recent.end(), plan), recent.end());
     recent.insert(recent.begin(), plan);
     if (recent.size() > kRecentPlans) recent.pop_back();
-    auto place = std::find(age.begin(), age.end(), plan);
-    if (place != age.end()) std::rotate(place, place + 1, age.end());
   }
 
   void clear() {

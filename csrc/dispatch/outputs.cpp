@@ -70,7 +70,7 @@ bool is_outputs(const nb::object &result) {
 }
 
 Outputs &outputs_of(const nb::object &result) {
-  if (!is_outputs(result)) {
+  if (!is_outputs(result) || !nb::inst_ready(result)) {
     throw std::runtime_error("a compiled function returned something else than its outputs");
   }
   return *nb::inst_ptr<Outputs>(result);

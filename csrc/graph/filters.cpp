@@ -1,5 +1,6 @@
 #include "graph/filters.h"
 
+#include <cstring>
 #include <string>
 
 #include "graph/cells.h"

@@ -5,6 +5,7 @@
 
 #include "graph/node_types.h"
 #include "graph/statics.h"
+#include "settings.h"
 
 namespace weft {
 namespace {
@@ -25,8 +26,11 @@ bool refers_to_nothing(PyObject *value, int depth) {
   }
   const NodeType *type = classify(value);
   if (type->kind == Kind::None) return true;
-  return type->kind == Kind::Static &&
-         (type->static_kind == StaticKind::Simple || type->static_kind == StaticKind::Frozen);
+  if (type->kind != Kind::Static) return false;
+  if (type->static_kind == StaticKind::Simple) return true;
+  // A frozen dataclass has the fields it likes.
+  return type->static_kind == StaticKind::Frozen &&
+         PyObject_HasAttrString(reinterpret_cast<PyObject *>(Py_TYPE(value)), "__dataclass_params__") == 0;
 }
 
 using Bucket = std::vector<std::shared_ptr<const Snapshot>>;
@@ -171,6 +175,7 @@ PyObject *Layout::items(PyObject *mapping) const {
   } else {
     nb::object attributes = py::instance_dict(mapping);
     found = PyDict_GetItemWithError(attributes.ptr(), items_name.ptr());
+    if (found == nullptr && PyErr_Occurred()) throw nb::python_error();
   }
   return found != nullptr && py::is_exact(found, &PyDict_Type) ? found : nullptr;
 }
@@ -191,6 +196,7 @@ bool is_marked(PyObject *marks, PyObject *name) {
 }
 
 nb::object own_metadata(PyObject *metadata) {
+  nb::object held = nb::borrow<nb::object>(metadata);
   return py::checked(metadata != nullptr ? PyDict_Copy(metadata) : PyDict_New());
 }
 
@@ -204,9 +210,9 @@ nb::object index_or_name(PyObject *name) {
 }
 
 nb::object bare_instance(PyTypeObject *type) {
-  auto make = reinterpret_cast<newfunc>(PyType_GetSlot(&PyBaseObject_Type, Py_tp_new));
-  nb::object no_arguments = py::checked(PyTuple_New(0));
-  return py::checked(make(type, no_arguments.ptr(), nullptr));
+  // The method, not the slot: it refuses types whose instances need more than `object` sets up, such as dicts.
+  return py::checked(
+      PyObject_CallFunctionObjArgs(settings().object_new.ptr(), reinterpret_cast<PyObject *>(type), nullptr));
 }
 
 std::unique_ptr<Layout> read_layout(const nb::object &type, const nb::object &description) {

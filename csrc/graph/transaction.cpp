@@ -92,15 +92,16 @@ void Transaction::undo(Change &change) noexcept {
       }
     } else if (change.items.is_valid()) {
       PyDict_Clear(change.owner.ptr());
-      if (PyDict_Update(change.owner.ptr(), change.items.ptr()) < 0) PyErr_Clear();
+      PyDict_Update(change.owner.ptr(), change.items.ptr());
     } else if (change.old.is_valid()) {
       PyDict_SetItem(change.owner.ptr(), change.key.ptr(), change.old.ptr());
-    } else if (PyDict_DelItem(change.owner.ptr(), change.key.ptr()) < 0) {
-      PyErr_Clear();
+    } else {
+      PyDict_DelItem(change.owner.ptr(), change.key.ptr());
     }
   } catch (const std::exception &) {
-    // The error that made the change fail is the one to report.
   }
+  // The error that made the change fail is the one to report.
+  PyErr_Clear();
 }
 
 }  // namespace weft

@@ -84,7 +84,7 @@ nb::object plain_key(const nb::object &entry) {
 
 std::string type_name(PyObject *value) {
   nb::object name = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value))).attr("__name__");
-  return nb::borrow<nb::str>(name).c_str();
+  return py::text(py::checked(PyObject_Str(name.ptr())));
 }
 
 // Bound to the container being opened: everything else is a leaf of its one level. A plain C function, because making
@@ -204,13 +204,13 @@ Walker::Frame Walker::dict_frame(PyObject *dict, const KeyOrder &order) {
   values_.resize(begin + count);
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
-  for (uint32_t rank : order.rank) {
-    if (!PyDict_Next(dict, &position, &key, &value)) break;
-    if (rank != kNone) values_[begin + rank] = nb::borrow<nb::object>(value);
+  for (size_t i = 0; i < order.rank.size(); ++i) {
+    // Comparing keys to sort them may have run code that moved them.
+    if (!PyDict_Next(dict, &position, &key, &value) || key != order.inserted[i].ptr())
+      raise_graph_error(current_path(), "changed while it was walked");
+    if (order.rank[i] != kNone) values_[begin + order.rank[i]] = nb::borrow<nb::object>(value);
   }
-  for (size_t i = begin; i < values_.size(); ++i) {
-    if (!values_[i].is_valid()) raise_graph_error(current_path(), "changed size while it was walked");
-  }
+  if (PyDict_Next(dict, &position, &key, &value)) raise_graph_error(current_path(), "changed while it was walked");
   Frame frame{};
   frame.keys = order.sorted.ptr();
   frame.values_begin = begin;
@@ -275,6 +275,8 @@ void Walker::open_sequence(PyObject *value, Op op, Scalars scalars) {
     nb::object type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value)));
     constant = add_constant(ConstantKind::Type, type);
     nb::object fields = nb::tuple(nb::object(type.attr("_fields")));
+    if (py::tuple_size(fields.ptr()) != n)
+      raise_graph_error(current_path(), "is a named tuple with other _fields than values");
     keys = fields.ptr();
     add_constant(ConstantKind::PathKeys, fields);
   }

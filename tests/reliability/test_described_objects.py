@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import weakref
 from typing import Any
@@ -157,3 +158,34 @@ def test_changing_a_captured_variable_of_another_level_is_refused() -> None:
     with pytest.raises(nnx.TraceContextError, match="Cannot mutate 'Tank'"):
         inner(make())
     assert shed.tank.value.tolist() == [1, 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """Frozen, and yet it leads to what it likes."""
+
+    of: object
+
+
+def test_metadata_that_hold_a_frozen_dataclass_do_not_keep_what_it_holds() -> None:
+    class Thing:
+        pass
+
+    thing = Thing()
+    watch = weakref.ref(thing)
+    shed = make()
+    shed.tank.note = Label(thing)
+    nnx.split(shed)
+    del shed, thing
+    gc.collect()
+    assert watch() is None
+
+
+def test_instances_that_need_more_than_object_sets_up_are_refused() -> None:
+    class Drawers(Shed, dict):  # type: ignore[misc]
+        """A dict too, which `object.__new__` does not know how to make."""
+
+    shed: Any = Drawers(("rate",))
+    shed.tank = Tank(jnp.ones(2))
+    with pytest.raises(TypeError, match="not safe"):
+        nnx.merge(*nnx.split(shed))

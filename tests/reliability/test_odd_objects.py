@@ -429,3 +429,108 @@ def test_a_node_in_a_variable_is_refused_by_path() -> None:
     with pytest.raises(TypeError, match=r"child\.bad"):
         nnx.jit(touch)(model)
     assert jnp.array_equal(model.w.value, jnp.ones(2))
+
+
+class ShortFields(tuple):
+    """Says that it has one field, whatever it holds."""
+
+    _fields = ("a",)
+
+
+def test_named_tuples_with_fewer_fields_than_values_are_refused():
+    node = Node()
+    node.pair = ShortFields(nnx.Param(jnp.ones(1)) for _ in range(3))
+    with pytest.raises(nnx.GraphError, match=r"model\.pair .*_fields"):
+        nnx.split(node)
+
+
+class OddlyNamed(type):
+    """Its classes say that their name is a number."""
+
+    __name__ = property(lambda cls: 3)  # type: ignore[assignment]
+
+
+def test_names_that_are_no_names_are_shown_as_they_are():
+    class Unhashable(metaclass=OddlyNamed):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    class Odd(nnx.Param, metaclass=OddlyNamed):
+        pass
+
+    node = Node()
+    node.static = Unhashable()
+    with pytest.raises(nnx.StaticError, match="type '3'"):
+        nnx.split(node)
+    odd = Odd(jnp.ones(()))
+    with pytest.raises(nnx.TraceContextError, match="'3'"):
+        jax.jit(lambda x: setattr(odd, "value", x))(1.0)
+
+
+def test_modules_of_types_need_not_be_text_that_can_be_encoded():
+    class Odd:
+        def __eq__(self, other):
+            return type(other) is Odd
+
+        def __hash__(self):
+            return 1
+
+    Odd.__module__ = "\ud800"
+    model = with_weight(Node())
+    model.static = Odd()
+    assert_works(model)
+
+
+class Elsewhere:
+    """A data descriptor that gives another object when the class is asked for it."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def __get__(self, instance, owner=None):
+        return 42 if instance is None else self.kept.get(id(instance), "unset")
+
+    def __set__(self, instance, value):
+        self.kept[id(instance)] = value
+
+
+def test_descriptors_of_variable_classes_handle_what_is_set():
+    class Scaled(nnx.Param):
+        scale: Any = Elsewhere()
+
+    variable = Scaled(jnp.ones(()))
+    variable.scale = 3
+    assert variable.scale == 3
+    assert "scale" not in variable.get_metadata()
+
+
+class Moving:
+    """A key that moves itself to the end of its dict when it is first compared."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __hash__(self):
+        return self.n
+
+    def __eq__(self, other):
+        return self is other
+
+    def __lt__(self, other):
+        if self.inside is not None:
+            inside, self.inside, other.inside = self.inside, None, None
+            first = next(iter(inside))
+            inside[first] = inside.pop(first)
+        return self.n < other.n
+
+
+def test_a_dict_whose_order_changes_while_it_is_sorted_is_refused():
+    one, two = Moving(1), Moving(2)
+    inside = {one: jnp.array(1.0), two: jnp.array(2.0)}
+    one.inside = two.inside = inside
+    read = nnx.jit(lambda d: (d[one], d[two]))
+    with pytest.raises(nnx.GraphError, match="changed while it was walked"):
+        read(inside)
+    assert read(inside) == (1, 2)

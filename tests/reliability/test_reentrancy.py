@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -432,3 +433,71 @@ def test_a_fault_while_a_fault_is_handled() -> None:
     with pytest.raises(KeyError, match="second"):
         fails(model)
     assert jnp.array_equal(model.z.value, jnp.zeros(2))
+
+
+class Clears:
+    """A static whose hash function empties the cache of the function that asks for it."""
+
+    def __init__(self) -> None:
+        self.function: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        if self.function is not None:
+            self.function.clear_cache()
+        return 1
+
+
+def test_a_cache_emptied_while_a_plan_is_found_stays_empty() -> None:
+    model = nnx.Module()
+    model.w, model.static = nnx.Param(jnp.ones(())), Clears()
+    step = nnx.jit(lambda m: m.w.value)
+    step(model)
+    model.static.function = step
+    step(model)
+    model.static.function = None
+    assert step._counts["plans"] == 0
+    assert float(step(model)) == 1
+    assert step.num_traces == 2
+    assert step._counts["plans"] == 1
+
+
+class ReplacesMetadata:
+    """Part of a cycle: a collection runs its finalizer, which replaces a Variable's metadata."""
+
+    def __init__(self, variable: Any, other: Any) -> None:
+        self.variable, self.other, self.me = variable, other, self
+
+    def __del__(self) -> None:
+        self.variable._metadata = self.other
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="collections run between bytecodes only")
+def test_metadata_replaced_by_a_collection_while_one_is_set() -> None:
+    before = {f"k{i}": i for i in range(30)}
+    threshold = gc.get_threshold()
+    interrupted = 0
+    try:
+        for after in range(12):
+            gc.disable()
+            variable = nnx.Param(1.0)
+            variable._metadata = dict(before)
+            gc.collect()
+            ReplacesMetadata(variable, {"z": 1})
+            kept = [{"a": i} for i in range(300)]
+            gc.set_threshold(gc.get_count()[0] + after, 10_000, 10_000)
+            gc.enable()
+            variable.note = 1
+            gc.disable()
+            assert len(kept) == 300
+            metadata = variable._metadata
+            # Set on what was there before the finalizer ran, or on what it left.
+            assert metadata in (before | {"note": 1}, {"z": 1, "note": 1}, {"z": 1})
+            interrupted += "z" in metadata or after == 0
+    finally:
+        gc.set_threshold(*threshold)
+        gc.enable()
+        gc.collect()
+    assert interrupted
