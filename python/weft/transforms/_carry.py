@@ -13,7 +13,9 @@ from weft.transforms._lift import (
     Call,
     Function,
     argument_label,
+    part_label,
     plain_path,
+    structure_text,
     tree_flatten,
     type_of,
 )
@@ -107,7 +109,10 @@ def check_structure(
 
 
 def check_type(where: str, label: str, was: Any, now: Any) -> None:
-    """Raise a TypeError if a carried leaf changed its shape or dtype."""
+    """Raise a TypeError if a carried leaf changed its shape or dtype.
+
+    The value of a Variable may be a pytree; then its structure must stay the same, too.
+    """
     if was is None and now is None:
         return
     if was is None or now is None:
@@ -115,6 +120,20 @@ def check_type(where: str, label: str, was: Any, now: Any) -> None:
             f"{where}: {label} is carried from iteration to iteration, but it changes from "
             f"{type_of(was)} to {type_of(now)}. Give it its first value before the loop."
         )
+    before, structure = jax.tree_util.tree_flatten(was)
+    after, structure_now = jax.tree_util.tree_flatten(now)
+    if structure != structure_now:
+        raise TypeError(
+            f"{where}: {label} is carried from iteration to iteration, so its structure must stay "
+            f"the same, but it changes from {structure_text(was)} to {structure_text(now)}. Give "
+            "it its whole structure before the loop."
+        )
+    for number, (part, part_now) in enumerate(zip(before, after, strict=True)):
+        name = label if part is was else part_label(label, was, number)
+        _check_array(where, name, part, part_now)
+
+
+def _check_array(where: str, label: str, was: Any, now: Any) -> None:
     try:
         now_dtype = jnp.result_type(now)
     except TypeError:

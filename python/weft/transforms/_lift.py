@@ -180,10 +180,9 @@ def spread_prefix(
     try:
         jax.tree_util.tree_map(add, prefix, tree, is_leaf=is_leaf)
     except ValueError as error:
-        shown = jax.tree_util.tree_map(_short, tree, is_leaf=_core.is_node)
         raise ValueError(
             f"{what} must be one entry, or a pytree prefix of what it describes. "
-            f"Got {prefix!r} for {shown!r}."
+            f"Got {prefix!r} for {structure_text(tree)}."
         ) from error
     return spread
 
@@ -209,12 +208,27 @@ def _short(value: Any) -> _Short:
     return _Short(type_of(value))
 
 
+def structure_text(tree: Any) -> str:
+    """A pytree as text, with the types of its leaves in their place: ``(float32[2], int32[])``."""
+    return repr(jax.tree_util.tree_map(_short, tree, is_leaf=_core.is_node))
+
+
 def type_of(value: Any) -> str:
     """Shape and dtype of an array (``float32[2,3]``), the type's name of anything else."""
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return type(value).__name__
     return f"{dtype}[{','.join(map(str, np.shape(value)))}]"
+
+
+def part_label(label: str, value: Any, number: int) -> str:
+    """What to call part number `number` (of `jax.tree_util.tree_leaves`) of a leaf's value.
+
+    A Variable may hold a pytree, such as the tuple that `sow` makes, so that one leaf of a call is
+    several arrays: ``model.seen[0]``. A value that is one array keeps the leaf's `label`.
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(value)
+    return label + jax.tree_util.keystr(paths[number][0])
 
 
 class _Indistinct:

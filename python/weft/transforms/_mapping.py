@@ -27,6 +27,7 @@ from weft.transforms._lift import (
     Path,
     argument_label,
     function_name,
+    part_label,
     spread_prefix,
     tree_leaves,
     type_of,
@@ -203,22 +204,25 @@ class Resolver:
         )
 
     def _checked(self, leaf: int, role: AxisRole) -> AxisRole:
-        """The role, its axis counted from the front."""
+        """The role, its axis counted from the front where the value is one array.
+
+        The arrays of a pytree may differ in rank, so there a negative axis stays what it is: each
+        array's own, which JAX counts from its end.
+        """
         if not isinstance(role, int):
             return role
         value = self.call.leaves[leaf]
-        if value is None:
-            return role
-        try:
-            ndim = np.ndim(value)
-        except Exception:
-            ndim = 0
-        if not -ndim <= role < ndim:
-            raise ValueError(
-                f"{self.where}: axis {role} is out of bounds for {self.call.label(leaf)}, which is "
-                f"{type_of(value)}. {self._remedy(leaf)}"
-            )
-        return role % ndim
+        for number, part in enumerate(jax.tree_util.tree_leaves(value)):
+            ndim = _ndim(part)
+            if not -ndim <= role < ndim:
+                label = part_label(self.call.label(leaf), value, number)
+                raise ValueError(
+                    f"{self.where}: axis {role} is out of bounds for {label}, which is "
+                    f"{type_of(part)}. {self._remedy(leaf)}"
+                )
+            if part is value:
+                return role % ndim
+        return role
 
     def _remedy(self, leaf: int) -> str:
         """How to have a leaf not mapped."""
@@ -371,14 +375,17 @@ class Resolver:
         first: dict[int, str] = {}
         named = 0
         for leaf, role in enumerate(roles):
-            if not isinstance(role, int) or self.call.leaves[leaf] is None:
+            if not isinstance(role, int):
                 continue
-            size = np.shape(self.call.leaves[leaf])[role]
-            if size not in first:
-                # Of several, the remedy for state is the less obvious one.
-                if not first or self._is_value(named):
-                    named = leaf
-                first[size] = f"{self.call.label(leaf)} has {size} along axis {role}"
+            value = self.call.leaves[leaf]
+            for number, part in enumerate(jax.tree_util.tree_leaves(value)):
+                size = np.shape(part)[role]
+                if size not in first:
+                    # Of several, the remedy for state is the less obvious one.
+                    if not first or self._is_value(named):
+                        named = leaf
+                    label = part_label(self.call.label(leaf), value, number)
+                    first[size] = f"{label} has {size} along axis {role}"
         if given is not None and any(size != given for size in first):
             wrong = next(text for size, text in first.items() if size != given)
             raise ValueError(
@@ -398,6 +405,17 @@ class Resolver:
                 f"inferred. Pass {parameter}."
             )
         return next(iter(first))
+
+
+def _ndim(array: Any) -> int:
+    """Number of axes, 0 for what is not an array."""
+    ndim = getattr(array, "ndim", None)
+    if ndim is None:
+        try:
+            ndim = np.ndim(array)
+        except Exception:
+            ndim = 0
+    return ndim
 
 
 def rng_key_ndim(value: Any) -> int:
@@ -614,14 +632,18 @@ class AxisNames:
     def remove(self, refs: Sequence[Any]) -> None:
         """Take the names off the rebuilt Variables."""
         for ref, index in self.mapped:
-            variables.remove_axis(refs[ref], index, self.metadata)
+            variable = refs[ref]
+            at = _outer_axis(index, _core.raw_value(variable))
+            variables.remove_axis(variable, at, self.metadata)
 
     def add(self, refs: Sequence[Any], arguments: Any, result: Any, new: NewState) -> None:
         """Put the names on mapped Variables and on those that the function made."""
         if not self.metadata:
             return
         for ref, index in self.mapped:
-            variables.add_axis(refs[ref], index, self.metadata)
+            variable = refs[ref]
+            at = _outer_axis(index, _core.raw_value(variable))
+            variables.add_axis(variable, at, self.metadata)
         known = {id(ref) for ref in refs}
         walked = _core.flatten((*arguments, result))
         paths, owners = walked.graphdef.paths(), walked.graphdef.leaf_refs()
@@ -634,4 +656,12 @@ class AxisNames:
             value = _core.raw_value(variable)
             axis = new.axis(entry, path, type(variable), _core.metadata(variable), value)
             if isinstance(axis, int):
-                variables.add_axis(variable, axis % (np.ndim(value) + 1), self.metadata)
+                variables.add_axis(variable, _outer_axis(axis, value), self.metadata)
+
+
+def _outer_axis(axis: int, value: Any) -> int:
+    """An axis that `value`, as it is inside, has outside; from the front if its arrays allow it."""
+    if axis >= 0:
+        return axis
+    ranks = {_ndim(part) + 1 for part in jax.tree_util.tree_leaves(value)}
+    return axis % ranks.pop() if len(ranks) == 1 else axis

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,14 @@ import numpy as np
 from weft import _core
 from weft.errors import format_path
 from weft.filters import All, Filter
-from weft.state import State
 from weft.transforms._lift import (
     Call,
     Function,
+    Path,
     function_name,
     normalize_argnums,
+    part_label,
+    structure_text,
     trace,
     transform,
     tree_flatten,
@@ -95,20 +97,44 @@ class Selection:
             gathered.append(jax.tree_util.tree_unflatten(structure, parts))
         return gathered
 
-    def scatter(self, trees: Sequence[Any], what: str, *, add_up: bool) -> list[Any]:
-        """Values of the selected leaves, taken from one pytree per argument as `gather` makes them.
+    def scatter(
+        self, trees: Sequence[Any], values: Sequence[Any], what: str, *, add_up: bool
+    ) -> tuple[Any, ...]:
+        """Tangents of the selected leaves, from one pytree per argument as `gather` makes them.
 
         What is given for a leaf twice (a shared Variable) is added up, or the first is taken; what
-        is missing is None.
+        is missing is zero.
+
+        Args:
+            trees: what is given; None in it counts as missing.
+            values: the selected leaves' values.
+            what: `trees` in words, for messages.
+            add_up: add up what is given twice.
+
+        Raises:
+            ValueError: `trees` does not fit the arguments.
         """
-        found: list[Any] = [None] * len(self.leaves)
+        # A value may be a pytree, so each has a list of arrays.
+        flat = [jax.tree_util.tree_flatten(value) for value in values]
+        found: list[list[Any]] = [[None] * len(arrays) for arrays, _ in flat]
 
         def add(leaf: int, value: Any) -> None:
+            if value is None:
+                return
             position = self.positions[leaf]
-            if found[position] is None:
-                found[position] = value
-            elif value is not None and add_up:
-                found[position] = found[position] + value
+            try:
+                entries = flat[position][1].flatten_up_to(value)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self._where()}: {what} must have the structure of {self.call.label(leaf)}, "
+                    f"which is {structure_text(values[position])}. {error}"
+                ) from error
+            known = found[position]
+            for number, entry in enumerate(entries):
+                if known[number] is None:
+                    known[number] = entry
+                elif entry is not None and add_up:
+                    known[number] = known[number] + entry
 
         for (structure, described), tree in zip(self.arguments, trees, strict=True):
             if tree is None:
@@ -117,15 +143,24 @@ class Selection:
                 parts = structure.flatten_up_to(tree)
             except ValueError as error:
                 raise ValueError(
-                    f"{self.call.name} of {function_name(self.call.function)}: {what} must have "
-                    f"the structure of the arguments, with a State for each node. {error}"
+                    f"{self._where()}: {what} must have the structure of the arguments, with a "
+                    f"State for each node. {error}"
                 ) from error
             for (ref, ids), part in zip(described, parts, strict=True):
                 if ref is None:
                     add(ids[0], part)
                     continue
                 self._scatter_state(ref, ids, part, what, add)
-        return found
+        return tuple(
+            jax.tree_util.tree_unflatten(
+                structure,
+                [
+                    _zero_tangent(array) if entry is None else entry
+                    for array, entry in zip(arrays, entries, strict=True)
+                ],
+            )
+            for (arrays, structure), entries in zip(flat, found, strict=True)
+        )
 
     def _scatter_state(
         self, ref: int, ids: Sequence[int], state: Any, what: str, add: Callable[[int, Any], None]
@@ -134,11 +169,11 @@ class Selection:
             return
         paths = self.call.relative_paths(ref)
         by_path = {paths[leaf]: leaf for leaf in ids}
-        for path, entry in state_entries(state).items():
+        for path, entry in _state_entries(state, by_path):
             if path not in by_path:
                 raise ValueError(
-                    f"{self.call.name} of {function_name(self.call.function)}: {what} has an entry "
-                    f"at {path!r} that is not a differentiated leaf of the argument. "
+                    f"{self._where()}: {what} has an entry at {path!r} that is not a "
+                    "differentiated leaf of the argument. "
                     f"Differentiated: {sorted(map(str, by_path))}."
                 )
             add(by_path[path], entry)
@@ -146,37 +181,51 @@ class Selection:
     def check_dtypes(self, allow_int: bool, holomorphic: bool) -> None:
         """Raise a TypeError naming a selected leaf that cannot be differentiated."""
         for leaf in self.leaves:
-            value = self.call.leaves[leaf]
-            if value is None:
-                continue
-            try:
-                dtype = jnp.result_type(value)
-            except TypeError:
-                raise TypeError(
-                    f"{self._where()} differentiates {self.call.label(leaf)}, which is not an "
-                    f"array: got {value!r}. Leave it out of argnums."
-                ) from None
-            inexact = jnp.issubdtype(dtype, np.inexact)
-            if holomorphic and not jnp.issubdtype(dtype, np.complexfloating):
-                raise TypeError(
-                    f"{self._where()} with holomorphic=True needs complex inputs, "
-                    f"{self.call.label(leaf)} is {type_of(value)}."
-                )
-            if not inexact and not allow_int:
-                raise TypeError(
-                    f"{self._where()} differentiates {self.call.label(leaf)}, which is "
-                    f"{type_of(value)}: only floating-point and complex values have gradients. "
-                    "Leave it out of argnums or wrt, or pass allow_int=True."
-                )
+            for number, part in enumerate(jax.tree_util.tree_leaves(self.call.leaves[leaf])):
+                self._check_dtype(leaf, number, part, allow_int, holomorphic)
+
+    def _check_dtype(
+        self, leaf: int, number: int, array: Any, allow_int: bool, holomorphic: bool
+    ) -> None:
+        try:
+            dtype = jnp.result_type(array)
+        except TypeError:
+            raise TypeError(
+                f"{self._where()} differentiates {self._label(leaf, number)}, which is not an "
+                f"array: got {array!r}. Leave it out of argnums."
+            ) from None
+        inexact = jnp.issubdtype(dtype, np.inexact)
+        if holomorphic and not jnp.issubdtype(dtype, np.complexfloating):
+            raise TypeError(
+                f"{self._where()} with holomorphic=True needs complex inputs, "
+                f"{self._label(leaf, number)} is {type_of(array)}."
+            )
+        if not inexact and not allow_int:
+            raise TypeError(
+                f"{self._where()} differentiates {self._label(leaf, number)}, which is "
+                f"{type_of(array)}: only floating-point and complex values have gradients. "
+                "Leave it out of argnums or wrt, or pass allow_int=True."
+            )
+
+    def _label(self, leaf: int, number: int) -> str:
+        return part_label(self.call.label(leaf), self.call.leaves[leaf], number)
 
     def _where(self) -> str:
         return f"{self.call.name} of {function_name(self.call.function)}"
 
 
-def state_entries(state: Any) -> dict[tuple[Hashable, ...], Any]:
-    """Path -> bare value of each entry of a State or of nested dicts; a single value is at ()."""
-    entries = State(state).flat_state() if isinstance(state, Mapping) else {(): state}
-    return {path: _bare(entry) for path, entry in entries.items()}
+def _state_entries(
+    state: Any, leaves: Container[Path], path: Path = ()
+) -> Iterator[tuple[Path, Any]]:
+    """Path and bare value of each entry of a State or of nested dicts; a single value is at ().
+
+    What is at a path in `leaves` is one entry: the value of a Variable may be a mapping itself.
+    """
+    if isinstance(state, Mapping) and path not in leaves:
+        for key, entry in state.items():
+            yield from _state_entries(entry, leaves, (*path, key))
+    else:
+        yield path, _bare(state)
 
 
 def _bare(entry: Any) -> Any:
@@ -531,7 +580,7 @@ def jvp(
     selection = Selection(call, [(position, wrt) for position in range(len(primals))])
     selection.check_dtypes(allow_int=True, holomorphic=False)
     values = selection.values()
-    given = selection.scatter(tangents, "tangents", add_up=False)
+    filled = selection.scatter(tangents, values, "tangents", add_up=False)
     effects: Any = None
 
     def flat(values: tuple[Any, ...]) -> tuple[Any, list[Any]]:
@@ -546,27 +595,28 @@ def jvp(
         effects, changed = trace(f, call.graphdef, selection.substitute(values), leave=take)
         return out, changed
 
-    filled = tuple(
-        zero_tangent(value) if tangent is None else tangent
-        for value, tangent in zip(values, given, strict=True)
-    )
     out, out_tangent, changed = jax.jvp(flat, (values,), (filled,), has_aux=True)
     aux = call.finish(effects, changed)
     return (out, out_tangent, aux) if has_aux else (out, out_tangent)
 
 
-def zero_tangent(value: Any) -> Any:
-    """Zero of the tangent space of `value`: ``float0`` where it has no derivative."""
-    if value is None:
-        return None
-    dtype = jnp.result_type(value)
-    if jnp.issubdtype(dtype, np.inexact):
-        return jnp.zeros_like(value)
-    return np.zeros(np.shape(value), jax.dtypes.float0)
+def _zero_tangent(array: Any) -> Any:
+    """Zero of the tangent space of `array`: ``float0`` where it has no derivative."""
+    if jnp.issubdtype(jnp.result_type(array), np.inexact):
+        return jnp.zeros_like(array)
+    return np.zeros(np.shape(array), jax.dtypes.float0)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") or isinstance(value, (bool, int, float, complex))
 
 
 def _is_jax_value(value: Any) -> bool:
-    return hasattr(value, "dtype") or isinstance(value, (bool, int, float, complex))
+    """Whether a leaf's value is an array, or a pytree of arrays, of which there is at least one."""
+    if _is_array(value):
+        return True
+    parts = jax.tree_util.tree_leaves(value)
+    return bool(parts) and all(map(_is_array, parts))
 
 
 class CustomVjp:
@@ -719,7 +769,7 @@ class _CustomVjpCall:
         for i, value in zip(arrays, kept, strict=True):
             leaves[i] = value
         ((residual, skipped), _), _ = _core.unflatten(graphdef, leaves)
-        updates = [zero_tangent(value) for value in chosen]
+        updates = list(jax.tree_util.tree_map(_zero_tangent, chosen))
         results = []
         for (kind, leaf, _), cotangent in zip(self.effects.outputs(), cotangents, strict=True):
             if kind == "result":
@@ -735,11 +785,7 @@ class _CustomVjpCall:
                 f"gradient of each of the {len(inputs_g)} differentiated arguments, "
                 f"got {_described(gradients)}."
             )
-        found = self.selection.scatter(gradients, "the result of bwd", add_up=True)
-        filled = tuple(
-            zero_tangent(value) if gradient is None else gradient
-            for value, gradient in zip(chosen, found, strict=True)
-        )
+        filled = self.selection.scatter(gradients, chosen, "the result of bwd", add_up=True)
         return filled, None
 
 
@@ -751,7 +797,8 @@ def _differentiable(path: Any, value: Any) -> bool:
     raw = getattr(value, "raw_value", getattr(value, "value", value))
     if not _is_jax_value(raw):
         return False
-    return bool(jnp.issubdtype(jnp.result_type(raw), np.inexact))
+    parts = jax.tree_util.tree_leaves(raw)
+    return any(jnp.issubdtype(jnp.result_type(part), np.inexact) for part in parts)
 
 
 @transform

@@ -458,9 +458,16 @@ def scan(
     return scan_wrapper
 
 
+# The value of a Variable may be a pytree, whose arrays are moved one by one.
+
+
 def _axis_first(value: Any, axis: Any) -> Any:
-    return value if axis == 0 else jnp.moveaxis(value, axis, 0)
+    if axis == 0:
+        return value
+    return jax.tree_util.tree_map(lambda part: jnp.moveaxis(part, axis, 0), value)
 
 
 def _axis_to(value: Any, axis: int) -> Any:
-    return value if axis == 0 else jnp.moveaxis(value, 0, axis)
+    if axis == 0:
+        return value
+    return jax.tree_util.tree_map(lambda part: jnp.moveaxis(part, 0, axis), value)

@@ -113,14 +113,15 @@ class MappedBody:
         leaves: Sequence[Any],
     ) -> None:
         """Raise for what must be the same in all slices and is not, naming it as JAX cannot."""
-        levels = {
-            id(getattr(leaf, "_trace", None))
-            for leaf, axis in zip(leaves, self.in_axes, strict=True)
-            if axis is not None
-        }
+        mapped = [leaf for leaf, axis in zip(leaves, self.in_axes, strict=True) if axis is not None]
+        levels = {id(getattr(part, "_trace", None)) for part in jax.tree_util.tree_leaves(mapped)}
+
+        def differs(part: Any) -> bool:
+            is_mapped = getattr(part, "batch_dim", None) is not None
+            return is_mapped and id(getattr(part, "_trace", None)) in levels
+
         for (kind, _, path), axis, value in zip(effects.outputs(), axes, out, strict=True):
-            is_mapped = getattr(value, "batch_dim", None) is not None
-            if axis is None and is_mapped and id(getattr(value, "_trace", None)) in levels:
+            if axis is None and any(map(differs, jax.tree_util.tree_leaves(value))):
                 raise ValueError(
                     f"{self.where}: {output_label(self.function, kind, path)} is broadcast, but "
                     "comes back with a value that differs between slices. Map it over an axis "
