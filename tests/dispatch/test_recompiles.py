@@ -173,6 +173,9 @@ def test_a_new_function_reads_globals_bound_again(monkeypatch: pytest.MonkeyPatc
         assert float(apply(Activated(_reads_global()), X)[0]) == rate
     # Back at a value that it was compiled for.
     assert apply.num_traces == 2
+    assert str(apply.retraces[-1]).endswith(
+        "a static: what it held or read then -> something else now"
+    )
 
 
 @dataclasses.dataclass(unsafe_hash=True)
