@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import weft as nnx
 from tests.dispatch.models import Tower
@@ -133,3 +134,17 @@ def test_a_step_without_donation_does_not_keep_the_old_arrays() -> None:
     pair = Pair()
     step = nnx.jit(advance)
     assert growth(lambda: step(pair)) == 0
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["one variable", "two variables"])
+def test_an_array_twice_in_containers_that_are_donated_is_named(within: bool) -> None:
+    array = jnp.ones(3)
+    model = nnx.Dict(
+        w=nnx.Param((array, array) if within else (array,)),
+        v=nnx.Param(jnp.ones(3) if within else array),
+    )
+    step = nnx.jit(lambda m: m["w"].value[0] + m["v"].value, donate_state=True)
+    where = r"m\.w holds" if within else r"m\.v and m\.w hold"
+    with pytest.raises(RuntimeError, match=f"^{where} the same array more than once"):
+        step(model)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(nnx.state(model)))

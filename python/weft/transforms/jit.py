@@ -318,6 +318,40 @@ class _Compiler:
                             f"donating it."
                         ),
                     )
+            twice = self._donated_twice(graphdef, leaves) if "donate" in str(error) else None
+            if twice is not None:
+                places = [
+                    argument_label(self.function, graphdef.paths()[leaf]) for leaf in set(twice)
+                ]
+                return self._caused(
+                    error,
+                    RuntimeError(
+                        f"{' and '.join(sorted(places))} hold{'s' if len(places) == 1 else ''} the "
+                        f"same array more than once, in a container, so it cannot be donated. Give "
+                        f"each place an array of its own (array.copy()), or do not donate it."
+                    ),
+                )
+        return None
+
+    def _donated_twice(
+        self, graphdef: _core.GraphDef, leaves: Sequence[Any]
+    ) -> tuple[int, int] | None:
+        """Two leaves (or one) of which one is donated and that hold the same array.
+
+        The dispatcher copies an array that is a leaf twice, but does not look into pytrees.
+        """
+        donated = self._donated(graphdef)
+        arrays = [
+            (leaf, array)
+            for leaf, value in enumerate(leaves)
+            for array in jax.tree_util.tree_leaves(value)
+            if isinstance(array, jax.Array)
+        ]
+        met: dict[int, int] = {}
+        for leaf, array in arrays:
+            if id(array) in met and {leaf, met[id(array)]}.intersection(donated):
+                return met[id(array)], leaf
+            met[id(array)] = leaf
         return None
 
     # -- the rest of the wrapped function's interface ----------------------------------------------
