@@ -107,7 +107,7 @@ def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
             by_key = dict(children)
             children = ((key, by_key[key]) for key in sorted_keys(by_key))
         yield from children
-    elif _holds_graph(value):
+    elif holds_graph(value):
         fields = getattr(value, "_fields", None)
         if isinstance(value, tuple) and fields is not None:
             # jaxlib gives every field of a named tuple the first one's key.
@@ -119,7 +119,16 @@ def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
             yield _plain_key(key), child
 
 
-def _holds_graph(value: Any) -> bool:
+def static_part(node: Any) -> Hashable:
+    """What is static in a node besides its children, its type included."""
+    functions = node_functions(node)
+    if isinstance(functions, NodeLayout):
+        return type(node)
+    return type(node), functions.flatten(node)[1]
+
+
+def holds_graph(value: Any) -> bool:
+    """True for a pytree, other than an array, that holds a node, a Variable or an array."""
     if _bootstrap.is_array(value) or jax.tree_util.all_leaves([value]):
         return False
     parts = jax.tree_util.tree_leaves(value, is_leaf=_core.is_node)

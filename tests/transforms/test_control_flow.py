@@ -218,6 +218,89 @@ def test_streams_in_loops_are_carried():
     assert int(rngs.default.count.value) == 3
 
 
+@pytest.mark.parametrize("unroll", [None, True])
+@pytest.mark.parametrize("jitted", [False, True])
+def test_loops_that_never_run_return_what_they_were_given(jitted, unroll):
+    m = make()
+    before = values(m)
+    assert nnx.fori_loop(0, 0, lambda i, m: (grow(m, i), m)[1], m, unroll=unroll) is m
+    with jax.disable_jit(not jitted):
+        assert nnx.fori_loop(3, 0, lambda i, m: (grow(m, i), m)[1], m) is m
+        returned, i = nnx.while_loop(
+            lambda c: c[1] > 0, lambda c: (grow(*c), (c[0], c[1] - 1.0))[1], (m, 0.0)
+        )
+    assert returned is m
+    assert float(i) == 0.0
+    assert_same(values(m), before)
+
+
+def swap(m):
+    m["a"], m["b"] = m["b"], m["a"]
+    m["a"].value = m["a"].value + 1
+
+
+def replace(m):
+    m["a"] = nnx.Param(m["a"].value + 1)
+
+
+def alias(m):
+    m["a"] = m["b"]
+
+
+LOOPS = {
+    "fori_loop": lambda f, m: nnx.fori_loop(0, 4, lambda i, m: (f(m), m)[1], m),
+    "while_loop": lambda f, m: nnx.while_loop(
+        lambda c: c[1] < 4, lambda c: (f(c[0]), (c[0], c[1] + 1))[1], (m, 0)
+    ),
+    "scan": lambda f, m: nnx.scan(lambda m, x: (f(m), (m, x))[1])(m, jnp.arange(4)),
+    "scan, state carried": lambda f, m: nnx.scan(lambda c, m: (c, f(m)), length=4, state_axes={})(
+        0, m
+    ),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (swap, r"\.a is carried.*must stay the same object.*puts \S+\.b in its place"),
+        (replace, r"\.a is carried.*must stay the same object.*puts another Param in its place"),
+        (alias, r"\.b is carried.*its structure must stay the same"),
+    ],
+)
+def test_other_objects_inside_a_carry_are_clear_errors(loop, jitted, function, message):
+    m = make()
+    before, inside = values(m), dict(m)
+    with pytest.raises(TypeError, match=message), jax.disable_jit(not jitted):
+        loop(function, m)
+    assert_same(values(m), before)
+    assert all(m[key] is inside[key] for key in inside)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_swaps_across_the_parts_of_a_carry_are_clear_errors(nested):
+    def f(i, carry):
+        m, n = carry
+        m["a"], n["b"] = n["b"], m["a"]
+        return m, n
+
+    m = make()
+    n = nnx.Dict(m=m, b=nnx.Param(jnp.array(0.0))) if nested else make()
+    with pytest.raises(TypeError, match=r"carry\[0\]\.a is carried.*puts carry\[1\]\.b in its"):
+        nnx.fori_loop(0, 2, f, (m, n))
+
+
+def test_a_part_of_the_carry_that_is_passed_beside_it_is_an_object_like_others():
+    def f(i, carry):
+        swap(carry[0])
+        return carry
+
+    m = make()
+    with pytest.raises(TypeError, match=r"carry\[0\]\.a is carried.*puts carry\[0\]\.b in its"):
+        nnx.fori_loop(0, 2, f, (m, m["a"]))
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -242,6 +325,9 @@ def test_carries_that_change_are_clear_errors(function, message):
         (lambda m: grow(m, 1.0) > 0, r"cond_fun changes m\.a, but it may only look"),
         (lambda m: note(m, "x") == "x", "structure, but it may only look"),
         (lambda m: m["a"].value, r"must return a boolean scalar, it returned float32\[\]"),
+        (lambda m: m["a"], r"must return a boolean scalar, it returned a Param\. Return its value"),
+        (lambda m: m, r"must return a boolean scalar, it returned a Dict\.(\n|$)"),
+        (lambda m: (m["a"],), r"must return a boolean scalar, it returned a tuple\.(\n|$)"),
     ],
 )
 def test_cond_fun_that_does_more_than_look_is_a_clear_error(function, message):

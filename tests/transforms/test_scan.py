@@ -396,6 +396,116 @@ def test_a_carry_that_changes_names_the_path_and_changes_nothing(function, messa
     assert set(vars(m)) == attributes
 
 
+class Bag:
+    """A node of a registered type, with a static part of its own."""
+
+    def __init__(self, label):
+        self.label, self.things = label, {}
+
+
+nnx.register_graph_node_type(
+    Bag,
+    flatten=lambda bag: (bag.things.items(), bag.label),
+    create=Bag,
+    set_key=lambda bag, key, child: bag.things.__setitem__(key, child),
+    pop_key=lambda bag, key: bag.things.pop(key),
+)
+
+
+def partly_carried():
+    """A node with mapped, carried and static parts, in itself and below."""
+
+    def part():
+        return nnx.Dict(w=nnx.Param(jnp.ones(4)), s=nnx.BatchStat(jnp.array(0.0)), rate=0.5)
+
+    m = part()
+    m["t"] = nnx.BatchStat(jnp.array(10.0))
+    m["v"] = nnx.Param(jnp.zeros(4))
+    m["p"], m["q"] = part(), part()
+    m["act"] = nnx.Dict(slope=0.1)
+    m["listed"] = [nnx.BatchStat(jnp.array(0.0)), nnx.Param(jnp.ones(4)), "name"]
+    m["bag"] = bag = Bag("mine")
+    bag.things.update(s=nnx.BatchStat(jnp.array(0.0)), w=nnx.Param(jnp.ones(4)))
+    m["up"] = nnx.Dict(m=m)
+    return m
+
+
+def over_slices(function):
+    scanned = nnx.scan(lambda c, m: (c, function(m)), state_axes={(nnx.Param, nnx.Intermediate): 0})
+    return lambda m: scanned(0, m)
+
+
+def exchange(*keys):
+    def f(m):
+        *_, a, b = keys
+        for key in keys[:-2]:
+            m = m[key]
+        m[a], m[b] = m[b], m[a]
+
+    return f
+
+
+def store(key, make):
+    return lambda m: m.__setitem__(key, make(m))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (exchange("s", "t"), r"m\.s is carried.*must stay the same object.*puts m\.t in its place"),
+        (exchange("p", "q"), r"m\.p is carried.*must stay the same object.*puts m\.q in its place"),
+        (exchange("listed", 0, 1), r"m\.listed\[0\] is carried.*from <class.*BatchStat'> to"),
+        (store("s", lambda m: m["t"]), r"m\.t is carried.*structure must stay the same"),
+        (
+            store("s", lambda m: nnx.BatchStat(m["s"].value + 1)),
+            r"m\.s is carried.*must stay the same object.*another BatchStat in its place",
+        ),
+        (store("p", lambda m: m["q"]), r"m\.q is carried.*Dict'> to 'shared node'"),
+        (store("p", lambda m: 1), r"m\.p is carried.*changes from <class 'weft\..*Dict'> to 1"),
+        (lambda m: m.pop("s"), r"m\.s is carried.*to '<absent>'"),
+        (store("rate", lambda m: m["rate"] / 2), r"m\.rate is carried.*from 0\.5 to 0\.25"),
+        (store("note", lambda m: 1), r"m\.note is carried.*from '<absent>' to 1"),
+        (lambda m: store("rate", lambda _: 1)(m["q"]), r"m\.q\.rate is carried.*from 0\.5 to 1"),
+        (lambda m: store("slope", lambda _: 1)(m["act"]), r"m\.act\.slope is carried"),
+        (lambda m: store(2, lambda _: "new")(m["listed"]), r"m\.listed\[2\] is carried"),
+        (lambda m: setattr(m["bag"], "label", "new"), r"m\.bag is carried.*'mine'.*'new'"),
+        (lambda m: m["s"].set_metadata(k=1), r"m\.s is carried.*from \{\} to \{'k': 1\}"),
+    ],
+)
+def test_what_is_carried_of_a_partly_carried_node_stays_as_it_is(function, message):
+    m = partly_carried()
+    before, graphdef = values(m), nnx.graphdef(m)
+    with pytest.raises(TypeError, match=message):
+        over_slices(function)(m)
+    assert_same(values(m), before)
+    assert nnx.graphdef(m) == graphdef
+
+
+def test_what_is_mapped_of_a_partly_carried_node_may_change():
+    m = partly_carried()
+    w, v = m["w"], m["v"]
+    kept = nnx.Intermediate(jnp.zeros(4))
+    m["seen"] = kept
+
+    def f(m):
+        m["s"].value = m["s"].value + m["w"].value
+        m["bag"].things["s"].value = m["s"].value
+        exchange("w", "v")(m)
+        m["seen"] = nnx.Intermediate(m["s"].value)
+        m["made"] = [nnx.Intermediate(m["s"].value)]
+        m["act"]["seen"] = nnx.Intermediate(2 * m["s"].value)
+
+    over_slices(f)(m)
+    assert m["w"] is v
+    assert m["v"] is w
+    assert m["seen"] is not kept
+    assert float(m["s"].value) == float(m["bag"].things["s"].value) == 4.0
+    for made in (m["seen"], m["made"][0]):
+        assert made.value.tolist() == [1, 2, 3, 4]
+    assert m["act"]["seen"].value.tolist() == [2, 4, 6, 8]
+    assert m["up"]["m"] is m
+
+
 def test_an_array_carry_that_changes_names_the_argument():
     with pytest.raises(TypeError, match=r"c\.k is carried.*from float32\[2\] to float32\[\]"):
         nnx.scan(lambda c: ({"k": c["k"].sum()}, None), length=2)({"k": jnp.ones(2)})

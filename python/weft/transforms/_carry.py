@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from weft import _core
+from weft._bootstrap import is_array
+from weft.node_types import holds_graph, iter_children, static_part
 from weft.transforms._lift import (
     Call,
     Function,
+    Path,
     argument_label,
     part_label,
     plain_path,
@@ -21,7 +24,7 @@ from weft.transforms._lift import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
 
 class Carried:
@@ -75,37 +78,152 @@ class Carried:
         return continued
 
     def _other(self, now: Any, refs: Sequence[Any]) -> str:
-        for ref, known in enumerate(refs):
-            if known is now:
-                return argument_label(self.function, self.ref_paths[ref])
-        return f"another {type(now).__name__}" if _core.is_node(now) else type_of(now)
+        return _object_label(self.function, self.ref_paths, refs, now) or type_of(now)
 
 
-def structure_of(refs: Sequence[Any], numbers: Iterable[int]) -> Any:
-    """Structure of some of the rebuilt objects, to compare later."""
-    return _core.flatten([refs[number] for number in numbers]).graphdef
+def _object_label(
+    function: Function, ref_paths: Sequence[Path], refs: Sequence[Any], found: Any
+) -> str | None:
+    """What a message calls an object found where another belongs; None for what is no object."""
+    for ref, known in enumerate(refs):
+        if known is found:
+            return argument_label(function, ref_paths[ref])
+    return f"another {type(found).__name__}" if _core.is_node(found) else None
 
 
-def check_structure(
-    where: str,
-    function: Function,
-    graphdef: _core.GraphDef,
-    numbers: Sequence[int],
-    before: _core.GraphDef,
-    refs: Sequence[Any],
-) -> None:
-    """Raise a TypeError if objects that a loop carries changed their structure."""
-    difference = before.difference(structure_of(refs, numbers))
-    if difference is None:
-        return
-    path, was, now = difference
-    which = cast("int", path[0])
-    label = argument_label(function, (*graphdef.ref_paths()[numbers[which]], *path[1:]))
-    raise TypeError(
-        f"{where}: {label} is carried from iteration to iteration, so its structure must stay the "
-        f"same, but it changes from {was!r} to {now!r}. Make the change before the loop, or keep "
-        "what changes in a Variable."
-    )
+class CarriedObjects:
+    """The objects among a call's arguments that a loop carries from iteration to iteration.
+
+    JAX carries leaves only. Each iteration is given the objects as they were at first, so what else
+    the function does to them would be lost on the next one.
+
+    Args:
+        where: transform and function, for messages.
+        function: the user's function.
+        graphdef: structure of its call.
+        whole: reference ids of arguments whose leaves are all carried.
+        partly: reference ids of arguments of which some leaves are carried.
+        holding: of the objects below these, the ids of those that have to do with what is carried.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        function: Function,
+        graphdef: _core.GraphDef,
+        whole: Sequence[int],
+        partly: Sequence[int] = (),
+        holding: Iterable[int] = (),
+    ) -> None:
+        self.where = where
+        self.function = function
+        self.ref_paths = graphdef.ref_paths()
+        self.whole = tuple(whole)
+        self.partly = tuple(partly)
+        self.holding = tuple(holding)
+
+    def enter(self, refs: Sequence[Any]) -> list[tuple[int, Any, _core.Flat]]:
+        """What there is to compare with when the function has run on the rebuilt objects."""
+        shown: dict[int, Any] = {}
+        for number in self.holding:
+            ref = refs[number]
+            shown[id(ref)] = ref if _core.is_variable(ref) else _Part(ref, shown)
+        roots = [(number, refs[number]) for number in self.whole]
+        roots += [(number, shown[id(refs[number])]) for number in self.partly]
+        return [(number, root, _core.flatten(root)) for number, root in roots]
+
+    def check(self, entered: Sequence[tuple[int, Any, _core.Flat]], refs: Sequence[Any]) -> None:
+        """Compare the objects with what `enter` gave.
+
+        Raises:
+            TypeError: their structure changed, or another object is in the place of one.
+        """
+        for number, root, before in entered:
+            after = _core.flatten(root)
+            difference = before.graphdef.difference(after.graphdef)
+            if difference is not None:
+                path, was, now = difference
+                label = argument_label(self.function, (*self.ref_paths[number], *path))
+                raise TypeError(
+                    f"{self.where}: {label} is carried from iteration to iteration, so its "
+                    f"structure must stay the same, but it changes from {_type_at(before, path, was)!r} "
+                    f"to {_type_at(after, path, now)!r}. Make the change before the loop, or keep what "
+                    "changes in a Variable."
+                )
+            # Objects of equal structures have equal numbers.
+            for ref, (was, now) in enumerate(zip(before.refs, after.refs, strict=True)):
+                if was is not now:
+                    inner = before.graphdef.ref_paths()[ref]
+                    label = argument_label(self.function, (*self.ref_paths[number], *inner))
+                    there = _object_label(self.function, self.ref_paths, refs, _whole(now))
+                    raise TypeError(
+                        f"{self.where}: {label} is carried from iteration to iteration, so it must "
+                        f"stay the same object, but the function puts {there} in its place. Change "
+                        "the values of Variables, for example with nnx.update, and leave the objects "
+                        "where they are."
+                    )
+
+
+class _Part:
+    """Stands for a node of which a loop carries a part, and is walked in its place.
+
+    Its children are the node's statics and the objects that have to do with what is carried. All
+    else may change in each iteration, as it is mapped or made anew.
+
+    Args:
+        node: the node.
+        shown: what to show for objects below it, by their ids; objects not in it are left out.
+    """
+
+    __slots__ = ("node", "places", "shown")
+
+    def __init__(self, node: Any, shown: dict[int, Any]) -> None:
+        self.node = node
+        self.shown = shown
+        # Where such objects have stood: what is put there instead shows too.
+        self.places: set[Path] = set()
+
+    def flatten(self) -> tuple[list[tuple[Hashable, Any]], Hashable]:
+        """Children and static part, as a registered node type gives them."""
+        return list(self._kept(self.node, ()).items()), static_part(self.node)
+
+    def _kept(self, holder: Any, at: Path) -> dict[Hashable, Any]:
+        kept: dict[Hashable, Any] = {}
+        for key, child in iter_children(holder):
+            place = (*at, key)
+            if _core.is_node(child):
+                if id(child) in self.shown:
+                    kept[key] = self.shown[id(child)]
+                    self.places.add(place)
+                elif place in self.places:
+                    kept[key] = child if _core.is_variable(child) else _Part(child, self.shown)
+            elif holds_graph(child):
+                # A pytree, some entries of which may have to be left out.
+                if inner := self._kept(child, place):
+                    kept[key] = inner
+            elif not is_array(child):
+                kept[key] = child
+        return kept
+
+
+def _never(*_: Any) -> Any:
+    raise NotImplementedError("parts of nodes are only walked")
+
+
+_core.register_node_type(_Part, _Part.flatten, _never, _never, _never)
+
+
+def _whole(found: Any) -> Any:
+    return found.node if isinstance(found, _Part) else found
+
+
+def _type_at(flat: _core.Flat, path: Path, shown: Any) -> Any:
+    """What a message shows for a structure's entry: for parts of nodes the type of the node."""
+    if shown == f"shared {_Part.__name__}":
+        return "shared node"
+    if shown is not _Part:
+        return shown
+    return type(_whole(flat.refs[flat.graphdef.ref_paths().index(path)]))
 
 
 def check_type(where: str, label: str, was: Any, now: Any) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from weft import _core
-from weft.transforms._carry import Carried, check_structure, check_type, structure_of
+from weft.transforms._carry import Carried, CarriedObjects, check_type
 from weft.transforms._lift import (
     Call,
     Function,
@@ -22,6 +22,7 @@ from weft.transforms._lift import (
     argument_label,
     function_name,
     trace,
+    tree_leaves,
     type_of,
 )
 from weft.transforms._mapping import output_label
@@ -239,7 +240,8 @@ class _Loop:
         self.where = f"{name} of {function_name(function)}"
         self.skipped = len(before)
         self.carried = Carried(self.where, self.call, len(before))
-        self.numbers = sorted({ref for is_object, ref in self.carried.items if is_object})
+        numbers = sorted({ref for is_object, ref in self.carried.items if is_object})
+        self.objects = CarriedObjects(self.where, function, self.call.graphdef, numbers)
         self.effects: Any = None
         self.sources: list[int] = []
 
@@ -256,11 +258,11 @@ class _Loop:
 
         def enter(refs: list[Any]) -> None:
             nonlocal entered
-            entered = structure_of(refs, self.numbers)
+            entered = self.objects.enter(refs)
 
         def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
             nonlocal continued
-            check_structure(self.where, call.function, graphdef, self.numbers, entered, refs)
+            self.objects.check(entered, refs)
             continued = self.carried.continued(refs, leaves, result)
             return result
 
@@ -281,6 +283,9 @@ class _Loop:
 
     def finish(self, final: Sequence[Any]) -> Any:
         """Carry the loop's last leaves over to the caller's objects; return the last carry."""
+        if self.effects is None:
+            # JAX ran the loop itself, without tracing the body, and there was no iteration.
+            return self.call.args[self.skipped]
         return self.call.finish(self.effects, [final[source] for source in self.sources])
 
 
@@ -288,7 +293,7 @@ def while_loop(cond_fun: Function, body_fun: Function, init_val: Any) -> Any:
     """Run `body_fun` as long as `cond_fun` holds.
 
     Over `jax.lax.while_loop`. Nodes in `init_val` are changed in place and must come back as the
-    same objects, with the same structure.
+    same objects, with the same structure and the same objects inside.
 
     Args:
         cond_fun: takes the carry, returns a boolean scalar; must not change anything.
@@ -299,7 +304,8 @@ def while_loop(cond_fun: Function, body_fun: Function, init_val: Any) -> Any:
         The last carry; nodes in it are those of `init_val`.
 
     Raises:
-        TypeError: the carry changes its structure, shape or dtype, or `cond_fun` changes something.
+        TypeError: the carry changes its structure, shape or dtype, `body_fun` swaps or replaces
+            objects inside it, or `cond_fun` changes something or returns no boolean scalar.
 
     >>> import jax.numpy as jnp
     >>> import weft as nnx
@@ -322,8 +328,16 @@ def _while(cond_fun: Function, body_fun: Function, init_val: Any, /) -> Any:
     where = f"while_loop of {function_name(cond_fun)}"
 
     def test(leaves: tuple[Any, ...]) -> Any:
-        graphdef = loop.call.graphdef
-        effects, out = trace(cond_fun, graphdef, leaves)
+        def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
+            if any(map(_core.is_node, tree_leaves(result))):
+                remedy = " Return its value." if _core.is_variable(result) else ""
+                raise TypeError(
+                    f"{where}: cond_fun must return a boolean scalar, it returned a "
+                    f"{type(result).__name__}.{remedy}"
+                )
+            return result
+
+        effects, out = trace(cond_fun, loop.call.graphdef, leaves, leave=leave)
         rows = effects.outputs()
         changed = [path for kind, _, path in rows if kind != "result"]
         if changed or effects.changes_structure:
@@ -370,7 +384,8 @@ def fori_loop(
         The last carry; nodes in it are those of `init_val`.
 
     Raises:
-        TypeError: the carry changes its structure, shape or dtype.
+        TypeError: the carry changes its structure, shape or dtype, or `body_fun` swaps or replaces
+            objects inside it.
 
     >>> import jax.numpy as jnp
     >>> import weft as nnx

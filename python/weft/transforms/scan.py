@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from weft import _core
-from weft.transforms._carry import Carried, check_structure, check_type, structure_of
+from weft.transforms._carry import Carried, CarriedObjects, check_type
 from weft.transforms._lift import (
     Aside,
     Bodies,
@@ -93,7 +93,7 @@ class _Body:
         self.scan_output = scan_output
         self.where = f"{options.name} of {function_name(function)}"
         self.carried_argument = None if carry is None else Carried(self.where, call, carry)
-        self.carried_refs = _carried_refs(call, roles, carry)
+        self.objects = _carried_objects(self.where, call, roles, carry)
         layout = _Layout(roles)
         self.carried = layout.of(Role.CARRY)
         self.constant = layout.of(Role.BROADCAST, Role.COUNT)
@@ -148,14 +148,12 @@ class _Body:
 
         def enter(refs: list[Any]) -> None:
             nonlocal entered
-            entered = structure_of(refs, self.carried_refs)
+            entered = self.objects.enter(refs)
             self.names.remove(refs)
 
         def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
             nonlocal seen
-            check_structure(
-                self.where, self.function, self.graphdef, self.carried_refs, entered, refs
-            )
+            self.objects.check(entered, refs)
             restore_keys(self.graphdef, refs, leaves, self.split)
             parts = self.parts(result)
             carries = self._carry_leaves(refs, leaves, parts)
@@ -265,17 +263,31 @@ class _Body:
         return self.carried_argument.continued(refs, leaves, returned[0].value)
 
 
-def _carried_refs(call: Call, roles: Sequence[AxisRole], carry: int | None) -> list[int]:
-    """Objects among the arguments that are carried as a whole."""
-    found = []
+def _carried_objects(
+    where: str, call: Call, roles: Sequence[AxisRole], carry: int | None
+) -> CarriedObjects:
+    """The objects among the arguments that are carried, as a whole or in part."""
+    graphdef = call.graphdef
+
+    def held(ref: int) -> set[AxisRole]:
+        return {roles[leaf] for leaf in graphdef.reachable(ref)}
+
+    whole: list[int] = []
+    partly: list[int] = []
     for position, items in call.argument_items():
         for is_object, number in items:
             if not is_object:
                 continue
-            held = {roles[leaf] for leaf in call.graphdef.reachable(number)}
-            if held == {Role.CARRY} or (not held and position == carry):
-                found.append(number)
-    return found
+            found = held(number)
+            if found == {Role.CARRY} or (not found and position == carry):
+                whole.append(number)
+            elif Role.CARRY in found:
+                partly.append(number)
+    holding: list[int] = []
+    if partly:
+        every = ((ref, held(ref)) for ref in range(graphdef.num_refs))
+        holding = [ref for ref, found in every if not found or Role.CARRY in found]
+    return CarriedObjects(where, call.function, graphdef, whole, partly, holding)
 
 
 def _which_part(parts: Sequence[tuple[bool, Part]]) -> list[bool]:
@@ -356,7 +368,8 @@ def scan(
     `in_axes`. The state of other nodes follows `state_axes`: what a filter there selects is sliced,
     so that each iteration sees its own (one set of parameters per layer, say); what none selects is
     carried (statistics that flow from layer to layer). Random streams are as in `vmap`. State that
-    `f` makes is stacked along its axis.
+    `f` makes is stacked along its axis. Nodes that hold carried state stay as they are but for values
+    and such new state: what else `f` changed would be lost on the next iteration.
 
     Args:
         f: function that returns ``(carry, out)``.
@@ -383,7 +396,8 @@ def scan(
 
     Raises:
         TypeError: too few positional arguments for the carry, `f` does not return a pair, or the
-            carry changes its structure, shape or dtype.
+            carry changes its structure, shape or dtype. `f` puts another object in the place of one
+            that holds carried state, or changes static attributes there.
         ValueError: an axis is out of bounds, sizes disagree or cannot be inferred, broadcast state
             changes, or a shared Variable is reached under two axes.
 
