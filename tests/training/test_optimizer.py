@@ -150,6 +150,27 @@ def test_state_carries_the_metadata_of_its_parameter_but_not_its_hooks():
     assert not v_row.has_metadata("sharding")
 
 
+@pytest.mark.parametrize("value", [(jnp.ones((3, 2)), jnp.ones((2, 2))), {"a": jnp.ones((3, 2))}])
+def test_a_parameter_may_be_a_pytree(value):
+    model = nnx.Dict(w=nnx.Param(value, sharding=("data", None)))
+    optimizer = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
+
+    def loss(model):
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(model["w"].value))
+
+    expected, tx = value, optax.adam(0.1)
+    state = tx.init(value)
+    for _ in range(2):
+        optimizer.update(model, nnx.grad(loss)(model))
+        updates, state = tx.update(jax.tree.map(lambda x: 2 * x, expected), state, expected)
+        expected = optax.apply_updates(expected, updates)
+    jax.tree.map(np.testing.assert_allclose, model["w"].value, expected)
+    moments = jax.tree.leaves(
+        optimizer.opt_state[0].mu, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )
+    assert [m.sharding for m in moments] == [("data", None)] * len(moments)
+
+
 def test_the_transformation_sees_the_state_of_the_model():
     seen = []
 

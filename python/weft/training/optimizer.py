@@ -238,7 +238,7 @@ def _state_into_variables(state: State, params: Any) -> dict[Any, Any]:
     return {
         key: _state_into_variables(entry, _below(params, key))
         if isinstance(entry, State)
-        else _entry_into_variables(entry, jnp.shape(_entry_value(_below(params, key))))
+        else _entry_into_variables(entry, _entry_value(_below(params, key)))
         for key, entry in state.items()
     }
 
@@ -248,7 +248,9 @@ def _below(params: Any, key: Any) -> Any:
     return params[key] if isinstance(params, State) and key in params else ()
 
 
-def _entry_into_variables(entry: Any, shape: tuple[int, ...]) -> Any:
+def _entry_into_variables(entry: Any, param: Any) -> Any:
+    # A parameter's value may be a pytree of arrays.
+    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(param)}
     metadata: dict[str, Any] = {}
     if isinstance(entry, VariableState):
         metadata = {k: v for k, v in entry._metadata.items() if k not in _NOT_INHERITED}
@@ -258,7 +260,7 @@ def _entry_into_variables(entry: Any, shape: tuple[int, ...]) -> Any:
             return leaf
         leaf = jnp.asarray(leaf)
         kept = metadata
-        if leaf.shape != shape:
+        if leaf.shape not in shapes:
             # The sharding names axes of the parameter, which this array does not have.
             kept = {k: v for k, v in metadata.items() if k != "sharding"}
         return OptVariable(leaf, **kept)
