@@ -411,7 +411,8 @@ def _fori(body_fun: Function, unroll: Any, lower: Any, upper: Any, init_val: Any
 
 
 def _fori_program(program: Program, unroll: Any, lower: Any, upper: Any, init_val: Any, /) -> Any:
-    return _fori(*program.functions, unroll, lower, upper, init_val)
+    (body_fun,) = program.functions
+    return _fori(body_fun, unroll, lower, upper, init_val)
 
 
 _compiled_fori = jit(_fori_program, static_argnums=(0, 1))
