@@ -287,6 +287,25 @@ Py_hash_t function_hash(const nb::object &function) {
   return static_cast<Py_hash_t>(total);
 }
 
+Py_hash_t partial_hash(const nb::object &partial) {
+  thread_local size_t depth = 0;
+  if (depth >= kMaxHashedFunctions) return 17;
+  struct Level {
+    Level() { ++depth; }
+    ~Level() { --depth; }
+  } level;
+  nb::object function = partial.attr("func"), arguments = partial.attr("args"), keywords = partial.attr("keywords");
+  size_t total = static_cast<size_t>(static_hash(function.ptr())) ^ 0x5bd1;
+  for (nb::handle argument : arguments) total = mix(total, hash_read(argument.ptr()));
+  // A sum, as keyword arguments compare in any order.
+  size_t named = 0;
+  for (nb::handle item : nb::object(keywords.attr("items")())) {
+    nb::object key = item[0], value = item[1];
+    named += mix(static_cast<size_t>(checked_hash(key.ptr())), hash_read(value.ptr()));
+  }
+  return static_cast<Py_hash_t>(mix(total, named));
+}
+
 bool may_change_in_place(PyObject *value, size_t depth) {
   const NodeType *info = classify(value);
   if (info->kind == Kind::Tuple || info->kind == Kind::NamedTuple) {
@@ -326,11 +345,8 @@ Py_hash_t static_hash(PyObject *value) {
       return static_cast<Py_hash_t>(pointer_hash(value));
     case StaticKind::Function:
       return function_hash(held);
-    case StaticKind::Partial: {
-      nb::object function = held.attr("func");
-      if (static_cast<void *>(Py_TYPE(function.ptr())) == static_cast<void *>(Py_TYPE(value))) return 17;
-      return static_hash(function.ptr()) ^ 0x5bd1;
-    }
+    case StaticKind::Partial:
+      return partial_hash(held);
     case StaticKind::Method:
       return static_cast<Py_hash_t>(pointer_hash(nb::object(held.attr("__self__")).ptr()));
     case StaticKind::Simple:

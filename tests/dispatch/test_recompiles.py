@@ -202,6 +202,23 @@ def test_metadata_that_change_in_place_are_noticed() -> None:
     assert float(read(Noted(Config(2.0)))) == 2
 
 
+@pytest.mark.parametrize(
+    "wrap", [lambda c: functools.partial(_by, c), lambda c: functools.partial(_by, config=c)]
+)
+def test_arguments_of_partials_that_change_in_place_are_noticed(wrap: Any) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x=x))
+    config = Config(2.0)
+    assert float(apply(Activated(wrap(config)), X)[0]) == 2
+    config.factor = 5.0
+    assert float(apply(Activated(wrap(config)), X)[0]) == 5
+    assert float(apply(Activated(wrap(Config(5.0))), X)[0]) == 5
+    assert apply.num_traces == 2
+
+
+def _by(config: Config, x: Any) -> Any:
+    return x * config.factor
+
+
 @pytest.mark.parametrize("wrap", [lambda c: (c,), lambda c: ((1, c),), lambda c: c])
 def test_statics_that_change_inside_of_a_tuple_are_noticed(wrap: Any) -> None:
     def factor(config: Any) -> Any:
