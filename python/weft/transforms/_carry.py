@@ -167,27 +167,33 @@ class CarriedObjects:
 class _Part:
     """Stands for a node of which a loop carries a part, and is walked in its place.
 
-    Its children are the node's statics and the objects that have to do with what is carried. All
-    else may change in each iteration, as it is mapped or made anew.
+    Its children are the statics that the node had when it was first walked and the objects that
+    have to do with what is carried. All else may change in each iteration, as it is mapped or made
+    anew. So are statics that the function adds: the same in every iteration.
 
     Args:
         node: the node.
         shown: what to show for objects below it, by their ids; objects not in it are left out.
     """
 
-    __slots__ = ("node", "places", "shown")
+    __slots__ = ("node", "places", "shown", "statics")
 
     def __init__(self, node: Any, shown: dict[int, Any]) -> None:
         self.node = node
         self.shown = shown
         # Where such objects have stood: what is put there instead shows too.
         self.places: set[Path] = set()
+        self.statics: set[Path] | None = None
 
     def flatten(self) -> tuple[list[tuple[Hashable, Any]], Hashable]:
         """Children and static part, as a registered node type gives them."""
-        return list(self._kept(self.node, ()).items()), static_part(self.node)
+        found: set[Path] = set()
+        children = list(self._kept(self.node, (), found).items())
+        if self.statics is None:
+            self.statics = found
+        return children, static_part(self.node)
 
-    def _kept(self, holder: Any, at: Path) -> dict[Hashable, Any]:
+    def _kept(self, holder: Any, at: Path, found: set[Path]) -> dict[Hashable, Any]:
         kept: dict[Hashable, Any] = {}
         for key, child in iter_children(holder):
             place = (*at, key)
@@ -199,9 +205,12 @@ class _Part:
                     kept[key] = child if _core.is_variable(child) else _Part(child, self.shown)
             elif holds_graph(child):
                 # A pytree, some entries of which may have to be left out.
-                if inner := self._kept(child, place):
+                if inner := self._kept(child, place, found):
                     kept[key] = inner
-            elif not is_array(child):
+            elif not is_array(child) and (
+                self.statics is None or place in self.statics or place in self.places
+            ):
+                found.add(place)
                 kept[key] = child
         return kept
 
