@@ -200,9 +200,7 @@ int cell_setattro(PyObject *self, PyObject *name, PyObject *value) {
     if (name == g_value_name && value != nullptr) return cell_set_value(self, value, nullptr);
     if (has_data_descriptor(self, name)) return PyObject_GenericSetAttr(self, name, value);
     check_trace(as_cell(self)->trace, self);
-    // Making a dict may run a collection, and with it a finalizer that replaces the metadata.
-    nb::object old = nb::borrow<nb::object>(as_cell(self)->metadata);
-    nb::object fresh = py::checked(old.is_valid() ? PyDict_Copy(old.ptr()) : PyDict_New());
+    nb::object fresh = own_metadata(as_cell(self)->metadata);
     if (value != nullptr) {
       py::check_status(PyDict_SetItem(fresh.ptr(), name, value));
     } else if (PyDict_DelItem(fresh.ptr(), name) < 0) {

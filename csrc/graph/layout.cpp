@@ -196,6 +196,7 @@ bool is_marked(PyObject *marks, PyObject *name) {
 }
 
 nb::object own_metadata(PyObject *metadata) {
+  // Making a dict may run a collection, and with it a finalizer that replaces the metadata.
   nb::object held = nb::borrow<nb::object>(metadata);
   return py::checked(metadata != nullptr ? PyDict_Copy(metadata) : PyDict_New());
 }

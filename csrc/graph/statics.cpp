@@ -20,13 +20,10 @@ constexpr size_t kMaxHashedFunctions = 4;
 // What is remembered of code at most: a program has as many functions as it has.
 constexpr size_t kMaxCodes = 4096;
 
-// The names that code may look up among the globals. `constant` says that its package does not change them.
-struct Reads {
-  bool constant = false;
-  std::vector<nb::object> names;
-};
+// The names that code may look up among the globals; none for code whose package does not change them.
+using Reads = std::vector<nb::object>;
 
-void collect_names(const nb::object &code, std::vector<nb::object> &names) {
+void collect_names(const nb::object &code, Reads &names) {
   nb::object code_type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(code.ptr())));
   std::vector<nb::object> waiting{code};
   while (!waiting.empty()) {
@@ -49,8 +46,7 @@ std::shared_ptr<const Reads> reads_of(const nb::object &function, const nb::obje
   static auto *cache = new std::unordered_map<PyObject *, Known>();
   if (auto found = cache->find(code.ptr()); found != cache->end()) return found->second.reads;
   auto reads = std::make_shared<Reads>();
-  reads->constant = from_constant_package(function);
-  if (!reads->constant) collect_names(code, reads->names);
+  if (!from_constant_package(function)) collect_names(code, *reads);
   if (cache->size() >= kMaxCodes) {
     // Swapped out first: what is released may run code.
     std::unordered_map<PyObject *, Known> dropped;
@@ -176,7 +172,8 @@ class Comparison {
   bool functions_equal(const nb::object &a, const nb::object &b) {
     nb::object code = a.attr("__code__"), globals = a.attr("__globals__");
     if (!code.is(b.attr("__code__")) || !globals.is(b.attr("__globals__"))) return false;
-    for (const nb::object &name : reads_of(a, code)->names) {
+    std::shared_ptr<const Reads> reads = reads_of(a, code);
+    for (const nb::object &name : *reads) {
       nb::object value = global(globals, name);
       if (value.is_valid() && !equal(value.ptr(), value.ptr())) return false;
     }
@@ -271,7 +268,8 @@ Py_hash_t function_hash(const nb::object &function) {
     ~Level() { --depth; }
   } level;
   nb::object globals = function.attr("__globals__");
-  for (const nb::object &name : reads_of(function, code)->names) {
+  std::shared_ptr<const Reads> reads = reads_of(function, code);
+  for (const nb::object &name : *reads) {
     nb::object value = global(globals, name);
     if (!value.is_valid()) continue;
     const NodeType *info = classify(value.ptr());
