@@ -133,7 +133,7 @@ void Plan::remember(const Flat &flat) {
       const bool is_metadata = def.constant_kinds[i] == ConstantKind::Metadata;
       if (is_metadata ? is_unstable_metadata(constant)
                       : def.constant_kinds[i] == ConstantKind::Static && is_unstable_static(constant)) {
-        fresh.unstable.emplace_back(i, is_metadata ? metadata_hash(constant) : static_hash(constant));
+        fresh.unstable.push_back(i);
       }
     }
     for (const nb::object &reference : flat.refs) fresh.addresses.push_back(reference.ptr());
@@ -185,10 +185,13 @@ bool Plan::unstable_statics_hold() const {
   nb::object held = graphdef;
   const GraphDef &def = graphdef_of(held);
   auto checks = guards_.unstable;
-  for (const auto &[constant, hash] : checks) {
+  for (uint32_t constant : checks) {
     nb::object value = def.constants.at(constant);
-    const bool is_metadata = def.constant_kinds[constant] == ConstantKind::Metadata;
-    if ((is_metadata ? metadata_hash(value.ptr()) : static_hash(value.ptr())) != hash) return false;
+    const Reading now = def.constant_kinds[constant] == ConstantKind::Metadata
+                            ? Reading::of_metadata(value.ptr())
+                            : Reading(value.ptr(), Unhashable::Refused);
+    const Reading *then = def.reading(constant);
+    if (then == nullptr || !now.equals(*then)) return false;
   }
   // A hash function that called this very plan may have replaced its guards.
   return held.is(graphdef);

@@ -88,15 +88,15 @@ class Plan {
   struct Guards {
     bool complete = false;
     std::vector<PyObject *> addresses;
-    std::vector<AttributeCheck> attributes;                // of all nodes, by reference
-    std::vector<uint32_t> attributes_end;                  // where those of each reference end
-    std::vector<std::shared_ptr<const KeyOrder>> orders;   // keep the names alive
-    std::vector<ForeignGuard> foreign;                     // by reference; empty if all are weft's
-    bool foreign_at_top_level = true;                      // none of their Variables was made inside a transform
-    std::vector<bool> scalars;                             // leaves that were numbers; empty if none was
-    std::vector<std::pair<uint32_t, Py_hash_t>> unstable;  // constants whose type can change in place
-    std::vector<uint32_t> argument_items;                  // expression of each positional argument
-    std::vector<uint32_t> keyword_items;                   // expression of each keyword argument, by sorted name
+    std::vector<AttributeCheck> attributes;               // of all nodes, by reference
+    std::vector<uint32_t> attributes_end;                 // where those of each reference end
+    std::vector<std::shared_ptr<const KeyOrder>> orders;  // keep the names alive
+    std::vector<ForeignGuard> foreign;                    // by reference; empty if all are weft's
+    bool foreign_at_top_level = true;                     // none of their Variables was made inside a transform
+    std::vector<bool> scalars;                            // leaves that were numbers; empty if none was
+    std::vector<uint32_t> unstable;                       // constants whose value can change in place
+    std::vector<uint32_t> argument_items;                 // expression of each positional argument
+    std::vector<uint32_t> keyword_items;                  // expression of each keyword argument, by sorted name
     nb::object keyword_names;
   };
   // Each false if `object` is no longer what `def` says.

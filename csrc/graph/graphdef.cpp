@@ -2,6 +2,7 @@
 
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "deferred_release.h"
@@ -146,10 +147,9 @@ struct Row {
   Op op;
   uint32_t n;  // reference id, child count
   bool first;
-  ConstantKind kind;
-  nb::object constant;  // compared; null where there is none
-  nb::object extra;     // Variable metadata, Custom static part or data marks
-  bool marks = false;   // the extra is data marks
+  uint32_t constant = kNone;  // compared
+  uint32_t extra = kNone;     // Variable metadata, Custom static part or data marks
+  bool marks = false;         // the extra is data marks
 };
 
 std::string type_label(PyObject *type) { return py::text(nb::borrow<nb::object>(type).attr("__name__")); }
@@ -157,18 +157,19 @@ std::string type_label(PyObject *type) { return py::text(nb::borrow<nb::object>(
 Row make_row(const GraphDef &def, const Traversal &walk, const Item &item, bool first) {
   static const char *const names[] = {"array", "reference", "static",     "None",   "tuple",
                                       "list",  "dict",      "namedtuple", "pytree", "mapping"};
-  Row row{walk.path_tuple(), nb::none(), item.op, item.n, first, ConstantKind::Static, nb::object(), nb::object()};
+  Row row{walk.path_tuple(), nb::none(), item.op, item.n, first};
   switch (item.op) {
     case Op::Static:
-      row.constant = row.shown = nb::borrow<nb::object>(def.constant(item.constant));
+      row.constant = item.constant;
+      row.shown = nb::borrow<nb::object>(def.constant(item.constant));
       break;
     case Op::Ref: {
       const RefDef &ref = def.refs[item.n];
-      row.kind = ConstantKind::Type;
-      row.constant = nb::borrow<nb::object>(def.constant(ref.type));
-      row.shown = first ? row.constant : nb::object(nb::str(("shared " + type_label(row.constant.ptr())).c_str()));
+      row.constant = ref.type;
+      nb::object type = nb::borrow<nb::object>(def.constant(ref.type));
+      row.shown = first ? type : nb::object(nb::str(("shared " + type_label(type.ptr())).c_str()));
       row.marks = ref.kind == Kind::Object;
-      if (first && ref.extra != kNone) row.extra = nb::borrow<nb::object>(def.constant(ref.extra));
+      if (first && ref.extra != kNone) row.extra = ref.extra;
       break;
     }
     case Op::Leaf:
@@ -176,16 +177,14 @@ Row make_row(const GraphDef &def, const Traversal &walk, const Item &item, bool 
       row.shown = nb::str("array");
       break;
     case Op::Dict:
-      row.kind = ConstantKind::Keys;
-      row.constant = nb::borrow<nb::object>(def.constant(item.constant));
+      row.constant = item.constant;
       row.shown = nb::str("dict");
       break;
     case Op::NamedTuple:
     case Op::Pytree:
     case Op::Mapping:
-      row.kind = def.constant_kinds[item.constant];
-      row.constant = nb::borrow<nb::object>(def.constant(item.constant));
-      row.shown = row.constant;
+      row.constant = item.constant;
+      row.shown = nb::borrow<nb::object>(def.constant(item.constant));
       break;
     default:
       row.shown = nb::str(
@@ -210,21 +209,36 @@ nb::object missing() { return nb::str("<absent>"); }
 // Marks on a node's attributes say little to a reader: they count only where nothing else differs.
 enum class Marks : uint8_t { Ignore, Compare };
 
-nb::object row_difference(const Row &a, const Row &b, Marks marks) {
-  if (a.op != b.op || a.first != b.first) return nb::make_tuple(a.path, a.shown, b.shown);
-  bool constants = a.constant.is_valid() && !constant_equal(a.kind, a.constant.ptr(), b.constant.ptr());
+// True if both are there and equal, or neither is.
+bool same_constant(const GraphDef &a, uint32_t i, const GraphDef &b, uint32_t j) {
+  return i == kNone || j == kNone ? i == j : constants_equal(a, i, b, j);
+}
+
+// A static by what it is and, where that is what differs, by what it reads.
+std::pair<nb::object, nb::object> shown_statics(const GraphDef &was, const Row &a, const GraphDef &is, const Row &b) {
+  const Reading *then = was.reading(a.constant), *now = is.reading(b.constant);
+  if (a.op != Op::Static || b.op != Op::Static || then == nullptr || now == nullptr) return {a.shown, b.shown};
+  auto [before, after] = then->difference(*now);
+  if (before.empty() || after.empty()) return {a.shown, b.shown};
+  auto with = [](const nb::object &value, const std::string &read) {
+    nb::object name = nb::getattr(value, "__qualname__", nb::none());
+    return nb::str((py::text(name.is_none() ? nb::repr(value) : nb::str(name)) + " with " + read).c_str());
+  };
+  return {with(a.shown, before), with(b.shown, after)};
+}
+
+nb::object row_difference(const GraphDef &was, const Row &a, const GraphDef &is, const Row &b, Marks marks) {
   // Which keys a dict has shows at the keys themselves.
-  if (constants && a.op == Op::Dict) constants = false;
-  if (constants) return nb::make_tuple(a.path, a.shown, b.shown);
+  if (a.op != b.op || a.first != b.first || (a.op != Op::Dict && !same_constant(was, a.constant, is, b.constant))) {
+    auto [before, after] = shown_statics(was, a, is, b);
+    return nb::make_tuple(a.path, before, after);
+  }
   bool ignored = marks == Marks::Ignore && a.marks;
-  bool extras =
-      !ignored &&
-      (a.extra.is_valid() != b.extra.is_valid() ||
-       (a.extra.is_valid() && (nb::isinstance<nb::dict>(a.extra) ? !metadata_equal(a.extra.ptr(), b.extra.ptr())
-                                                                 : !static_equal(a.extra.ptr(), b.extra.ptr()))));
-  if (extras) {
-    return nb::make_tuple(a.path, a.extra.is_valid() ? a.extra : nb::object(nb::dict()),
-                          b.extra.is_valid() ? b.extra : nb::object(nb::dict()));
+  if (!ignored && !same_constant(was, a.extra, is, b.extra)) {
+    auto shown = [](const GraphDef &def, uint32_t extra) {
+      return extra == kNone ? nb::object(nb::dict()) : nb::borrow<nb::object>(def.constant(extra));
+    };
+    return nb::make_tuple(a.path, shown(was, a.extra), shown(is, b.extra));
   }
   if (a.n == b.n || a.op == Op::Dict) return nb::none();
   return nb::make_tuple(a.path, a.shown, b.shown);
@@ -241,7 +255,7 @@ std::string repr_of(const GraphDef &def) {
             : row.op == Op::Ref && row.first
                 ? type_label(row.shown.ptr()) + " #" + std::to_string(row.n)
                 : py::text(nb::str(row.shown)) + (row.op == Op::Ref ? " #" + std::to_string(row.n) : "");
-    if (row.extra.is_valid() && !row.marks) text += " " + py::text(nb::repr(row.extra));
+    if (row.extra != kNone && !row.marks) text += " " + py::text(nb::repr(nb::handle(def.constant(row.extra))));
   }
   return text;
 }
@@ -447,8 +461,7 @@ nb::object unpickle(const nb::tuple &state) {
   }
   size_t statics = 0;
   for (size_t i = 0; i < def.constants.size(); ++i) {
-    if (def.constant_kinds[i] == ConstantKind::Static)
-      statics = mix(statics, static_cast<size_t>(static_hash(def.constants[i].ptr())));
+    if (def.constant_kinds[i] == ConstantKind::Static) statics = mix(statics, def.read(static_cast<uint32_t>(i)));
   }
   def.finish(statics);
   return object;
@@ -579,7 +592,9 @@ uint32_t GraphDef::skip(uint32_t begin) const {
 }
 
 GraphDef::~GraphDef() {
-  // A static may be another GraphDef, which holds another one.
+  // What they refer to lives on in the constants, whose release is not bounded by the C stack: a static may be another
+  // GraphDef, which holds another one.
+  readings.clear();
   for (nb::object &constant : constants) release_nested(constant.release().ptr());
 }
 
@@ -600,7 +615,7 @@ void GraphDef::finish(size_t statics) {
         break;
       }
       case ConstantKind::Metadata:
-        seed = mix(seed, static_cast<size_t>(metadata_hash(constant)));
+        seed = mix(seed, read(static_cast<uint32_t>(i)));
         break;
       case ConstantKind::Static:
       case ConstantKind::Treedef:  // aux data need not be hashable; equality decides
@@ -608,7 +623,33 @@ void GraphDef::finish(size_t statics) {
         break;
     }
   }
+  std::sort(readings.begin(), readings.end(), [](const auto &a, const auto &b) { return a.first < b.first; });
   hash = seed;
+}
+
+size_t GraphDef::read(uint32_t constant) {
+  nb::object value = constants[constant];
+  if (constant_kinds[constant] == ConstantKind::Metadata) {
+    if (!has_metadata_reading(value.ptr())) return metadata_hash(value.ptr());
+    readings.emplace_back(constant, Reading::of_metadata(value.ptr()));
+  } else {
+    if (!has_reading(value.ptr())) return static_hash(value.ptr());
+    readings.emplace_back(constant, Reading(value.ptr(), Unhashable::Refused));
+  }
+  return readings.back().second.hash();
+}
+
+const Reading *GraphDef::reading(uint32_t constant) const {
+  auto found = std::lower_bound(readings.begin(), readings.end(), constant,
+                                [](const auto &entry, uint32_t wanted) { return entry.first < wanted; });
+  return found != readings.end() && found->first == constant ? &found->second : nullptr;
+}
+
+bool constants_equal(const GraphDef &a, uint32_t i, const GraphDef &b, uint32_t j) {
+  const Reading *read_a = a.reading(i), *read_b = b.reading(j);
+  if (read_a != nullptr && read_b != nullptr) return read_a->equals(*read_b);
+  if (read_a != nullptr || read_b != nullptr || a.constant_kinds[i] != b.constant_kinds[j]) return false;
+  return constant_equal(a.constant_kinds[i], a.constant(i), b.constant(j));
 }
 
 bool constant_equal(ConstantKind kind, PyObject *a, PyObject *b) {
@@ -637,13 +678,16 @@ bool GraphDef::equals(const GraphDef &other) const {
     return false;
   }
   for (size_t i = 0; i < constants.size(); ++i) {
-    if (!constant_equal(constant_kinds[i], constants[i].ptr(), other.constants[i].ptr())) return false;
+    if (!constants_equal(*this, static_cast<uint32_t>(i), other, static_cast<uint32_t>(i))) return false;
   }
   return true;
 }
 
 int GraphDef::traverse(visitproc visit, void *arg) const {
   for (const nb::object &constant : constants) Py_VISIT(constant.ptr());
+  for (const auto &entry : readings) {
+    if (int stop = entry.second.traverse(visit, arg)) return stop;
+  }
   Py_VISIT(paths_cache.ptr());
   Py_VISIT(ref_paths_cache.ptr());
   Py_VISIT(path_index_cache.ptr());
@@ -655,6 +699,8 @@ void GraphDef::clear() {
   // Swapped out first: dropping constants can run code that looks at this object.
   std::vector<nb::object> dropped;
   dropped.swap(constants);
+  std::vector<std::pair<uint32_t, Reading>> dropped_readings;
+  dropped_readings.swap(readings);
   items.clear();
   refs.clear();
   child_items.clear();
@@ -738,13 +784,13 @@ nb::object first_difference(const GraphDef &a, const GraphDef &b) {
       if (!shows(right, left[i].path)) return nb::make_tuple(left[i].path, left[i].shown, missing());
       return nb::make_tuple(right[i].path, missing(), right[i].shown);
     }
-    nb::object difference = row_difference(left[i], right[i], Marks::Ignore);
+    nb::object difference = row_difference(a, left[i], b, right[i], Marks::Ignore);
     if (!difference.is_none()) return difference;
   }
   if (left.size() > n) return nb::make_tuple(left[n].path, left[n].shown, missing());
   if (right.size() > n) return nb::make_tuple(right[n].path, missing(), right[n].shown);
   for (size_t i = 0; i < n; ++i) {
-    nb::object difference = row_difference(left[i], right[i], Marks::Compare);
+    nb::object difference = row_difference(a, left[i], b, right[i], Marks::Compare);
     if (!difference.is_none()) return difference;
   }
   return nb::none();

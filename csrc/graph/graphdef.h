@@ -4,10 +4,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "debug.h"
 #include "graph/node_types.h"
+#include "graph/reading.h"
 #include "python_compat.h"
 
 namespace weft {
@@ -62,6 +64,7 @@ class GraphDef {
   uint32_t root_begin = 0;           // the root expression: items[root_begin..end)
   RootKind root_kind = RootKind::Graph;
   size_t hash = 0;
+  std::vector<std::pair<uint32_t, Reading>> readings;  // what constants read when the graph was walked, by constant
 
   uint32_t n_leaves() const { return static_cast<uint32_t>(leaf_owner.size()); }
   uint32_t n_refs() const { return static_cast<uint32_t>(refs.size()); }
@@ -71,6 +74,11 @@ class GraphDef {
   }
   // One past the end of the expression that starts at `begin`.
   uint32_t skip(uint32_t begin) const;
+
+  // Captures what the constant, a static or metadata, reads if it reads something; its hash.
+  size_t read(uint32_t constant);
+  // The reading of a constant, or null.
+  const Reading *reading(uint32_t constant) const;
 
   // To be called once when the tables are complete, with the combined hash of all static values.
   void finish(size_t statics);
@@ -89,7 +97,10 @@ class GraphDef {
 nb::object new_graphdef();
 GraphDef &graphdef_of(nb::handle object);
 
+// As they are now, by `static_equal`.
 bool constant_equal(ConstantKind kind, PyObject *a, PyObject *b);
+// As they were when the graphs were walked, which is what decides about retracing.
+bool constants_equal(const GraphDef &a, uint32_t i, const GraphDef &b, uint32_t j);
 
 // The paths of leaves and of references in canonical order: the first way each was reached. Computed apart, because in
 // a deep graph the paths of all references are long even where those of the leaves are few.

@@ -155,10 +155,9 @@ void Walker::add_leaf(PyObject *value, uint32_t owner) {
 }
 
 void Walker::add_static(PyObject *value) {
-  nb::object held = nb::borrow<nb::object>(value);
-  size_t hash = 0;
+  const uint32_t constant = add_constant(ConstantKind::Static, nb::borrow<nb::object>(value));
   try {
-    hash = static_cast<size_t>(static_hash(value));
+    static_hash_ = mix(static_hash_, def_->read(constant));
   } catch (nb::python_error &error) {
     if (!error.matches(PyExc_TypeError)) throw;
     raise_graph_error(
@@ -168,8 +167,7 @@ void Walker::add_static(PyObject *value) {
             "dataclass), or wrap arrays and state in a Variable",
         ErrorKind::Static);
   }
-  static_hash_ = mix(static_hash_, hash);
-  scratch_.push_back({Op::Static, 0, add_constant(ConstantKind::Static, std::move(held))});
+  scratch_.push_back({Op::Static, 0, constant});
 }
 
 void Walker::open(const Frame &frame) {
@@ -345,24 +343,22 @@ void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
     nb::object marks = info->layout ? info->layout->marks(dict.ptr()) : nb::object();
     if (marks.is_valid()) {
       bool is_dict = PyDict_Check(marks.ptr());
-      if (!is_dict) static_hash_ = mix(static_hash_, static_cast<size_t>(static_hash(marks.ptr())));
-      def_->refs[ref].extra = add_constant(is_dict ? ConstantKind::Metadata : ConstantKind::Static, marks);
+      const uint32_t constant = add_constant(is_dict ? ConstantKind::Metadata : ConstantKind::Static, marks);
+      if (!is_dict) static_hash_ = mix(static_hash_, def_->read(constant));
+      def_->refs[ref].extra = constant;
     }
     open_children(dict.ptr(), ref, *info, marks.ptr());
   } else {
     nb::dict children;
-    nb::object extra;
     try {
       nb::object parts = info->flatten(nb::borrow<nb::object>(value));
       for (nb::handle entry : nb::object(parts[0])) children[nb::object(entry[0])] = nb::object(entry[1]);
-      extra = parts[1];
-      static_hash_ = mix(static_hash_, static_cast<size_t>(static_hash(extra.ptr())));
+      def_->refs[ref].extra = add_constant(ConstantKind::Static, nb::object(parts[1]));
+      static_hash_ = mix(static_hash_, def_->read(def_->refs[ref].extra));
     } catch (nb::python_error &error) {
       add_path_note(error, current_path());
       throw;
     }
-    uint32_t constant = add_constant(ConstantKind::Static, extra);
-    def_->refs[ref].extra = constant;
     open_children(children.ptr(), ref, *info, nullptr);
   }
 }

@@ -173,9 +173,210 @@ def test_a_new_function_reads_globals_bound_again(monkeypatch: pytest.MonkeyPatc
         assert float(apply(Activated(_reads_global()), X)[0]) == rate
     # Back at a value that it was compiled for.
     assert apply.num_traces == 2
-    assert str(apply.retraces[-1]).endswith(
-        "a static: what it held or read then -> something else now"
-    )
+    where = "_reads_global.<locals>.<lambda> with"
+    assert str(apply.retraces[-1]).endswith(f"model.activation: {where} 2.0 -> {where} 5.0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """Equal by content, which cannot change."""
+
+    factor: float
+
+
+def _rebound(values: list[Any], read: Any = lambda value: value) -> list[Any]:
+    """Makers of functions that share one variable, each to be called when the variable has its value."""
+    current: Any = None
+
+    def bind(value: Any) -> Any:
+        nonlocal current
+        current = value
+        return lambda x: x * read(current)
+
+    return [functools.partial(bind, value) for value in values]
+
+
+REBOUND = {
+    # Equal hashes in Python.
+    "numbers": _rebound([-1, -2, 2**61 - 1, 0], float),
+    "configs in one variable": _rebound([Fixed(rate) for rate in range(6)], lambda c: c.factor),
+    "arrays": _rebound([jnp.full((), rate) for rate in range(4)]),
+    "lists": _rebound([[1], [2], [True], [1, 2]], lambda c: sum(c) + 4 * (type(c[0]) is bool)),
+    "dicts, in order": _rebound(
+        [{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1}],
+        lambda c: 10 * next(iter(c.values())) + len(c),
+    ),
+    "signs of zero": _rebound([0.0, -0.0], lambda c: jnp.copysign(1.0, c)),
+}
+
+
+@pytest.mark.parametrize("makers", REBOUND.values(), ids=REBOUND)
+def test_a_new_function_reads_a_variable_bound_again(makers: Any) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for _ in range(2):
+        for make in makers:
+            activation = make()
+            assert float(apply(Activated(activation), X)[0]) == float(activation(X)[0])
+    assert apply.num_traces == len(makers)
+
+
+def test_globals_whose_forerunners_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for rate in range(8):
+        monkeypatch.setitem(globals(), "FIXED", Fixed(rate))
+        assert float(apply(Activated(lambda x: x * FIXED.factor), X)[0]) == rate
+
+
+FIXED = Fixed(0.0)
+
+
+def test_functions_are_compared_however_deep_they_read() -> None:
+    def wrapped(function: Any, times: int) -> Any:
+        for _ in range(times):
+            function = (lambda inner: lambda x: inner(x))(function)
+        return function
+
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for depth in (1, 5, 20):
+        for make in _rebound([0.0, 1.0, 2.0]) * 2:
+            activation = wrapped(make(), depth)
+            assert float(apply(Activated(activation), X)[0]) == float(activation(X)[0])
+    assert apply.num_traces == 9
+
+
+def test_what_functions_share_is_read_once() -> None:
+    # A tree of calls with 2**40 paths.
+    function: Any = lambda x: x  # noqa: E731
+    for _ in range(40):
+        function = (lambda inner, other: lambda x: inner(x))(function, function)
+    apply = nnx.jit(lambda model, x: x)
+    for _ in range(2):
+        apply(Activated(function), X)
+    assert apply.num_traces == 1
+
+
+def _of_list() -> Any:
+    rates = [0.5, {"a": (2.0,)}]
+    return lambda x: x * rates[0] * rates[1]["a"][0]
+
+
+def _of_default_list() -> Any:
+    def activation(x: Any, rates: Any = [1.0]) -> Any:  # noqa: B006
+        return x * rates[0]
+
+    return activation
+
+
+def _of_itself() -> Any:
+    held: list[Any] = []
+
+    def activation(x: Any) -> Any:
+        return x * len(held)
+
+    held.append(activation)
+    held.append(held)
+    return activation
+
+
+@pytest.mark.parametrize("make", [_of_list, _of_default_list, _of_itself])
+def test_functions_made_anew_compare_by_the_lists_they_hold(make: Any) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for _ in range(3):
+        assert float(apply(Activated(make()), X)[0]) == float(make()(X)[0])
+    assert apply.num_traces == 1
+
+
+def test_a_list_that_changed_after_it_was_compiled_for() -> None:
+    def make(rates: list[float]) -> Any:
+        return lambda x: x * rates[0]
+
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    rates = [2.0]
+    activation = make(rates)
+    assert float(apply(Activated(activation), X)[0]) == 2
+    rates[0] = 5.0
+    assert float(apply(Activated(make([5.0])), X)[0]) == 5
+    assert float(apply(Activated(make(rates)), X)[0]) == 5
+    assert float(apply(Activated(make([2.0])), X)[0]) == 2
+    # Compiled once for each, and the function object that was captured is taken at its word.
+    apply(Activated(activation), X)
+    assert apply.num_traces == 2
+
+
+def test_functions_that_note_what_they_are_called_with() -> None:
+    seen: list[Any] = []
+
+    def activation(x: Any) -> Any:
+        seen.append(jnp.shape(x))
+        return x
+
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for _ in range(2):
+        for n in (2, 3):
+            apply(Activated(activation), jnp.ones(n))
+    assert seen == [(2,), (3,)]
+
+
+SCHEDULES = {
+    "warm-up and cosine": lambda: optax.adamw(
+        optax.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 100)
+    ),
+    "join": lambda: optax.adam(
+        optax.join_schedules([optax.linear_schedule(0, 1, 10), optax.constant_schedule(1.0)], [10])
+    ),
+    "piecewise": lambda: optax.sgd(optax.piecewise_constant_schedule(1e-3, {10: 0.1})),
+    "injected": lambda: optax.inject_hyperparams(optax.adam)(learning_rate=1e-3),
+    "by label": lambda: optax.multi_transform(
+        {"a": optax.adam(1e-3)}, lambda params: jax.tree.map(lambda _: "a", params)
+    ),
+}
+
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_optimizers_that_hold_lists_and_dicts_compile_once(make: Any) -> None:
+    step = nnx.jit(train)
+    for _ in range(3):
+        model = Tower(1)
+        optimizer = nnx.Optimizer(model, make(), wrt=nnx.Param)
+        step(model, optimizer, jnp.ones((3, 2)))
+    assert step.num_traces == 1
+
+
+def test_a_retrace_names_what_an_optimizer_reads() -> None:
+    step = nnx.jit(train)
+    model = Tower(1)
+    for peak in (1e-3, 1e-2):
+        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, 10, 100)
+        step(model, nnx.Optimizer(model, optax.sgd(schedule), wrt=nnx.Param), jnp.ones((3, 2)))
+    assert "with 0.001 ->" in str(step.retraces[0])
+    assert str(step.retraces[0]).endswith("with 0.01")
+
+
+@pytest.mark.parametrize(
+    ("tags", "change"),
+    [
+        ([2.0], lambda tags: tags.append(1.0)),
+        ({"k": 2.0}, lambda tags: tags.update(j=1.0)),
+        ({2.0}, lambda tags: tags.add(1.0)),
+        ([[2.0]], lambda tags: tags[0].append(1.0)),
+        (([2.0],), lambda tags: tags[0].append(1.0)),
+        (bytearray(b"a"), lambda tags: tags.extend(b"b")),
+    ],
+)
+def test_containers_in_metadata_that_change_in_place_are_noticed(tags: Any, change: Any) -> None:
+    def count(model: Any) -> Any:
+        tags = model.w.tags
+        while len(tags) == 1 and isinstance(tags, list | tuple) and not isinstance(tags[0], float):
+            tags = tags[0]
+        return model.w.value * len(tags)
+
+    read = nnx.jit(count)
+    model = nnx.Module()
+    model.w = nnx.Param(jnp.ones(()), tags=tags)
+    assert [float(read(model)) for _ in range(3)] == [1, 1, 1]
+    change(tags)
+    assert [float(read(model)) for _ in range(3)] == [2, 2, 2]
+    assert read.num_traces == 2
 
 
 @dataclasses.dataclass(unsafe_hash=True)
