@@ -332,7 +332,11 @@ class Reading::Capture {
         nb::object found = global(globals, name);
         // The name is bound to the function itself, which is taken at its word.
         const bool is_function = found.is_valid() && type_of(found).is(settings().function_type);
-        is_function ? add(PartKind::Same, found), void() : optional(found);
+        if (is_function) {
+          add(PartKind::Same, found);
+        } else {
+          optional(found);
+        }
       }
       hashed_ = hashed;
       value(get(held, names().defaults));
@@ -347,7 +351,9 @@ class Reading::Capture {
   // A part with others inside, once per object: what recurs is referred to.
   template <typename Body>
   void inside(const nb::object &held, PartKind kind, nb::object value, Py_ssize_t n, Body &&body) {
-    auto [part, fresh] = seen_.insert(held.ptr(), static_cast<uint32_t>(reading_.parts_.size()));
+    // Apart by where it is: inside of functions less is taken for granted.
+    IdTable &seen = functions_ > 0 ? seen_in_functions_ : seen_;
+    auto [part, fresh] = seen.insert(held.ptr(), static_cast<uint32_t>(reading_.parts_.size()));
     if (!fresh) {
       add(PartKind::Seen, kind == PartKind::Function ? value : nb::object()).n = part;
       return;
@@ -376,8 +382,8 @@ class Reading::Capture {
   uint32_t depth_ = 0;
   uint32_t functions_ = 0;  // functions and partials around what is captured
   bool hashed_ = true;
-  IdTable seen_;
-  std::vector<nb::object> kept_;  // so that addresses in `seen_` stay theirs
+  IdTable seen_, seen_in_functions_;
+  std::vector<nb::object> kept_;  // so that their addresses stay theirs
 };
 
 Reading::Reading(PyObject *value, Unhashable unhashable) {

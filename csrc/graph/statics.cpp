@@ -81,6 +81,10 @@ bool static_equal(PyObject *a, PyObject *b) {
   if (info->kind == Kind::Static) {
     if (info->static_kind == StaticKind::Simple) return scalars_equal(a, b);
     if (info->static_kind == StaticKind::Frozen) return py::equal(a, b);
+    if (info->static_kind == StaticKind::Method) {
+      nb::object function_a = keep_a.attr("__func__"), function_b = keep_b.attr("__func__");
+      return keep_a.attr("__self__").is(keep_b.attr("__self__")) && static_equal(function_a.ptr(), function_b.ptr());
+    }
   }
   Reading left(a, Unhashable::Allowed), right(b, Unhashable::Allowed);
   return !left.holds_containers() && left.equals(right);
