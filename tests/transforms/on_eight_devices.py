@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -284,3 +285,18 @@ def test_jit_with_constrained_state():
     up, down = model.up.kernel.value.sharding, model.down.kernel.value.sharding
     assert up.is_equivalent_to(NamedSharding(mesh, P(None, "model")), 2)
     assert down.is_equivalent_to(NamedSharding(mesh, P("model", None)), 2)
+
+
+def test_retraces_tell_meshes_and_explicit_shardings():
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    m = nnx.Dict(w=nnx.Param(jnp.arange(8.0)), c=nnx.Variable(jnp.zeros(())))
+    step = nnx.jit(lambda m: m["w"].value * m["c"].value)
+    step(m)
+    with jax.set_mesh(mesh):
+        for spec in (P("x"), P(None)):
+            m["w"].value = jax.device_put(m["w"].value, NamedSharding(mesh, spec))
+            assert step(m).sharding.spec == spec
+    first, second = map(str, step.retraces)
+    assert "m.w: float32[8] -> float32[8] by " in first
+    assert first.endswith("on mesh {'x': 8}")
+    assert re.search(r"m\.w: .*'x'.* -> .*None.* on mesh {'x': 8}$", second)

@@ -233,6 +233,13 @@ def type_difference(
 
 
 def leaf_type(value: Any) -> str:
-    """What decides about retracing in a leaf: dtype, shape and weak type."""
-    weak = getattr(getattr(value, "aval", None), "weak_type", False)
-    return f"weak {type_of(value)}" if weak else type_of(value)
+    """What decides about retracing in a leaf: dtype, shape, weak type, and the mesh it lies on."""
+    aval = getattr(value, "aval", None)
+    text = type_of(value)
+    if getattr(aval, "weak_type", False):
+        text = f"weak {text}"
+    sharding = getattr(aval, "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    if mesh is None or mesh.empty:
+        return text
+    return f"{text} by {sharding.spec} on mesh {dict(mesh.shape)}"
