@@ -239,7 +239,6 @@ def leaf_type(value: Any) -> str:
     if getattr(aval, "weak_type", False):
         text = f"weak {text}"
     sharding = getattr(aval, "sharding", None)
-    mesh = getattr(sharding, "mesh", None)
-    if mesh is None or mesh.empty:
+    if sharding is None or sharding.mesh.empty:
         return text
-    return f"{text} by {sharding.spec} on mesh {dict(mesh.shape)}"
+    return f"{text} by {sharding.spec} on mesh {dict(sharding.mesh.shape)}"
