@@ -215,12 +215,16 @@ def flax_module() -> Any:
     return FlaxModule
 
 
+# The releases of flax for older versions of jax have neither `get_value` nor `set_value`, newer ones warn of `value`.
 def flax_get(variable: Any) -> Any:
-    return variable.get_value()
+    return variable.get_value() if hasattr(variable, "get_value") else variable.value
 
 
 def flax_set(variable: Any, value: Any) -> None:
-    variable.set_value(value)
+    if hasattr(variable, "set_value"):
+        variable.set_value(value)
+    else:
+        variable.value = value
 
 
 def flax_train_step(model: TrainModel) -> Callable[..., Any]:

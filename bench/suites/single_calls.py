@@ -43,7 +43,7 @@ def one_leaf_rows(effort: Effort) -> Iterator[Row]:
         for mode, settings in peers.flax_modes().items():
             if mode in (peers.FLAX_CACHED, peers.FLAX_PARTIAL):
                 continue
-            jitted = nnx.jit(lambda m: m.value.get_value() + 1, **settings)
+            jitted = nnx.jit(lambda m: peers.flax_get(m.value) + 1, **settings)
             cases[mode] = lambda jitted=jitted: jitted(flax_cell)
     if peers.HAS_EQUINOX:
         import equinox
