@@ -132,7 +132,7 @@ void Plan::remember(const Flat &flat) {
       PyObject *constant = def.constants[i].ptr();
       const bool is_metadata = def.constant_kinds[i] == ConstantKind::Metadata;
       if (is_metadata ? is_unstable_metadata(constant)
-                      : def.constant_kinds[i] == ConstantKind::Static && is_unstable_static(constant)) {
+                      : def.constant_kinds[i] == ConstantKind::Static && may_change_in_place(constant)) {
         fresh.unstable.push_back(i);
       }
     }

@@ -113,24 +113,16 @@ nb::object content(const nb::object &value) {
   return value;
 }
 
-size_t content_hash(PyObject *value) {
-  Py_hash_t hash = PyObject_Hash(value);
-  if (hash == -1 && PyErr_Occurred()) throw nb::python_error();
-  return static_cast<size_t>(hash);
-}
+// What to look for in a value.
+enum class Look : uint8_t { Changes, ChangesAndFunctions };
 
-// Floats hash as Python has it: 0.0 and -0.0 hash alike, which is merely a collision.
-size_t typed_hash(PyObject *value) {
-  return mix(pointer_hash(reinterpret_cast<PyObject *>(Py_TYPE(value))), content_hash(value));
-}
-
-bool has_reading_within(PyObject *value, uint32_t depth) {
+bool found_in(PyObject *value, Look look, uint32_t depth = 0) {
   const NodeType *info = classify(value);
   switch (info->kind) {
     case Kind::Tuple:
     case Kind::NamedTuple:
       for (Py_ssize_t i = 0; depth < kMaxDepth && i < py::tuple_size(value); ++i) {
-        if (has_reading_within(py::tuple_item(value, i), depth + 1)) return true;
+        if (found_in(py::tuple_item(value, i), look, depth + 1)) return true;
       }
       return false;
     case Kind::List:
@@ -144,11 +136,13 @@ bool has_reading_within(PyObject *value, uint32_t depth) {
   }
   switch (info->static_kind) {
     case StaticKind::Function: {
+      if (look == Look::Changes) return false;
       nb::object function = nb::borrow<nb::object>(value);
       return !get(function, names().closure).is_none() || !names_read(function, get(function, names().code))->empty() ||
              !get(function, names().defaults).is_none() || !get(function, names().keyword_defaults).is_none();
     }
     case StaticKind::Partial:
+      return look == Look::ChangesAndFunctions;
     case StaticKind::Mutable:
       return true;
     default:
@@ -261,12 +255,8 @@ class Reading::Capture {
     size_t hash = 0;
     nb::object kept = held;
     try {
-      if (functions_ > 0 || unhashable_ == Unhashable::Refused || !is_mutable_builtin(held.ptr())) {
-        hash = typed_hash(held.ptr());
-      } else {
-        kept = content(held);
-        hash = typed_hash(kept.ptr());
-      }
+      if (functions_ == 0 && unhashable_ == Unhashable::Allowed) kept = content(held);
+      hash = typed_hash(kept.ptr());
     } catch (nb::python_error &error) {
       if (!error.matches(PyExc_TypeError)) throw;
       // What has no hash may have changed since.
@@ -330,7 +320,7 @@ class Reading::Capture {
       const bool hashed = std::exchange(hashed_, false);
       for (const nb::object &name : *read) {
         nb::object found = global(globals, name);
-        // The name is bound to the function itself, which is taken at its word.
+        // A function under a name is taken at its word.
         const bool is_function = found.is_valid() && type_of(found).is(settings().function_type);
         if (is_function) {
           add(PartKind::Same, found);
@@ -476,7 +466,20 @@ int Reading::traverse(visitproc visit, void *arg) const {
   return 0;
 }
 
-bool has_reading(PyObject *value) { return has_reading_within(value, 0); }
+bool has_reading(PyObject *value) { return found_in(value, Look::ChangesAndFunctions); }
+
+bool may_change_in_place(PyObject *value) { return found_in(value, Look::Changes); }
+
+size_t content_hash(PyObject *value) {
+  Py_hash_t hash = PyObject_Hash(value);
+  if (hash == -1 && PyErr_Occurred()) throw nb::python_error();
+  return static_cast<size_t>(hash);
+}
+
+// Floats hash as Python has it: 0.0 and -0.0 hash alike, which is merely a collision.
+size_t typed_hash(PyObject *value) {
+  return mix(pointer_hash(reinterpret_cast<PyObject *>(Py_TYPE(value))), content_hash(value));
+}
 
 bool scalars_equal(PyObject *a, PyObject *b) {
   if (Py_TYPE(a) != Py_TYPE(b)) return false;

@@ -74,11 +74,18 @@ class Reading {
 // its hash, does not tell what it was.
 bool has_reading(PyObject *value);
 
+// True if the value may change in place, or is a tuple of such: functions are taken at their word.
+bool may_change_in_place(PyObject *value);
+
 // Exact builtin scalars of one type. Floats compare by representation: 0.0 and -0.0 trace to different programs, and
 // NaN equals itself.
 bool scalars_equal(PyObject *a, PyObject *b);
 
 inline size_t pointer_hash(PyObject *object) { return reinterpret_cast<size_t>(object) >> 4; }
+
+// Throws what hashing raises.
+size_t content_hash(PyObject *value);
+size_t typed_hash(PyObject *value);
 
 inline size_t mix(size_t seed, size_t value) {
   seed ^= value + 0x9e3779b97f4a7c15ULL + (seed << 6) + (seed >> 2);

@@ -5,36 +5,6 @@
 namespace weft {
 namespace {
 
-// Tuples nested deeper are not looked into, as in readings.
-constexpr size_t kMaxDepth = 64;
-
-size_t content_hash(PyObject *value) {
-  Py_hash_t hash = PyObject_Hash(value);
-  if (hash == -1 && PyErr_Occurred()) throw nb::python_error();
-  return static_cast<size_t>(hash);
-}
-
-bool may_change_in_place(PyObject *value, size_t depth) {
-  const NodeType *info = classify(value);
-  switch (info->kind) {
-    case Kind::Tuple:
-    case Kind::NamedTuple:
-      for (Py_ssize_t i = 0; depth < kMaxDepth && i < py::tuple_size(value); ++i) {
-        if (may_change_in_place(py::tuple_item(value, i), depth + 1)) return true;
-      }
-      return false;
-    case Kind::List:
-    case Kind::Dict:
-    case Kind::Pytree:
-      return true;
-    case Kind::Static:
-      return info->static_kind != StaticKind::Function && info->static_kind != StaticKind::Partial &&
-             has_reading(value);
-    default:
-      return false;
-  }
-}
-
 // Classifying types never met runs code, which must not change the metadata; at worst an entry is then missed.
 bool any_value(PyObject *metadata, bool (*predicate)(PyObject *)) {
   if (metadata == nullptr) return false;
@@ -65,7 +35,7 @@ size_t static_hash(PyObject *value) {
         return pointer_hash(nb::object(nb::borrow<nb::object>(value).attr("__code__")).ptr());
       case StaticKind::Simple:
       case StaticKind::Frozen:
-        return mix(pointer_hash(reinterpret_cast<PyObject *>(Py_TYPE(value))), content_hash(value));
+        return typed_hash(value);
       default:
         break;
     }
@@ -90,9 +60,7 @@ bool static_equal(PyObject *a, PyObject *b) {
   return !left.holds_containers() && left.equals(right);
 }
 
-bool is_unstable_static(PyObject *value) { return may_change_in_place(value, 0); }
-
-bool is_unstable_metadata(PyObject *metadata) { return any_value(metadata, is_unstable_static); }
+bool is_unstable_metadata(PyObject *metadata) { return any_value(metadata, may_change_in_place); }
 
 bool has_metadata_reading(PyObject *metadata) { return any_value(metadata, has_reading); }
 

@@ -13,10 +13,7 @@ size_t static_hash(PyObject *value);
 // otherwise. Functions that hold lists or dicts are not equal, since these may change apart.
 bool static_equal(PyObject *a, PyObject *b);
 
-// True if the value can change in place without its pointer changing, so that a guard must read it again.
-bool is_unstable_static(PyObject *value);
-
-// True if that holds for a value of a metadata dict.
+// True if a value of a metadata dict may change in place, so that a guard must read it again.
 bool is_unstable_metadata(PyObject *metadata);
 
 // True if a value of a metadata dict has a reading.
