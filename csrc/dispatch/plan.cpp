@@ -284,11 +284,11 @@ bool Plan::match(const GraphDef &def, uint32_t at, PyObject *value, CallFrame &f
   return match_at(def, at, value, frame, 0);
 }
 
-// Whether a value that is no array can be the leaf at `at`: as an argument, or in an attribute marked as data that held
-// a number before.
-bool Plan::may_be_scalar(const GraphDef &def, uint32_t at) const {
+// Whether a static `value` can be the leaf at `at`: as an argument, or if it is a number in an attribute marked as data
+// that held one before.
+bool Plan::may_be_scalar(const GraphDef &def, uint32_t at, PyObject *value) const {
   if (at >= def.root_begin) return true;
-  return !guards_.scalars.empty() && guards_.scalars[def.items[at].n];
+  return !guards_.scalars.empty() && guards_.scalars[def.items[at].n] && is_number(value);
 }
 
 // Compares the expression at `at` with `value` and moves `at` past it.
@@ -313,7 +313,7 @@ bool Plan::match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFram
       const NodeType *type = known_type(Py_TYPE(value));
       // A scalar inside a node is static and makes another structure; among the arguments it is an array's equal.
       if (type == nullptr ||
-          (type->kind != Kind::Array && (type->kind != Kind::Static || !may_be_scalar(def, at - 1)))) {
+          (type->kind != Kind::Array && (type->kind != Kind::Static || !may_be_scalar(def, at - 1, value)))) {
         return false;
       }
       frame.leaves[item.n] = value;

@@ -63,7 +63,7 @@ class Plan {
   bool match_foreign_variable(const GraphDef &def, uint32_t ref, CallFrame &frame) const;
   bool match_attributes(const GraphDef &def, uint32_t ref, PyObject *dict, CallFrame &frame) const;
   bool match(const GraphDef &def, uint32_t at, PyObject *value, CallFrame &frame) const;
-  bool may_be_scalar(const GraphDef &def, uint32_t at) const;
+  bool may_be_scalar(const GraphDef &def, uint32_t at, PyObject *value) const;
   bool match_container(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
   bool match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
 

@@ -57,6 +57,12 @@ const NodeType *node_type(PyTypeObject *type);
 // True for a function, class or module of a package that nobody changes while a program runs.
 bool from_constant_package(const nb::object &object);
 
+// What can be a leaf without being an array, where a layout marks an attribute as data.
+inline bool is_number(PyObject *value) {
+  return py::is_exact(value, &PyLong_Type) || py::is_exact(value, &PyFloat_Type) || py::is_exact(value, &PyBool_Type) ||
+         py::is_exact(value, &PyComplex_Type);
+}
+
 inline bool is_reference(Kind kind) { return kind == Kind::Variable || kind == Kind::Object || kind == Kind::Custom; }
 
 void bind_node_types(nb::module_ &m);

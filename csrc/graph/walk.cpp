@@ -30,11 +30,6 @@ std::vector<nb::object> dict_keys(PyObject *dict) {
   return keys;
 }
 
-bool is_number(PyObject *value) {
-  return py::is_exact(value, &PyLong_Type) || py::is_exact(value, &PyFloat_Type) || py::is_exact(value, &PyBool_Type) ||
-         py::is_exact(value, &PyComplex_Type);
-}
-
 bool has_keys_in_order(PyObject *dict, const std::vector<nb::object> &keys) {
   if (py::dict_size(dict) != static_cast<Py_ssize_t>(keys.size())) return false;
   PyObject *key = nullptr, *value = nullptr;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import weakref
 from typing import Any
@@ -110,6 +111,23 @@ def test_what_changes_while_guards_are_taken_is_seen_by_the_next_call(
     look(shed)
     look(shed)
     assert seen[-1] == (shed.tank.note, "rate" not in shed._marks)
+
+
+@pytest.mark.parametrize("static", ["off", functools.partial(max, 1)], ids=["text", "partial"])
+def test_a_static_in_the_place_of_a_marked_number_is_another_structure(static: Any) -> None:
+    """A marked number is a leaf, so a hot call takes any other number; what is none it must not take."""
+    shed = Shed(("rate",))
+    shed.tank = Tank(jnp.ones(2))
+
+    @nnx.jit
+    def double(shed: Shed) -> Any:
+        return -1 if shed.rate is static else shed.rate * 2
+
+    for rate, doubled in ((0.5, 1.0), (1.5, 3.0), (static, -1), (2, 4)):
+        shed.rate = rate
+        for _ in range(2):
+            assert float(double(shed)) == doubled
+    assert len(double._structures) == 2
 
 
 def test_an_emptied_slot_is_an_error_that_changes_nothing() -> None:
