@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import sys
 from typing import Any
 
 import jax
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 import weft as nnx
+from weft.transforms.profile import _on_glibc_malloc
 
 X = jnp.ones(3)
 
@@ -118,6 +122,27 @@ def test_random_keys_that_come_back_are_named() -> None:
         return jax.random.normal(key, ())
 
     assert "model.key: a random key that comes back" in advice(draw, Keyed())
+
+
+def test_many_outputs_on_a_slow_allocator_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def split(x: Any) -> Any:
+        return tuple(x + i for i in range(100))
+
+    for on_glibc in (True, False):
+        monkeypatch.setattr(
+            sys.modules[_on_glibc_malloc.__module__], "_on_glibc_malloc", lambda on=on_glibc: on
+        )
+        told = "100 outputs, each allocated by glibc's malloc" in advice(split, X)
+        assert told == (on_glibc and jax.default_backend() == "cpu")
+        assert "malloc" not in advice(apply, Model(), X)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what Linux tells")
+def test_the_allocator_of_a_process_is_known() -> None:
+    """A program may run on another one already, as this one may."""
+    names = ("jemalloc", "mimalloc", "tcmalloc")
+    replaced = any(f"lib{name}" in os.environ.get("LD_PRELOAD", "") for name in names)
+    assert _on_glibc_malloc() == (platform.libc_ver()[0] == "glibc" and not replaced)
 
 
 def test_arguments_that_cannot_be_checked_in_place_are_told() -> None:
