@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from models import TrainModel, Tree
 HAND_FLAT = "jax.jit, flat"
 HAND_NESTED = "jax.jit, nested dicts"
 HAND_DONATED = "jax.jit, flat, donated"
+HAND_TURNS = "jax.jit, flat, states in turn"
 WEFT = "weft.jit"
 WEFT_DONATED = "weft.jit, donate_state"
 FLAX_GRAPH = "flax nnx.jit, graph updates"
@@ -113,11 +115,16 @@ def hand_nested(model: TrainModel) -> Case:
     )
 
 
-def hand_flat(model: TrainModel, *, donate: bool = False) -> Case:
+def hand_flat(model: TrainModel, *, donate: bool = False, states: int = 1) -> Case:
+    """The state as a flat tuple; or several states, each step on the next of them."""
     tx = optax.adam(1e-3)
     start = _hand_state(model, tx)
     leaves, treedef = jax.tree.flatten(start)
-    leaves = tuple(jnp.copy(leaf) for leaf in leaves) if donate else tuple(leaves)
+    held = [
+        tuple(jnp.copy(leaf) if donate or turn else leaf for leaf in leaves)
+        for turn in range(states)
+    ]
+    turns = itertools.cycle(range(states))
     n_params = len(jax.tree.leaves(start[0]))
     x, y = map(jnp.asarray, model.batch())
     nested = _hand_step(model, tx)
@@ -129,15 +136,15 @@ def hand_flat(model: TrainModel, *, donate: bool = False) -> Case:
     compiled = jax.jit(step, donate_argnums=0 if donate else None)
 
     def run() -> Any:
-        nonlocal leaves
-        leaves, loss = compiled(leaves, x, y)
+        turn = next(turns)
+        held[turn], loss = compiled(held[turn], x, y)
         return loss
 
     return Case(
-        HAND_DONATED if donate else HAND_FLAT,
+        HAND_DONATED if donate else HAND_FLAT if states == 1 else HAND_TURNS,
         run,
-        lambda: list(leaves[:n_params]),
-        lambda: compiled.lower(leaves, x, y),
+        lambda: list(held[0][:n_params]),
+        lambda: compiled.lower(held[0], x, y),
     )
 
 

@@ -81,6 +81,8 @@ def run_one(options: argparse.Namespace) -> None:
 def run_suite(
     name: str, options: argparse.Namespace, seconds: float, compiled: str
 ) -> dict[str, Any]:
+    import suites
+
     size = "--full" if options.full else "--smoke" if options.smoke else "--quick"
     # Most of a run's time is compiling. What one suite has compiled, another that needs it, or a note that reads
     # the program, takes from here; it is the same machine code.
@@ -89,7 +91,7 @@ def run_suite(
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    environment = {**os.environ, **cache, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, **cache, "PYTHONWARNINGS": "ignore", **suites.environment(name)}
     with tempfile.TemporaryDirectory() as folder:
         rows, log = Path(folder) / "rows.jsonl", Path(folder) / "log.txt"
         rows.touch()

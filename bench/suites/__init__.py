@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from harness import allocator
+
 # Name -> module and function. Each suite runs in a process of its own; what the targets need comes first.
 SUITES = {
     "training": ("suites.dispatch", "train_rows"),
@@ -14,6 +16,7 @@ SUITES = {
     "eager": ("suites.eager", "rows"),
     "tracing": ("suites.tracing", "rows"),
     "flax": ("suites.flax_models", "rows"),
+    "allocator": ("suites.allocator", "rows"),
     "training-large": ("suites.dispatch", "large_train_rows"),
     "tail": ("suites.tail", "rows"),
     "imports": ("suites.footprint", "import_rows"),
@@ -36,6 +39,7 @@ TITLES = {
     "transforms": "Each transform called eagerly",
     "tracing": "Tracing",
     "flax": "Models of flax",
+    "allocator": "On another allocator than glibc's",
     "breakdown": "Where the time goes",
     "tail": "Tail latency with the garbage collector on",
     "imports": "Import time",
@@ -52,6 +56,7 @@ _SECONDS = {
     "eager": 19,
     "tracing": 18,
     "flax": 110,
+    "allocator": 45,
     "training-large": 82,
     "tail": 30,
     "imports": 22,
@@ -73,6 +78,12 @@ def limit(left: float, names: Sequence[str]) -> float:
     needed = sum(_SECONDS[name] for name in names)
     own = _SECONDS[names[0]]
     return max(left - (needed - own), left * own / needed)
+
+
+def environment(name: str) -> dict[str, str]:
+    """What a suite's process needs in its environment."""
+    library = allocator.alternative() if name == "allocator" else None
+    return {} if library is None else {"LD_PRELOAD": str(library)}
 
 
 def load(name: str) -> Callable[[Any], Iterator[Any]]:

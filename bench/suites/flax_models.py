@@ -34,26 +34,37 @@ def rows(effort: Effort) -> Iterator[Row]:
         return
     from tests.integrations import flax_models as models
 
-    # Each mode of flax takes up to ten seconds to trace and compile one of these; the short run leaves out those that
-    # are never the quickest.
+    yield actor_critic_row(effort)
     for name, training in {
-        "actor-critic of 44 modules": models.actor_critic(senses=44, width=2),
         "transformer": models.transformer(width=4, depth=2),
         "GAN": models.gan(width=4),
         "recurrent": models.recurrent(width=2),
         "ResNet-18": models.resnet(width=1, size=4),
     }.items():
-        leaves = len(jax.tree.leaves(weft.state(list(training.make()))))
-        yield compare_cases(
-            f"flax model, {name}",
-            makers(training),
-            effort,
-            base=HAND_FLAT,
-            leaves=leaves,
-            slow=(FLAX_TREE, FLAX_CACHED) if leaves > 150 else (FLAX_TREE,),
-            # All of them run flax's code while they are traced.
-            threads=1,
-        )
+        yield _row(name, training, effort)
+
+
+def actor_critic_row(effort: Effort) -> Row:
+    """The one with more than 500 leaves. Needs flax."""
+    from tests.integrations import flax_models as models
+
+    return _row("actor-critic of 44 modules", models.actor_critic(senses=44, width=2), effort)
+
+
+def _row(name: str, training: Any, effort: Effort) -> Row:
+    leaves = len(jax.tree.leaves(weft.state(list(training.make()))))
+    return compare_cases(
+        f"flax model, {name}",
+        makers(training),
+        effort,
+        base=HAND_FLAT,
+        leaves=leaves,
+        # Each mode of flax takes up to ten seconds to trace and compile one of these; the short run leaves out those
+        # that are never the quickest.
+        slow=(FLAX_TREE, FLAX_CACHED) if leaves > 150 else (FLAX_TREE,),
+        # All of them run flax's code while they are traced.
+        threads=1,
+    )
 
 
 def makers(training: Any) -> dict[str, Callable[[], Case]]:

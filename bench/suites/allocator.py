@@ -1,0 +1,27 @@
+"""The steps with hundreds of outputs once more, in a process whose `malloc` is another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import models
+from harness import allocator
+from harness.timing import Effort, Row
+from peers import HAND_DONATED, HAS_FLAX, WEFT_DONATED
+from suites.dispatch import train_row
+from suites.flax_models import actor_critic_row
+
+
+def rows(effort: Effort) -> Iterator[Row]:
+    """Nothing where the other allocator could not be had."""
+    used = allocator.in_use()
+    if "mimalloc" not in used:
+        return
+    yield _named(train_row(models.mlp(50), effort, slow=(HAND_DONATED, WEFT_DONATED)), used)
+    if HAS_FLAX:
+        yield _named(actor_critic_row(effort), used)
+
+
+def _named(row: Row, used: str) -> Row:
+    row.name += f", on {used}"
+    return row
