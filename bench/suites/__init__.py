@@ -50,14 +50,14 @@ TITLES = {
 
 # Seconds that a suite of the short run takes on two quiet cores.
 _SECONDS = {
-    "training": 85,
+    "training": 70,
     "one-leaf": 11,
     "warm": 14,
     "eager": 19,
     "tracing": 18,
-    "flax": 110,
-    "allocator": 45,
-    "training-large": 82,
+    "flax": 90,
+    "allocator": 40,
+    "training-large": 75,
     "tail": 30,
     "imports": 22,
     "memory": 8,
