@@ -265,7 +265,7 @@ def _advice(
         yield (
             f"{len(jaxpr.outvars)} outputs, each allocated by glibc's malloc, which is slow at the small "
             f"aligned blocks that XLA asks for. Start the program on another allocator (LD_PRELOAD with "
-            f"jemalloc, mimalloc or tcmalloc): often a half to three quarters of such a step."
+            f"jemalloc, mimalloc or tcmalloc): it can halve such a step."
         )
     for path, micros in _slow_statics(flat, jitted.function):
         yield (
