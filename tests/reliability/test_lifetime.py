@@ -36,6 +36,10 @@ def step(model: Model, x: Any) -> Any:
     return jnp.sum(model.stat.value)
 
 
+# AddressSanitizer keeps up to 256 MB of what was freed, to tell who still uses it.
+HELD_BACK = 65_536 if "sanitizers address" in _core.build_info() else 0
+
+
 def resident_pages() -> int:
     """Memory in use by the process, in pages; 0 where the platform does not say."""
     try:
@@ -59,7 +63,7 @@ def test_100_000_hot_calls_leave_everything_flat() -> None:
     assert len(jax.live_arrays()) <= arrays + 2
     assert abs(len(gc.get_objects()) - objects) < 500
     assert abs(sys.getallocatedblocks() - blocks) < 2_000
-    assert resident_pages() - pages < 4_000  # 16 MB
+    assert resident_pages() - pages < 4_000 + HELD_BACK  # 16 MB
 
 
 def test_warm_calls_on_fresh_models_leave_everything_flat() -> None:
