@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -453,3 +455,30 @@ def test_a_captured_variable_bound_again_is_read_anew():
     factor = -0.0
     assert float(nnx.fori_loop(0, 1, scale, 1.0)) == 0
     assert np.signbit(nnx.fori_loop(0, 1, scale, 1.0))
+
+
+def _uses_of(layer):
+    """Calls that have a layer of weft's among what their functions captured, which is callable itself."""
+    return {
+        "cond": lambda: nnx.cond(True, lambda x: layer(x), lambda x: x, jnp.ones(1)),
+        "switch": lambda: nnx.switch(1, [lambda x: x, lambda x: layer(x)], jnp.ones(1)),
+        "while_loop": lambda: nnx.while_loop(
+            lambda c: c[0] < 1, lambda c: (c[0] + 1, layer(c[1])), (0, jnp.ones(1))
+        )[1],
+        "fori_loop": lambda: nnx.fori_loop(0, 1, lambda i, x: layer(x), jnp.ones(1)),
+        "as the function": lambda: nnx.cond(
+            True, functools.partial(layer), lambda x: x, jnp.ones(1)
+        ),
+    }
+
+
+@pytest.mark.parametrize("use", list(_uses_of(None)))
+def test_a_captured_layer_is_read_at_each_call_and_not_kept(use):
+    layer = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
+    for weight in (2.0, 3.0):
+        layer.kernel.value = jnp.full((1, 1), weight)
+        assert float(_uses_of(layer)[use]()[0]) == weight
+    watch = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert watch() is None

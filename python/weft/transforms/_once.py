@@ -30,6 +30,7 @@ _PURE_PACKAGES = frozenset(
         "weft",
     ]
 )
+_FUNCTIONS = (type, types.FunctionType, jax.numpy.ufunc)
 _MAX_PROGRAMS = 1024
 
 
@@ -117,9 +118,12 @@ def _is_pure(value: Any) -> bool:
         # Bound to a module, or to an object that may change.
         owner = getattr(value, "__self__", None)
         return owner is None or isinstance(owner, types.ModuleType)
-    elif callable(value):
+    elif isinstance(value, _FUNCTIONS) or (
+        callable(value) and "__module__" in getattr(value, "__dict__", {})
+    ):
         name = getattr(value, "__module__", None)
     else:
+        # An instance that only its class places in a package, such as a layer of weft's, holds what it likes.
         return False
     return isinstance(name, str) and name.partition(".")[0] in _PURE_PACKAGES
 
