@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 _PACKAGE, _LIBRARY = "cmeel-mimalloc", "libmimalloc.so"
-_KNOWN = ("mimalloc", "jemalloc", "tcmalloc")
+NAME = "mimalloc"
 
 
 def alternative() -> Path | None:
@@ -27,11 +27,9 @@ def alternative() -> Path | None:
     return next(iter(found), None)
 
 
-def in_use() -> str:
-    """Name of the allocator that this process runs on."""
+def is_in_use() -> bool:
+    """Whether it serves this process."""
     try:
-        mapped = Path("/proc/self/maps").read_text()
+        return f"/{_LIBRARY}" in Path("/proc/self/maps").read_text()
     except OSError:
-        return "the system's"
-    loaded = [name for name in _KNOWN if f"lib{name}" in mapped]
-    return ", ".join(loaded) or ("glibc's" if "/libc.so.6" in mapped else "the system's")
+        return False

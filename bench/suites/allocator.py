@@ -14,14 +14,13 @@ from suites.flax_models import actor_critic_row
 
 def rows(effort: Effort) -> Iterator[Row]:
     """Nothing where the other allocator could not be had."""
-    used = allocator.in_use()
-    if "mimalloc" not in used:
+    if not allocator.is_in_use():
         return
-    yield _named(train_row(models.mlp(50), effort, slow=(HAND_DONATED, WEFT_DONATED)), used)
+    yield _named(train_row(models.mlp(50), effort, slow=(HAND_DONATED, WEFT_DONATED)))
     if HAS_FLAX:
-        yield _named(actor_critic_row(effort), used)
+        yield _named(actor_critic_row(effort))
 
 
-def _named(row: Row, used: str) -> Row:
-    row.name += f", on {used}"
+def _named(row: Row) -> Row:
+    row.name += f", on {allocator.NAME}"
     return row
