@@ -13,6 +13,9 @@
 #include "settings.h"
 
 NB_MODULE(_core, m) {
+  static bool initialized = false;
+  if (initialized) weft::refuse_second_import();
+  initialized = true;
   // Type objects and registries live as long as the interpreter; leak reports at exit would only be about those.
   nb::set_leak_warnings(false);
   weft::bind_build_info(m);

@@ -12,6 +12,8 @@ nb::object setting(const nb::kwargs &options, const char *name) {
 }
 
 void configure(const nb::kwargs &options) {
+  // References to the settings are held while Python runs, so they are never exchanged.
+  if (g_settings != nullptr) refuse_second_import();
   auto fresh = std::make_unique<Settings>();
   fresh->graph_error = setting(options, "graph_error");
   fresh->trace_error = setting(options, "trace_error");
@@ -32,7 +34,6 @@ void configure(const nb::kwargs &options) {
   fresh->partial_type = nb::module_::import_("functools").attr("partial");
   fresh->enum_type = nb::module_::import_("enum").attr("Enum");
   fresh->object_new = nb::module_::import_("builtins").attr("object").attr("__new__");
-  delete g_settings;
   g_settings = fresh.release();
   g_settings->top_trace = current_trace();
 }
@@ -44,6 +45,12 @@ const Settings &settings() {
     throw std::runtime_error("weft._core is not configured: import weft, not weft._core");
   }
   return *g_settings;
+}
+
+void refuse_second_import() {
+  throw nb::import_error(
+      "weft cannot be imported a second time in one process: its types are registered with JAX already. "
+      "Restart Python, or keep weft's modules in sys.modules");
 }
 
 void bind_settings(nb::module_ &m) { m.def("configure", &configure); }

@@ -33,6 +33,9 @@ struct Settings {
 const Settings &settings();
 void bind_settings(nb::module_ &m);
 
+// Types register with nanobind and with JAX once a process; a second set of them could not.
+[[noreturn]] void refuse_second_import();
+
 // Which of the package's exceptions says it best.
 enum class ErrorKind : uint8_t { Graph, Static };
 

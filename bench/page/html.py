@@ -48,12 +48,7 @@ def figures(results: dict[str, Any]) -> dict[str, list[str]]:
         if all("dispatch" in case for case in row["cases"].values()):
             found[row["name"]] = [plots.phases(row)]
     if rows("scaling"):
-        found[TITLES["scaling"]] = [
-            plots.growth(rows("scaling"), lambda case, _: case["us"] / 1e3, "ms"),
-            plots.growth(
-                rows("scaling"), lambda case, size: case["each_bytes"] * size / 2**20, "MiB"
-            ),
-        ]
+        found[TITLES["scaling"]] = list(plots.scaling(rows("scaling")).values())
     for row in rows("tail"):
         found[row["name"]] = [plots.latencies(row)]
     return found

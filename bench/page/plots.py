@@ -1,4 +1,4 @@
-"""Plots as inline SVG."""
+"""Plots as SVG, to stand in a page or alone."""
 
 from __future__ import annotations
 
@@ -90,7 +90,15 @@ def leaf_counts(rows: list[dict[str, Any]]) -> str:
     return _svg(draw, 4.5)
 
 
-def growth(
+def scaling(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Time and memory against the size of the graph."""
+    return {
+        "time": _growth(rows, lambda case, _: case["us"] / 1e3, "ms"),
+        "memory": _growth(rows, lambda case, size: case["each_bytes"] * size / 2**20, "MiB"),
+    }
+
+
+def _growth(
     rows: list[dict[str, Any]], measure: Callable[[dict[str, Any], int], float], unit: str
 ) -> str:
     """A quantity against the size of wide and of deep graphs, with the slope of linear growth."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -106,3 +107,25 @@ def test_the_page_has_the_plots_and_needs_no_other_file() -> None:
     assert "<metadata>" not in text
     assert "src=" not in text
     assert "weft.jit</text>" in text
+
+
+def test_growth_with_size_is_drawn_in_files_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need the benchmarks' environment")
+    from page.write import write_report
+
+    def grown(shape: str, size: int) -> dict[str, Any]:
+        cases = {
+            name: {"us": size / 10, "each_ns": 100.0, "each_bytes": 50.0, "ratio": 1.0}
+            for name in ("split", "merge", "update")
+        }
+        return row(f"{shape} {size}", "split", cases, shape=shape, size=size)
+
+    sizes = [grown(shape, 10**n) for shape in ("wide", "deep") for n in (3, 4, 5)]
+    write_report(results(scaling=sizes), tmp_path)
+    for name, unit in {"time": "ms", "memory": "MiB"}.items():
+        drawn = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+        said = "".join(drawn.itertext())
+        assert unit in said
+        assert "split, variables in a list" in said
+        assert "merge, modules nested in each other" in said
+        assert "linear" in said

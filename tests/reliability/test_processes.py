@@ -182,3 +182,44 @@ def test_a_model_sent_to_another_process_computes_the_same() -> None:
         subprocess.run([sys.executable, "-c", textwrap.dedent(code)], input=data, check=True)
     """)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("core", ["is dropped", "stays"])
+def test_a_second_import_is_refused_and_harms_nothing(core: str) -> None:
+    """As notebooks and test runners do that empty `sys.modules`."""
+    done = run(f"""
+        import sys
+        for name in [name for name in sys.modules if name.split(".")[0] == "weft"]:
+            if name != "weft._core" or {core == "is dropped"}:
+                del sys.modules[name]
+        for _ in range(2):
+            try:
+                import weft
+            except ImportError as error:
+                print(error)
+        print(float(step(model)[0]), len(nnx.split(model)), step._counts["hot"])
+    """)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    *refused, works = done.stdout.splitlines()
+    assert len(refused) == 2
+    assert all("cannot be imported a second time" in line for line in refused)
+    assert works == "4.0 2 2"
+
+
+def test_modules_may_be_loaded_again_in_place() -> None:
+    """As a notebook's automatic reload does; what is bound to JAX says that it cannot be."""
+    done = run("""
+        import importlib, sys
+        importlib.reload(nnx)
+        importlib.reload(sys.modules["weft.filters"])
+        try:
+            importlib.reload(sys.modules["weft._bootstrap"])
+        except ImportError as error:
+            print(error)
+        print(float(step(model)[0]), float(nnx.jit(lambda m: m.w.value)(model)[0]))
+    """)
+    assert done.returncode == 0, done.stderr
+    refused, works = done.stdout.splitlines()
+    assert "cannot be imported a second time" in refused
+    assert works == "4.0 4.0"
