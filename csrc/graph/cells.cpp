@@ -61,10 +61,19 @@ PyObject *attribute_or_metadata(PyObject *self, PyObject *name, PyObject *const 
   return found;
 }
 
+// `object.__new__` would have done it, whose place `cell_new` and `node_new` take.
+void refuse_abstract(PyTypeObject *type) {
+  if ((PyType_GetFlags(type) & Py_TPFLAGS_IS_ABSTRACT) == 0) return;
+  auto object_new = reinterpret_cast<newfunc>(PyType_GetSlot(&PyBaseObject_Type, Py_tp_new));
+  nb::object no_arguments = py::checked(PyTuple_New(0));
+  py::checked(object_new(type, no_arguments.ptr(), nullptr));
+}
+
 // ---- VariableCell -------------------------------------------------------------------------------------------------
 
 PyObject *cell_new(PyTypeObject *type, PyObject *, PyObject *) {
   return guarded([&]() -> PyObject * {
+    refuse_abstract(type);
     nb::object trace = current_trace();
     return new_variable(type, Py_None, nullptr, trace.ptr()).release().ptr();
   });
@@ -243,6 +252,7 @@ PyType_Spec cell_spec = {"weft._core.VariableCell", sizeof(VariableCell), 0,
 
 PyObject *node_new(PyTypeObject *type, PyObject *, PyObject *) {
   return guarded([&]() -> PyObject * {
+    refuse_abstract(type);
     nb::object trace = current_trace();
     return new_node(type, trace.ptr()).release().ptr();
   });

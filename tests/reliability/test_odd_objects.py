@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import jax
@@ -117,6 +118,32 @@ def test_metaclasses() -> None:
         pass
 
     assert_works(with_weight(Made()))
+
+
+def test_abstract_classes_have_no_instances_and_their_subclasses_work() -> None:
+    class Layer(nnx.Module, abc.ABC):
+        @abc.abstractmethod
+        def __call__(self, x: Any) -> Any: ...
+
+    class Scale(Layer):
+        def __call__(self, x: Any) -> Any:
+            return x * self.w.value
+
+    class Weight(nnx.Variable, abc.ABC):
+        @abc.abstractmethod
+        def decay(self) -> float: ...
+
+    class Decayed(Weight):
+        def decay(self) -> float:
+            return 0.5
+
+    for make, method in ((Layer, "__call__"), (lambda: Weight(jnp.ones(2)), "decay")):
+        with pytest.raises(TypeError, match=f"abstract class .* method '?{method}"):
+            make()
+    scale = Scale()
+    scale.w = Decayed(jnp.ones(2))
+    assert_works(scale)
+    assert isinstance(nnx.merge(*nnx.split(scale)), Layer)
 
 
 def test_instances_that_claim_another_class() -> None:
