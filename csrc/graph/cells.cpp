@@ -250,9 +250,19 @@ PyType_Spec cell_spec = {"weft._core.VariableCell", sizeof(VariableCell), 0,
 
 // ---- ObjectNode ---------------------------------------------------------------------------------------------------
 
-PyObject *node_new(PyTypeObject *type, PyObject *, PyObject *) {
+// As `object.__new__` does: nobody else looks at the arguments where `__init__` is that of `object`.
+void refuse_arguments(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+  if (py::tuple_size(args) == 0 && (kwargs == nullptr || py::dict_size(kwargs) == 0)) return;
+  if (PyType_GetSlot(type, Py_tp_init) != PyType_GetSlot(&PyBaseObject_Type, Py_tp_init)) return;
+  nb::object name = py::checked(PyObject_GetAttrString(reinterpret_cast<PyObject *>(type), "__name__"));
+  PyErr_Format(PyExc_TypeError, "%S() takes no arguments", name.ptr());
+  throw nb::python_error();
+}
+
+PyObject *node_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
   return guarded([&]() -> PyObject * {
     refuse_abstract(type);
+    refuse_arguments(type, args, kwargs);
     nb::object trace = current_trace();
     return new_node(type, trace.ptr()).release().ptr();
   });

@@ -82,6 +82,26 @@ def test_slots_are_refused_with_the_remedy() -> None:
             x: int
 
 
+def test_arguments_that_nobody_takes_are_refused() -> None:
+    class Plain(nnx.Module):
+        a: int  # without @dataclass this makes no __init__
+
+    for make in (lambda: Plain(3), lambda: Plain(a=3)):  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match=r"Plain\(\) takes no arguments"):
+            make()
+
+    class Made(nnx.Module):
+        def __new__(cls, a: int) -> Made:
+            made = super().__new__(cls, a)
+            made.a = a
+            return made
+
+        def __init__(self, a: int) -> None: ...
+
+    assert Made(3).a == 3
+    Plain()
+
+
 def test_dataclasses_round_trip() -> None:
     point = Point(nnx.Param(jnp.ones(3)), y=7)
     again = nnx.clone(point)
