@@ -35,6 +35,7 @@ from weft.transforms.retraces import (
     structure_difference,
     type_difference,
 )
+from weft.transforms.stages import Lowered, Traced, arguments_of
 
 __all__ = ["JitWrapped", "cached_partial", "jit"]
 
@@ -65,12 +66,12 @@ class JitWrapped(Protocol, Generic[P, R_co]):
     def __get__(self, instance: None, owner: Any, /) -> JitWrapped[P, R_co]: ...
     @overload
     def __get__(self, instance: Any, owner: Any, /) -> Callable[..., R_co]: ...
-    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Trace and lower for these arguments, without running: a `jax.stages.Lowered`."""
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered[R_co]:
+        """Trace and lower for these arguments, without running; the result can be compiled."""
         ...
 
-    def trace(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Trace for these arguments, without lowering: a `jax.stages.Traced`."""
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> Traced[R_co]:
+        """Trace for these arguments, without lowering."""
         ...
 
     def eval_shape(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -364,13 +365,13 @@ class _Compiler:
     def num_traces(self) -> int:
         return self.log.count
 
-    def lower(self, *args: Any, **kwargs: Any) -> Any:
-        _, leaves, compiled = self._collect(args, kwargs)
-        return compiled.function.lower(*leaves)
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered[Any]:
+        return self.trace(*args, **kwargs).lower()
 
-    def trace(self, *args: Any, **kwargs: Any) -> Any:
-        _, leaves, compiled = self._collect(args, kwargs)
-        return compiled.function.trace(*leaves)
+    def trace(self, *args: Any, **kwargs: Any) -> Traced[Any]:
+        graphdef, leaves, compiled = self._collect(args, kwargs)
+        arguments = arguments_of(graphdef, leaves, self.options.static, args, kwargs)
+        return Traced(compiled.function.trace(*leaves), self, compiled, arguments)
 
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         graphdef, leaves, compiled = self._collect(args, kwargs)
@@ -696,7 +697,8 @@ def jit(
 
     Returns:
         A callable with the signature of `fun`, and ``lower``, ``trace``, ``eval_shape``,
-        ``retraces``, ``num_traces`` and ``clear_cache``.
+        ``retraces``, ``num_traces`` and ``clear_cache``. ``lower(...).compile()`` gives a program
+        that is called with such arguments and is never traced again.
 
     Raises:
         ValueError: parameters that contradict each other, that name arguments which the function

@@ -41,11 +41,12 @@ class Retrace:
     after: Any
 
     def __str__(self) -> str:
-        change = f"{_shown(self.before)} -> {_shown(self.after)}"
+        change = f"{shown(self.before)} -> {shown(self.after)}"
         return f"{self.function} traced again: {self.path}: {change}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value that differs, for a sentence."""
     if isinstance(value, type):
         return value.__name__
     return value if isinstance(value, str) and not value.isidentifier() else repr(value)
