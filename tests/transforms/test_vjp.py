@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -92,6 +95,86 @@ def test_jvp_has_aux_and_wrt():
 def test_jvp_errors():
     with pytest.raises(ValueError, match="got 1 primals and 2 tangents"):
         nnx.jvp(lambda x: x, (1.0,), (1.0, 2.0))
+
+
+def summed(a, b):
+    return (a["w"].value * b["w"].value).sum()
+
+
+def test_jvp_of_an_object_given_twice():
+    m, ones = model(), jnp.ones(2)
+    twice = {"w": ones}
+    for tangents in [
+        (twice, None),
+        (None, twice),
+        (twice, {}),
+        (twice, twice),
+        (twice, {"w": ones}),
+    ]:
+        _, tangent = nnx.jvp(summed, (m, m), tangents)
+        assert float(tangent) == 6.0
+    # What vjp gives for such arguments fits.
+    _, pull_back = nnx.vjp(summed, m, m)
+    _, tangent = nnx.jvp(summed, (m, m), pull_back(jnp.array(1.0)))
+    assert float(tangent) == 20.0
+
+
+def test_jvp_does_not_choose_between_two_tangents():
+    m = model()
+    with pytest.raises(
+        ValueError, match=r"jvp of summed: a\.w and b\.w are one and the same.*Pass .* once"
+    ):
+        nnx.jvp(summed, (m, m), ({"w": jnp.ones(2)}, {"w": 100 * jnp.ones(2)}))
+    nested = {"k": (nnx.Param((1.0, 2.0)),)}
+    with pytest.raises(ValueError, match=r"a\.k\[0\]\[1\] and b\[1\]\[1\] are one"):
+        nnx.jvp(
+            lambda a, b: 1.0,
+            (nested, [2.0, nested["k"][0]]),
+            ({"k": ((None, 1.0),)}, [None, (None, 2.0)]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("tangents", "error", "message"),
+    [
+        (
+            ({"w": jnp.ones(3)}, None),
+            ValueError,
+            r"m\.w, which is float32\[2\]; got float32\[3\]\.",
+        ),
+        (({"w": 1.0}, None), ValueError, r"m\.w, .*; got float32\[\]\. Give .* shape \(2,\)"),
+        (
+            ({"w": jnp.ones(2, jnp.bfloat16)}, None),
+            TypeError,
+            r"m\.w, which is float32\[2\]; got bfloat16\[2\]\. Cast it to float32",
+        ),
+        (({"w": "text"}, None), TypeError, r"m\.w, .*; got a value of type str"),
+        (({"w": [1.0, 1.0]}, None), TypeError, r"m\.w, .*; got a value of type list"),
+        ((None, {"a": (jnp.ones(3), None)}), ValueError, r"x\.a\[0\], which is float32\[2\]"),
+        ((None, {"a": (None, 1.0)}), TypeError, r"x\.a\[1\], which is int32\[\].* give None"),
+    ],
+)
+def test_a_tangent_that_does_not_fit_is_named(tangents, error, message):
+    x = {"a": (jnp.ones(2), jnp.array(1))}
+    with pytest.raises(error, match="jvp of apply: tangents must fit " + message):
+        nnx.jvp(apply, (model(), x), tangents)
+
+
+def test_a_tangent_that_does_not_fit_is_named_where_it_was_given():
+    m = nnx.Dict(w=nnx.Param({"k": jnp.ones(2)}))
+    with pytest.raises(ValueError, match=r"must fit b\[0\]\.w\['k'\], which"):
+        nnx.jvp(lambda a, b: 1.0, (m, [m]), (None, [{"w": {"k": jnp.ones(3)}}]))
+
+
+def test_jvp_takes_what_jax_takes_as_tangents():
+    def of_all(m, n, x):
+        return m["w"].value * x * n
+
+    no_tangent = np.zeros((), jax.dtypes.float0)
+    for given in (1.0, np.ones((), np.float32), jnp.array(1.0)):
+        primals = nnx.Dict(w=nnx.Param(jnp.array(3.0))), 2, 5.0
+        _, tangent = nnx.jvp(of_all, primals, ({"w": given}, no_tangent, given))
+        assert float(tangent) == 16.0
 
 
 # -- custom_vjp ------------------------------------------------------------------------------------
@@ -210,6 +293,138 @@ def test_custom_vjp_under_jit_vmap_and_on_methods():
     assert float(f(m, 3.0)["w"].value) == 300.0
     g = nnx.vmap(nnx.grad(lambda m, x: m.double(x)), state_axes={})
     np.testing.assert_allclose(g(m, jnp.arange(3.0))["w"].value, [0, 100, 200])
+
+
+def scaled(**parameters):
+    """``m.w * x * s`` with a rule whose gradients are a hundredfold, to be told from jax's."""
+
+    @nnx.custom_vjp(**parameters)
+    def f(m, x, s=2.0):
+        return m["w"].value * x * s
+
+    def fwd(m, x, s):
+        return f(m, x, s), (m["w"].value, x, s)
+
+    def bwd(*residual_and_g):
+        *skipped, (w, x, s), (_, g) = residual_and_g
+        assert skipped in ([], [s])
+        gradients = {"w": 100 * g * x * s}, 100 * g * w * s, 100 * g * w * x
+        return gradients[: 3 - len(skipped)]
+
+    f.defvjp(fwd, bwd)
+    return f
+
+
+CALLS = {
+    "positions": lambda f, m, x: f(m, x, 2.0),
+    "default": lambda f, m, x: f(m, x),
+    "keyword": lambda f, m, x: f(m, x=x),
+    "keywords": lambda f, m, x: f(s=2.0, x=x, m=m),
+}
+
+
+@pytest.mark.parametrize("skip", [(), (2,), (-1,)])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_custom_vjp_binds_keywords_and_defaults(call, skip):
+    f = scaled(nondiff_argnums=skip)
+    m = nnx.Dict(w=nnx.Param(jnp.array(3.0)))
+    of_m, of_x = nnx.grad(lambda m, x: call(f, m, x), argnums=(0, 1))(m, 5.0)
+    assert (float(of_m["w"].value), float(of_x)) == (1000.0, 600.0)
+    assert float(call(f, m, 5.0)) == 30.0
+
+
+def test_custom_vjp_differentiates_keywords():
+    m = nnx.Dict(w=nnx.Param(jnp.array(3.0)))
+    assert float(nnx.grad(lambda s: scaled()(m, 5.0, s=s))(2.0)) == 1500.0
+    assert float(nnx.grad(lambda m: scaled()(x=5.0, m=m))(m)["w"].value) == 1000.0
+
+    class Model(nnx.Module):
+        @nnx.custom_vjp
+        def double(self, x):
+            return 2 * x
+
+    Model.double.defvjp(lambda self, x: (self.double(x), None), lambda _, g: (None, g[1] * 7))
+    assert float(nnx.grad(lambda x: Model().double(x=x))(3.0)) == 7.0
+
+
+def test_custom_vjp_of_arguments_without_a_position():
+    @nnx.custom_vjp
+    def f(x, *rest, scale=2.0, **options):
+        assert not options
+        return x * scale + sum(rest)
+
+    f.defvjp(lambda x, *rest: (f(x, *rest), rest), lambda rest, g: (7 * g[1], *rest))
+    assert float(nnx.grad(f)(1.0)) == 7.0
+    assert float(nnx.grad(f, argnums=2)(1.0, 2.0, 3.0)) == 3.0
+    message = "custom_vjp of f: its rule takes arguments by position, and {} cannot be given so"
+    with pytest.raises(TypeError, match=message.format("'scale'")):
+        f(1.0, scale=3.0)
+    with pytest.raises(TypeError, match=message.format("'rest', 'scale'")):
+        f(1.0, rest=1.0, scale=3.0)
+    with pytest.raises(TypeError, match="custom_vjp of f: missing a required argument: 'x'"):
+        f()
+
+
+@pytest.mark.parametrize(
+    "function", [functools.partial(lambda a, b, c: b, c=1), max], ids=["partial", "builtin"]
+)
+def test_custom_vjp_of_functions_that_are_called_by_position_only(function):
+    f = nnx.custom_vjp(function)
+    f.defvjp(lambda a, b: (function(a, b), None), lambda _, g: (None, 7 * g[1]))
+    assert float(f(1.0, 2.0)) == 2.0
+    assert float(nnx.grad(f, argnums=1)(1.0, 2.0)) == 7.0
+    with pytest.raises(TypeError, match="by position, and 'b' cannot"):
+        f(1.0, b=2.0)
+
+
+def test_custom_vjp_names_an_argument_that_is_not_an_array():
+    @nnx.custom_vjp
+    def f(x, mode="sum"):
+        return x
+
+    f.defvjp(lambda x, mode: (f(x, mode), None), lambda _, g: (g[1], None))
+    with pytest.raises(TypeError, match=r"mode is not an array: got 'sum'\. .*nondiff_argnums"):
+        f(1.0)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "error", "message"),
+    [
+        (
+            ({"w": jnp.ones(3)}, None),
+            ValueError,
+            r"m\.w, which is float32\[2\]; got float32\[3\]\.",
+        ),
+        (({"w": 1.0}, None), ValueError, r"m\.w, .*; got float32\[\]\. Give .* shape \(2,\)"),
+        (({"w": "text"}, None), TypeError, r"m\.w, .*; got a value of type str"),
+        ((None, {"a": jnp.ones((2, 2))}), ValueError, r"x\.a, which is float32\[2\]; got"),
+        ((None, {"a": [1.0]}), TypeError, r"x\.a, which is float32\[2\]; got .* list"),
+    ],
+)
+def test_a_gradient_that_does_not_fit_is_named(gradients, error, message):
+    @nnx.custom_vjp
+    def f(m, x):
+        return m["w"].value * x["a"]
+
+    f.defvjp(lambda m, x: (f(m, x), None), lambda _, g: gradients)
+    grad = nnx.grad(lambda m, x: f(m, x).sum())
+    for transformed in (grad, nnx.jit(grad)):
+        with pytest.raises(error, match="of f: the result of bwd must fit " + message):
+            transformed(model(), {"a": jnp.ones(2)})
+
+
+def test_custom_vjp_takes_what_jax_takes_as_gradients():
+    symbolic = jax.custom_derivatives.SymbolicZero(jax.typeof(jnp.ones(2)))
+    half = jnp.ones(2, jnp.bfloat16)
+    for gradients in [(half, "anything"), (np.ones(2), jnp.ones(5)), (symbolic, None)]:
+
+        @nnx.custom_vjp
+        def f(x, n):
+            return x * n
+
+        f.defvjp(lambda x, n: (f(x, n), None), lambda _, g: gradients)  # noqa: B023
+        of_x = nnx.grad(lambda x, n: f(x, n).sum())(jnp.ones(2), 3)
+        np.testing.assert_array_equal(of_x, jnp.zeros(2) if gradients[1] is None else jnp.ones(2))
 
 
 def test_custom_vjp_errors():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,11 @@ from weft.transforms._lift import (
     Call,
     Function,
     Path,
+    argument_label,
     function_name,
     normalize_argnums,
     part_label,
+    plain_path,
     structure_text,
     trace,
     transform,
@@ -49,8 +52,9 @@ class Selection:
         self.call = call
         by_position = call.argument_items()
         partitions: dict[int, tuple[int, ...]] = {}
-        # For each argument its structure and, per item, the object's reference id and leaves.
-        self.arguments: list[tuple[Any, list[tuple[int | None, list[int]]]]] = []
+        # For each argument its position, its structure and, per item, the object's reference id
+        # and leaves.
+        self.arguments: list[tuple[int, Any, list[tuple[int | None, list[int]]]]] = []
         chosen: set[int] = set()
         for position, wrt in wanted:
             _, items = by_position[position]
@@ -67,7 +71,7 @@ class Selection:
                 ids = [leaf for leaf in call.graphdef.reachable(which) if selected[leaf] == 0]
                 described.append((which, ids))
                 chosen.update(ids)
-            self.arguments.append((structure, described))
+            self.arguments.append((position, structure, described))
         self.leaves = tuple(sorted(chosen))
         self.positions = {leaf: position for position, leaf in enumerate(self.leaves)}
 
@@ -85,7 +89,7 @@ class Selection:
     def gather(self, values: Sequence[Any]) -> list[Any]:
         """One pytree per argument, nodes in it replaced by States, of values of selected leaves."""
         gathered = []
-        for structure, described in self.arguments:
+        for _, structure, described in self.arguments:
             parts = []
             for ref, ids in described:
                 if ref is None:
@@ -102,55 +106,58 @@ class Selection:
     ) -> tuple[Any, ...]:
         """Tangents of the selected leaves, from one pytree per argument as `gather` makes them.
 
-        What is given for a leaf twice (a shared Variable) is added up, or the first is taken; what
-        is missing is zero.
+        What is missing is zero. What is given for a leaf in two places (a shared Variable) is added
+        up, or must be the same object.
 
         Args:
             trees: what is given; None in it counts as missing.
             values: the selected leaves' values.
             what: `trees` in words, for messages.
-            add_up: add up what is given twice.
+            add_up: `trees` are gradients: add up what is given twice, and let JAX judge the dtypes,
+                as it lets gradients have another one.
 
         Raises:
             ValueError: `trees` does not fit the arguments.
+            TypeError: an entry is not an array, or of another dtype than its leaf.
         """
         # A value may be a pytree, so each has a list of arrays.
         flat = [jax.tree_util.tree_flatten(value) for value in values]
         found: list[list[Any]] = [[None] * len(arrays) for arrays, _ in flat]
-
-        def add(leaf: int, value: Any) -> None:
-            if value is None:
-                return
+        places: dict[tuple[int, int], Path] = {}
+        for place, leaf, value in self._entries(trees, what):
             position = self.positions[leaf]
+            arrays, structure = flat[position]
             try:
-                entries = flat[position][1].flatten_up_to(value)
+                entries = structure.flatten_up_to(value)
             except ValueError as error:
                 raise ValueError(
                     f"{self._where()}: {what} must have the structure of {self.call.label(leaf)}, "
                     f"which is {structure_text(values[position])}. {error}"
                 ) from error
             known = found[position]
-            for number, entry in enumerate(entries):
+            for number, (array, entry) in enumerate(zip(arrays, entries, strict=True)):
+                if entry is None or (add_up and not _has_gradient(array)):
+                    continue  # JAX does not look at gradients of integers.
+                problem = _misfit(array, entry, any_dtype=add_up)
+                if problem is not None:
+                    kind, text = problem
+                    label = part_label(self._place(place), values[position], number)
+                    raise kind(f"{self._where()}: {what} must fit {label}, which is {text}")
                 if known[number] is None:
                     known[number] = entry
-                elif entry is not None and add_up:
+                    places[position, number] = place
+                elif add_up:
                     known[number] = known[number] + entry
-
-        for (structure, described), tree in zip(self.arguments, trees, strict=True):
-            if tree is None:
-                continue
-            try:
-                parts = structure.flatten_up_to(tree)
-            except ValueError as error:
-                raise ValueError(
-                    f"{self._where()}: {what} must have the structure of the arguments, with a "
-                    f"State for each node. {error}"
-                ) from error
-            for (ref, ids), part in zip(described, parts, strict=True):
-                if ref is None:
-                    add(ids[0], part)
-                    continue
-                self._scatter_state(ref, ids, part, what, add)
+                elif known[number] is not entry:
+                    first, second = (
+                        part_label(self._place(which), values[position], number)
+                        for which in (places[position, number], place)
+                    )
+                    raise ValueError(
+                        f"{self._where()}: {first} and {second} are one and the same, but {what} "
+                        "have a different entry for each. Pass the shared object once, or give its "
+                        "tangent in one place and None in the other."
+                    )
         return tuple(
             jax.tree_util.tree_unflatten(
                 structure,
@@ -162,11 +169,33 @@ class Selection:
             for (arrays, structure), entries in zip(flat, found, strict=True)
         )
 
-    def _scatter_state(
-        self, ref: int, ids: Sequence[int], state: Any, what: str, add: Callable[[int, Any], None]
-    ) -> None:
-        if state is None:
-            return
+    def _entries(self, trees: Sequence[Any], what: str) -> Iterator[tuple[Path, int, Any]]:
+        """Path from the arguments, leaf and value of each entry of `trees` that is not None."""
+        for (position, structure, described), tree in zip(self.arguments, trees, strict=True):
+            if tree is None:
+                continue
+            try:
+                parts = structure.flatten_up_to(tree)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self._where()}: {what} must have the structure of the arguments, with a "
+                    f"State for each node. {error}"
+                ) from error
+            numbered = jax.tree_util.tree_unflatten(structure, range(len(parts)))
+            keys, _ = jax.tree_util.tree_flatten_with_path(numbered)
+            for (key, _), (ref, ids), part in zip(keys, described, parts, strict=True):
+                if part is None:
+                    continue
+                place = (position, *plain_path(key))
+                if ref is None:
+                    yield place, ids[0], part
+                    continue
+                for path, leaf, entry in self._state_entries(ref, ids, part, what):
+                    yield (*place, *path), leaf, entry
+
+    def _state_entries(
+        self, ref: int, ids: Sequence[int], state: Any, what: str
+    ) -> Iterator[tuple[Path, int, Any]]:
         paths = self.call.relative_paths(ref)
         by_path = {paths[leaf]: leaf for leaf in ids}
         for path, entry in _state_entries(state, by_path):
@@ -176,7 +205,8 @@ class Selection:
                     "differentiated leaf of the argument. "
                     f"Differentiated: {sorted(map(str, by_path))}."
                 )
-            add(by_path[path], entry)
+            if entry is not None:
+                yield path, by_path[path], entry
 
     def check_dtypes(self, allow_int: bool, holomorphic: bool) -> None:
         """Raise a TypeError naming a selected leaf that cannot be differentiated."""
@@ -209,6 +239,9 @@ class Selection:
 
     def _label(self, leaf: int, number: int) -> str:
         return part_label(self.call.label(leaf), self.call.leaves[leaf], number)
+
+    def _place(self, path: Path) -> str:
+        return argument_label(self.call.function, path)
 
     def _where(self) -> str:
         return f"{self.call.name} of {function_name(self.call.function)}"
@@ -546,9 +579,10 @@ def jvp(
         f: function of `primals`, which may be or contain graph nodes. Its changes to them reach the
             caller's objects; its result holds arrays only.
         primals: the arguments.
-        tangents: one per primal, of its structure and shapes; for a node a State (or nested dict)
-            with tangents of leaves that `wrt` selects. Leaves without an entry, and None, count as
-            zero.
+        tangents: one per primal, of its structure, shapes and dtypes; for a node a State (or nested
+            dict) with tangents of leaves that `wrt` selects. Leaves without an entry, and None,
+            count as zero. A Variable that several primals hold has one tangent: it is given in one
+            place, or as the same object in each.
         has_aux: `f` returns ``(out, aux)``.
         wrt: filter that selects the leaves of nodes that may have tangents.
 
@@ -556,8 +590,8 @@ def jvp(
         ``(out, out_tangent)``, or ``(out, out_tangent, aux)`` with `has_aux`.
 
     Raises:
-        ValueError: `tangents` does not fit `primals`.
-        TypeError: the result of `f` holds nodes.
+        ValueError: `tangents` does not fit `primals`, or has two entries for one Variable.
+        TypeError: a tangent is of another dtype than its primal, or the result of `f` holds nodes.
 
     >>> import jax.numpy as jnp
     >>> import weft as nnx
@@ -602,9 +636,41 @@ def jvp(
 
 def _zero_tangent(array: Any) -> Any:
     """Zero of the tangent space of `array`: ``float0`` where it has no derivative."""
-    if jnp.issubdtype(jnp.result_type(array), np.inexact):
+    if _has_gradient(array):
         return jnp.zeros_like(array)
     return np.zeros(np.shape(array), jax.dtypes.float0)
+
+
+def _has_gradient(array: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(array), np.inexact)
+
+
+def _misfit(
+    array: Any, tangent: Any, any_dtype: bool
+) -> tuple[type[TypeError] | type[ValueError], str] | None:
+    """Why `tangent` cannot be one of `array`: the exception to raise and what to say, or None."""
+    if isinstance(tangent, jax.custom_derivatives.SymbolicZero):
+        return None
+    expected = jax.typeof(array)
+    try:
+        given = jax.typeof(tangent)
+    except (TypeError, ValueError):
+        return TypeError, (
+            f"{type_of(expected)}; got {_described(tangent)}. Give an array, or None for zero."
+        )
+    if np.shape(given) != np.shape(expected):
+        return ValueError, (
+            f"{type_of(expected)}; got {type_of(given)}. Give an array of shape "
+            f"{np.shape(expected)}, or None for zero."
+        )
+    dtype = expected.dtype if _has_gradient(array) else jax.dtypes.float0
+    if any_dtype or given.dtype == dtype:
+        return None
+    if dtype is jax.dtypes.float0:
+        advice = "It has no derivative: give None."
+    else:
+        advice = f"Cast it to {dtype}, or give None for zero."
+    return TypeError, f"{type_of(expected)}; got {type_of(given)}. {advice}"
 
 
 def _is_array(value: Any) -> bool:
@@ -638,8 +704,8 @@ class CustomVjp:
         """Set the rule.
 
         Args:
-            fwd: takes the arguments of the function; returns ``(out, residual)``. Both may refer to
-                the nodes it was given.
+            fwd: takes the arguments of the function by position, those left to their defaults too;
+                returns ``(out, residual)``. Both may refer to the nodes it was given.
             bwd: takes the arguments named by integers in `nondiff_argnums`, the residual, and
                 ``(inputs_g, out_g)``: cotangents of the updates that the function made to its
                 differentiated arguments (a State for a node, zero where nothing was updated), and
@@ -655,9 +721,42 @@ class CustomVjp:
                 f"No derivative rule defined for custom_vjp function {function_name(self._fun)}: "
                 "call its defvjp(fwd, bwd) first."
             )
-        return _CustomVjpCall(self._fun, self._rule, args, kwargs).run(
+        positional = _positional(self._fun, args, kwargs)
+        return _CustomVjpCall(self._fun, self._rule, positional).run(
             self._nondiff_argnums, self._wrt
         )
+
+
+def _positional(fun: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """All arguments of a call by position, with defaults, as `jax.custom_vjp` binds them.
+
+    Defaults of keyword-only parameters are left to `fun`. A `functools.partial` or a function
+    without a readable signature is called by position only.
+
+    Raises:
+        TypeError: the arguments do not fit `fun`, or one cannot be given by position.
+    """
+    unbound = list(kwargs)
+    try:
+        signature = None if isinstance(fun, functools.partial) else inspect.signature(fun)
+    except (TypeError, ValueError):
+        signature = None
+    if signature is not None:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"custom_vjp of {function_name(fun)}: {error}.") from error
+        bound.apply_defaults()
+        args = bound.args
+        unbound = [name for name in kwargs if name in bound.kwargs]
+    if unbound:
+        names = ", ".join(map(repr, unbound))
+        raise TypeError(
+            f"custom_vjp of {function_name(fun)}: its rule takes arguments by position, and "
+            f"{names} cannot be given so. Give {function_name(fun)} a signature with positional "
+            "parameters in their place, or close over the values."
+        )
+    return args
 
 
 class _CustomVjpCall:
@@ -668,11 +767,10 @@ class _CustomVjpCall:
         fun: Function,
         rule: tuple[Function, Function],
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
     ) -> None:
         self.fun = fun
         self.fwd, self.bwd = rule
-        self.call = Call.collect("custom_vjp", fun, args, kwargs)
+        self.call = Call.collect("custom_vjp", fun, args, {})
         self.effects: Any = None
         self.out_structure: Any = None
 
@@ -692,6 +790,7 @@ class _CustomVjpCall:
         self.skipped = skipped
         wanted = [(p, All(_differentiable, f)) for p, f in filters.items() if p not in skipped]
         self.selection = Selection(call, wanted)
+        self._check_values()
         chosen = self.selection.positions
         self.rest = [
             leaf
@@ -706,6 +805,14 @@ class _CustomVjpCall:
         flat.defvjp(self._forward, self._backward)
         out = flat(*values)
         return call.finish(self.effects, out)
+
+    def _check_values(self) -> None:
+        for leaf in self.selection.leaves:
+            if not _is_jax_value(value := self.call.leaves[leaf]):
+                raise TypeError(
+                    f"custom_vjp of {function_name(self.fun)}: {self.call.label(leaf)} is not an "
+                    f"array: got {value!r}. Name the argument's position in nondiff_argnums."
+                )
 
     def _leaves(self, chosen: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
         leaves = self.selection.substitute(chosen)
@@ -809,10 +916,14 @@ def custom_vjp(
 
     Args:
         fun: the function; its result holds arrays only.
-        nondiff_argnums: positions of arguments that are not differentiated. An entry
-            ``DiffState(position, filter)`` says which leaves of that argument are.
+        nondiff_argnums: positions, in the signature of `fun`, of arguments that are not
+            differentiated. An entry ``DiffState(position, filter)`` says which leaves of that
+            argument are.
         wrt: filter that selects the differentiated leaves of the other nodes; only floating-point
             and complex leaves are.
+
+    Arguments given by keyword and defaults take their positions in the signature of `fun`, as with
+    `jax.custom_vjp`; one that has no position (keyword-only, or in ``**kwargs``) cannot be given.
 
     Returns:
         A `CustomVjp`, whose ``defvjp(fwd, bwd)`` sets the rule.
