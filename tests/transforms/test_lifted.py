@@ -300,3 +300,21 @@ def test_options_are_equal_if_they_mean_the_same():
     assert nnx.Jit(Layer, inline=True, keep_unused=False) == nnx.Jit(
         Layer, keep_unused=False, inline=True
     )
+
+
+def test_scan_takes_the_carry_where_in_axes_has_it():
+    class Adder(nnx.Module):
+        def __init__(self):
+            self.w = nnx.Param(jnp.ones(2))
+
+        def __call__(self, x, carry):
+            return carry + x * self.w.value.sum(), carry
+
+    axes = nnx.StateAxes({...: None})
+    total, seen = nnx.Scan(Adder, length=3, in_axes=(axes, 0, nnx.Carry))()(
+        jnp.arange(3.0), jnp.zeros(())
+    )
+    assert float(total) == 6
+    assert seen.tolist() == [0, 0, 2]
+    with pytest.raises(ValueError, match="carry_argnum"):
+        nnx.Scan(Adder, length=3, in_axes=(axes, 0, nnx.Carry), carry_argnum=1)()(jnp.ones(3), 0.0)

@@ -346,6 +346,72 @@ def test_plain_axes_beside_carry_speak_of_nodes_too():
     np.testing.assert_allclose(sums, [kernel.sum()] * 3)
 
 
+class Counted(nnx.Module):
+    """Counts in carried state, and sows state that is new each time."""
+
+    def __init__(self):
+        self.count = nnx.BatchStat(jnp.array(0.0))
+
+    def __call__(self, x):
+        self.count.value = self.count.value + x
+        self.sow(nnx.Intermediate, "seen", self.count.value)
+        return x
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"state_axes": {nnx.Intermediate: 0}},
+        {"in_axes": (nnx.Carry, 0, nnx.StateAxes({nnx.Intermediate: 0, ...: nnx.Carry}))},
+    ],
+    ids=["state_axes", "StateAxes"],
+)
+def test_new_state_in_a_module_whose_other_state_is_all_carried_is_stacked(parameters):
+    m = Counted()
+    scanned = nnx.scan(lambda c, x, m: (c + m(x), None), **parameters)
+    total, _ = scanned(jnp.array(0.0), jnp.arange(4.0), m)
+    assert float(total) == float(m.count.value) == 6.0
+    assert m.seen.value[0].tolist() == [0, 1, 3, 6]
+
+
+def test_new_state_in_a_keyword_argument_follows_one_entry_for_all():
+    m = Counted()
+    axes = nnx.StateAxes({nnx.Intermediate: 0, ...: nnx.Carry})
+    nnx.scan(lambda c, *, m: (c, m(1.0)), in_axes_kwargs=axes, length=3)(0.0, m=m)
+    assert m.seen.value[0].tolist() == [1, 2, 3]
+
+
+def test_nodes_are_carried_by_reference_wherever_carry_is_given_for_them():
+    m = nnx.Dict(n=nnx.BatchStat(jnp.array(0.0)))
+
+    def f(c, x_m, *, other):
+        x, m = x_m
+        assert other is m
+        m["n"].value = m["n"].value + x
+        return c, (m["n"].value, {"m": m})
+
+    scanned = nnx.scan(
+        f,
+        in_axes=(nnx.Carry, (0, nnx.Carry)),
+        in_axes_kwargs={"other": nnx.Carry},
+        out_axes=(nnx.Carry, (0, nnx.Carry)),
+    )
+    _, (sums, same) = scanned(0.0, (jnp.arange(4.0), m), other=m)
+    assert sums.tolist() == [0, 1, 3, 6]
+    assert same["m"] is m
+    assert float(m["n"].value) == 6.0
+
+
+@pytest.mark.parametrize("argnum", [1, -1])
+def test_carry_argnum_may_say_what_in_axes_says(argnum):
+    f = nnx.scan(lambda x, c: c + x, in_axes=(0, nnx.Carry), carry_argnum=argnum, scan_output=False)
+    assert int(f(jnp.arange(4), jnp.array(10))) == 16
+    alone = nnx.scan(
+        lambda c: c * 2, length=3, in_axes=nnx.Carry, out_axes=nnx.Carry, scan_output=False
+    )
+    assert int(alone(jnp.array(1))) == 8
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 
@@ -570,6 +636,79 @@ def test_several_carries_are_a_clear_error():
         nnx.scan(lambda a, b: (a, b), in_axes=(nnx.Carry, nnx.Carry))(1, 2)
     with pytest.raises(ValueError, match="in_axes=Carry says that the only argument"):
         nnx.scan(lambda a, b: (a, b), in_axes=nnx.Carry)(1, 2)
+
+
+def test_an_array_outside_the_carry_that_is_to_be_carried_names_its_path():
+    in_carry = "Put it in the carry argument.*or give an axis.*or None"
+    f = nnx.scan(
+        lambda c, x, *, t: (c + t["k"], x),
+        in_axes=(nnx.Carry, 0),
+        in_axes_kwargs={"t": nnx.Carry},
+        out_axes=(nnx.Carry, 0),
+    )
+    with pytest.raises(ValueError, match=rf"in_axes_kwargs has Carry for t\.k, .*{in_carry}"):
+        f(0.0, jnp.ones(3), t={"k": jnp.array(2.0)})
+    f = nnx.scan(
+        lambda c, xt: (c + xt[1], xt[0]),
+        in_axes=(nnx.Carry, (0, nnx.Carry)),
+        out_axes=(nnx.Carry, 0),
+    )
+    with pytest.raises(ValueError, match=rf"in_axes has Carry for xt\[1\], .*{in_carry}"):
+        f(0.0, (jnp.ones(3), jnp.array(2.0)))
+
+
+@pytest.mark.parametrize(
+    ("out_axes", "result", "error", "message"),
+    [
+        (
+            (nnx.Carry, nnx.Carry, 0),
+            lambda c, x: (c, c, x),
+            ValueError,
+            r"out_axes has more than one Carry, at \[0, 1\].*as one entry",
+        ),
+        (
+            {"c": nnx.Carry, "x": 0},
+            lambda c, x: {"c": c, "x": x},
+            TypeError,
+            r"has Carry at out_axes\.c, .*returned dict\. Return a tuple such as \(carry, out\)",
+        ),
+        (
+            (nnx.Carry, (0, {"k": nnx.Carry})),
+            lambda c, x: (c, (x, {"k": x})),
+            ValueError,
+            r"has Carry for the result\[1\]\[1\]\.k, an array .*return the array in the carry, or",
+        ),
+        (
+            (nnx.Carry, 0),
+            lambda c, x: (c, x, x),
+            TypeError,
+            r"out_axes has a Carry in a tuple of 2, .*it returned a tuple of 3",
+        ),
+    ],
+)
+def test_a_carry_in_out_axes_that_no_result_fits_is_a_clear_error(out_axes, result, error, message):
+    with pytest.raises(error, match=message):
+        nnx.scan(result, in_axes=(nnx.Carry, 0), out_axes=out_axes)(0.0, jnp.ones(3))
+
+
+def test_parameters_that_disagree_about_the_carry_are_a_clear_error():
+    def f(c, x):
+        return c, x
+
+    with pytest.raises(ValueError, match=r"Carry at out_axes\[0\].*scan_output=False says"):
+        nnx.scan(f, in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0), scan_output=False)
+    for argnum in (0, -2):
+        scanned = nnx.scan(f, in_axes=(0, nnx.Carry), carry_argnum=argnum)
+        with pytest.raises(ValueError, match=f"its Carry at 1, but carry_argnum={argnum}"):
+            scanned(jnp.ones(3), 0.0)
+    with pytest.raises(ValueError, match="its Carry at 0, but carry_argnum=1"):
+        nnx.scan(lambda c: (c, c), in_axes=nnx.Carry, carry_argnum=1, length=2)(0.0)
+    node = nnx.Dict(w=nnx.Param(jnp.ones(3)))
+    in_axes = (0, nnx.StateAxes({...: 0}))
+    with pytest.raises(ValueError, match=r"carry_argnum=1 says.*has StateAxes\(\{\.\.\.: 0\}\)"):
+        nnx.scan(f, in_axes=in_axes, carry_argnum=1)(jnp.ones(3), node)
+    with pytest.raises(ValueError, match=r"scan_output=False says.*no argument is the carry"):
+        nnx.scan(lambda m: None, in_axes=(in_axes[1],), scan_output=False)(node)
 
 
 def test_the_body_is_traced_once_for_one_structure():

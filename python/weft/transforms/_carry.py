@@ -101,8 +101,8 @@ class CarriedObjects:
         where: transform and function, for messages.
         function: the user's function.
         graphdef: structure of its call.
-        whole: reference ids of arguments whose leaves are all carried.
-        partly: reference ids of arguments of which some leaves are carried.
+        whole: reference ids of the objects in the carry itself: nothing is added to them.
+        partly: reference ids of other arguments that hold carried leaves: the rest may change.
         holding: of the objects below these, the ids of those that have to do with what is carried.
     """
 

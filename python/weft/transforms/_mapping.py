@@ -28,6 +28,7 @@ from weft.transforms._lift import (
     argument_label,
     function_name,
     part_label,
+    plain_path,
     spread_prefix,
     tree_leaves,
     type_of,
@@ -69,6 +70,12 @@ DEFAULT_STATE_AXES: Mapping[Filter, int | None] = FrozenDict({...: 0})
 NO_METADATA: Mapping[str, Any] = FrozenDict({})
 
 
+class ByDefault(int):
+    """A parameter's default, equal to the plain int, that shows that nobody gave the parameter."""
+
+    __slots__ = ()
+
+
 class Role(enum.Enum):
     """What happens to a leaf that is not mapped over an axis."""
 
@@ -87,6 +94,11 @@ AxisRole: TypeAlias = int | Role
 def is_axis(value: Any) -> bool:
     """True for what stands for one whole entry in a pytree of axes."""
     return value is None or value is Carry or isinstance(value, (ByFilter, PartitionSpec))
+
+
+def has_carry(axes: Any) -> bool:
+    """Whether a Carry stands anywhere in a pytree of axes."""
+    return any(axis is Carry for axis in jax.tree_util.tree_leaves(axes, is_leaf=is_axis))
 
 
 def describe_role(role: AxisRole) -> str:
@@ -190,12 +202,15 @@ class Resolver:
 
         for which, axes, items in self._arguments():
             label = argument_label(call.function, (which,))
-            if which == options.carry_argnum:
+            is_carry = which == options.carry_argnum
+            if is_carry:
                 axes = [Carry] * len(items)
             for axis, (is_object, number) in zip(axes, items, strict=True):
                 if is_object:
                     for leaf in call.graphdef.reachable(number):
                         assign(leaf, self._node_role(leaf, axis), label)
+                elif axis is Carry and not is_carry:
+                    raise ValueError(self._stray_carry_message(number, which))
                 else:
                     assign(number, self._value_role(axis, label), label)
         return tuple(
@@ -279,6 +294,15 @@ class Resolver:
             axes[name] = spread[start:stop]
             start = stop
         return axes
+
+    def _stray_carry_message(self, leaf: int, which: int | str) -> str:
+        parameter = "in_axes" if isinstance(which, int) else "in_axes_kwargs"
+        return (
+            f"{self.where}: {parameter} has Carry for {self.call.label(leaf)}, an array outside any "
+            "node that is not in the carry argument, so the function cannot return its next value. "
+            "Put it in the carry argument, for example in a tuple, or give an axis for it, or None "
+            "for the same in all iterations."
+        )
 
     def _value_role(self, axis: Any, label: str) -> AxisRole:
         if axis is None:
@@ -519,21 +543,33 @@ class NewState:
         nodes: list[tuple[Any, Any]] = []
         for part in parts:
             axes = spread_prefix(part.axes, part.value, f"{self.where}: out_axes", is_axis)
-            for leaf, axis in zip(tree_leaves(part.value), axes, strict=True):
+            found, _ = jax.tree_util.tree_flatten_with_path(part.value, is_leaf=_core.is_node)
+            for (path, leaf), axis in zip(found, axes, strict=True):
                 if _core.is_node(leaf):
                     nodes.append((leaf, axis))
                     continue
                 if isinstance(axis, ByFilter) or axis is Carry:
-                    raise ValueError(
-                        f"{self.where}: out_axes has {axis!r} for an array outside any node, which "
-                        "filters say nothing about. Give one axis (or spec) for it."
-                    )
+                    at = (*part.path, *plain_path(path))
+                    raise ValueError(self._no_array_axis_message(axis, at))
                 self.value_axes.append(axis)
         self._node_paths: list[tuple[Path, Any]] = []
         if self._later and nodes:
             walked = _core.flatten_call((result,), {}, frozenset(), frozenset())
             paths = walked.graphdef.ref_paths()
             self._node_paths = [(paths[walked.ref_id(node)][1:], axis) for node, axis in nodes]
+
+    def _no_array_axis_message(self, axis: Any, path: Path) -> str:
+        label = format_path(path, "the result")
+        if axis is Carry:
+            return (
+                f"{self.where}: out_axes has Carry for {label}, an array outside any node that is "
+                "not in the carry. Carry is out_axes itself or one entry of a tuple there: return "
+                "the array in the carry, or give the axis to stack it along."
+            )
+        return (
+            f"{self.where}: out_axes has {axis!r} for {label}, an array outside any node, which "
+            "filters say nothing about. Give one axis (or spec) for it."
+        )
 
     def new_axes(self, effects: _core.Effects, out: Sequence[Any]) -> dict[int, Any]:
         """Axis (None, or Carry) of each new leaf among the outputs, by output number."""
@@ -571,7 +607,7 @@ class NewState:
             axes = axes[which] if isinstance(axes, tuple) else axes
         else:
             value, axes = kwargs[str(which)], options.in_axes_kwargs
-            axes = axes[which] if isinstance(axes, Mapping) else axes
+            axes = axes[which] if isinstance(axes, Mapping) and not is_axis(axes) else axes
         if is_axis(axes) or isinstance(axes, int):
             return axes
         # Several nodes in one argument: the entry is the one of the node on the way to `path`.

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from weft.module import Module
 from weft.transforms._lift import Call, Function
-from weft.transforms._mapping import DEFAULT_STATE_AXES, NO_METADATA, FrozenDict, MapOptions
+from weft.transforms._mapping import (
+    DEFAULT_STATE_AXES,
+    NO_METADATA,
+    ByDefault,
+    FrozenDict,
+    MapOptions,
+)
 from weft.transforms.autodiff import grad
 from weft.transforms.axes import Carry, StateAxes
 from weft.transforms.remat import remat
@@ -22,6 +28,8 @@ if TYPE_CHECKING:
     from weft.filters import Filter
 
 __all__ = ["Grad", "Jit", "LiftedConstructor", "Remat", "Scan", "Vmap"]
+
+_FIRST_OF_CALL = ByDefault(1)
 
 
 class Options:
@@ -335,7 +343,7 @@ class Scan(Lifted):
         in_axes: Any = 0,
         in_axes_kwargs: Any = 0,
         out_axes: Any = 0,
-        carry_argnum: int = 1,
+        carry_argnum: int = _FIRST_OF_CALL,
         state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
         split_rngs: Filter = ...,
         transform_metadata: Mapping[str, Any] = NO_METADATA,

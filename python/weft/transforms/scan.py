@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from weft import _core
+from weft.errors import format_path
 from weft.transforms._carry import Carried, CarriedObjects, check_type
 from weft.transforms._lift import (
     Aside,
@@ -19,6 +20,7 @@ from weft.transforms._lift import (
     Path,
     argument_label,
     function_name,
+    plain_path,
     trace,
     transform,
     tree_flatten,
@@ -29,11 +31,13 @@ from weft.transforms._mapping import (
     NO_METADATA,
     AxisNames,
     AxisRole,
+    ByDefault,
     MapOptions,
     NewState,
     Part,
     Resolver,
     Role,
+    has_carry,
     is_axis,
     output_label,
     restore_keys,
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
     from weft.filters import Filter
 
 __all__ = ["scan"]
+
+_FIRST_ARGUMENT = ByDefault(0)
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,9 @@ class _Body:
         if isinstance(out_axes, (tuple, list)) and any(axis is Carry for axis in out_axes):
             if not isinstance(result, (tuple, list)) or len(result) != len(out_axes):
                 raise TypeError(
-                    f"{self.where}: out_axes={out_axes!r} describes a tuple of {len(out_axes)}, "
-                    f"but the function returned {_described(result)}."
+                    f"{self.where}: out_axes has a Carry in a tuple of {len(out_axes)}, so the "
+                    f"function must return one of that length, but it returned "
+                    f"{_described(result)}."
                 )
             return [
                 (axis is Carry, Part((i,), value, axis))
@@ -124,6 +131,13 @@ class _Body:
         if not self.scan_output:
             return [(True, Part((), result, Carry))]
         if not isinstance(result, (tuple, list)) or len(result) != 2:
+            if has_carry(out_axes):
+                raise TypeError(
+                    f"{self.where}: out_axes has Carry at {_carry_place(out_axes)}, but the carry "
+                    "of a result is out_axes itself or one entry of a tuple there, and the "
+                    f"function returned {_described(result)}. Return a tuple such as (carry, out), "
+                    "and give one such as (Carry, 0) as out_axes."
+                )
             raise TypeError(
                 f"{self.where}: the function must return a pair (carry, out), but it returned "
                 f"{_described(result)}. Return (carry, None) when there is nothing to stack, or "
@@ -266,7 +280,7 @@ class _Body:
 def _carried_objects(
     where: str, call: Call, roles: Sequence[AxisRole], carry: int | None
 ) -> CarriedObjects:
-    """The objects among the arguments that are carried, as a whole or in part."""
+    """The objects in the carry, and those elsewhere that hold carried state."""
     graphdef = call.graphdef
 
     def held(ref: int) -> set[AxisRole]:
@@ -278,10 +292,9 @@ def _carried_objects(
         for is_object, number in items:
             if not is_object:
                 continue
-            found = held(number)
-            if found == {Role.CARRY} or (not found and position == carry):
+            if position == carry:
                 whole.append(number)
-            elif Role.CARRY in found:
+            elif Role.CARRY in held(number):
                 partly.append(number)
     holding: list[int] = []
     if partly:
@@ -306,10 +319,81 @@ def _described(value: Any) -> str:
     return type_of(value)
 
 
+def _carry_place(out_axes: Any) -> str:
+    """Where the first Carry in a pytree of axes is, as the user would write it."""
+    entries, _ = jax.tree_util.tree_flatten_with_path(out_axes, is_leaf=is_axis)
+    return next(
+        format_path(plain_path(path), "out_axes") for path, axis in entries if axis is Carry
+    )
+
+
+def _check_out_axes(out_axes: Any, scan_output: bool) -> None:
+    """Raise a ValueError for what no result fits, and for what `scan_output` contradicts."""
+    for axis in jax.tree_util.tree_leaves(out_axes, is_leaf=is_axis):
+        if axis is None:
+            raise ValueError(
+                "scan: out_axes has None, but every iteration gives an output. Give the axis to "
+                "stack it along, or carry it to have the last one."
+            )
+    if isinstance(out_axes, (tuple, list)):
+        carries = [position for position, axis in enumerate(out_axes) if axis is Carry]
+        if len(carries) > 1:
+            raise ValueError(
+                f"scan: out_axes has more than one Carry, at {carries}. Return what is carried as "
+                "one entry, for example in a tuple, as it comes in as one argument; for what is to "
+                "be stacked give an axis."
+            )
+    if not scan_output and out_axes is not Carry and has_carry(out_axes):
+        raise ValueError(
+            f"scan: out_axes has Carry at {_carry_place(out_axes)}, as one part of the result, but "
+            "scan_output=False says that the function returns the carry alone. Leave out "
+            "scan_output=False, or give out_axes=Carry."
+        )
+
+
 def _carry_position(options: MapOptions, call: Call) -> int | None:
-    """Position of the carry among the call's arguments, None if there is none."""
-    in_axes, count = options.in_axes, len(call.args)
+    """Position of the carry among the call's arguments, None if there is none.
+
+    Raises:
+        ValueError: `in_axes` marks no one argument as the carry, or not that of `carry_argnum`.
+        TypeError: there is no argument at `carry_argnum`.
+    """
+    in_axes, argnum, count = options.in_axes, options.carry_argnum, len(call.args)
     where = f"{options.name} of {function_name(call.function)}"
+    given = argnum is not None and not isinstance(argnum, ByDefault)
+    marked = _marked_position(where, in_axes, count)
+    if marked is not None:
+        if given and argnum not in (marked, marked - count):
+            raise ValueError(
+                f"{where}: in_axes has its Carry at {marked}, but carry_argnum={argnum}. Give one "
+                f"of the two, or carry_argnum={marked}."
+            )
+        return marked
+    if argnum is None:
+        return None
+    if (
+        isinstance(in_axes, tuple)
+        and -len(in_axes) <= argnum < len(in_axes)
+        and isinstance(in_axes[argnum], StateAxes)
+    ):
+        if given:
+            raise ValueError(
+                f"{where}: carry_argnum={argnum} says that this argument is the carry, which is "
+                f"carried whole, but in_axes has {in_axes[argnum]!r} for it. Give Carry there, or "
+                "leave out carry_argnum."
+            )
+        return None
+    if not -count <= argnum < count:
+        needed = argnum + 1 if argnum >= 0 else -argnum
+        raise TypeError(
+            f"Expected at least {needed} positional arguments, got {count}: {where} has its carry "
+            f"at carry_argnum={argnum}."
+        )
+    return argnum % count
+
+
+def _marked_position(where: str, in_axes: Any, count: int) -> int | None:
+    """Position of the argument that `in_axes` marks as the carry, None if it marks none."""
     if in_axes is Carry:
         if count != 1:
             raise ValueError(
@@ -326,22 +410,7 @@ def _carry_position(options: MapOptions, call: Call) -> int | None:
             )
         if carries:
             return carries[0]
-    argnum = options.carry_argnum
-    if argnum is None:
-        return None
-    if (
-        isinstance(in_axes, tuple)
-        and argnum < len(in_axes)
-        and isinstance(in_axes[argnum], StateAxes)
-    ):
-        return None
-    if not -count <= argnum < count:
-        needed = argnum + 1 if argnum >= 0 else -argnum
-        raise TypeError(
-            f"Expected at least {needed} positional arguments, got {count}: {where} has its carry "
-            f"at carry_argnum={argnum}."
-        )
-    return argnum % count
+    return None
 
 
 @transform
@@ -355,7 +424,7 @@ def scan(
     in_axes: Any = 0,
     in_axes_kwargs: Any = 0,
     out_axes: Any = 0,
-    carry_argnum: int = 0,
+    carry_argnum: int = _FIRST_ARGUMENT,
     state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
@@ -379,12 +448,14 @@ def scan(
         _split_transpose: passed to `jax.lax.scan`: splits the backward pass in two loops.
         in_axes: axis of arrays in positional arguments: an int, None for the same in all
             iterations, or a tuple with a pytree prefix of them per argument, ``self`` included; the
-            carry's entry does not matter. `Carry` there names the carry instead of `carry_argnum`,
-            and a `StateAxes` says everything about a node's state.
+            carry's entry does not matter. `Carry` as the entry of an argument names the carry
+            instead of `carry_argnum`; in the place of another node it has the state of that node
+            carried. A `StateAxes` says everything about a node's state.
         in_axes_kwargs: as `in_axes`, for keyword arguments: one entry, or a dict of them.
         out_axes: axis along which to stack arrays in ``out``, a pytree prefix of it. With `Carry`
-            in it, it describes the whole result.
-        carry_argnum: position of the carry.
+            as one entry of a tuple it describes the whole result; `Carry` itself is
+            ``scan_output=False``.
+        carry_argnum: position of the carry; what `in_axes` says of it must agree.
         state_axes: filter -> axis (None: the same in all iterations) of the state of nodes.
         split_rngs: filter (or list of stream names, True, False, None) of streams to split.
         transform_metadata: as in `vmap`.
@@ -399,7 +470,8 @@ def scan(
             carry changes its structure, shape or dtype. `f` puts another object in the place of one
             that holds carried state, or changes static attributes there.
         ValueError: an axis is out of bounds, sizes disagree or cannot be inferred, broadcast state
-            changes, or a shared Variable is reached under two axes.
+            changes, or a shared Variable is reached under two axes. `Carry` stands for an array that
+            is not in the carry, or parameters disagree about what the carry is.
 
     >>> import jax.numpy as jnp
     >>> import weft as nnx
@@ -420,18 +492,19 @@ def scan(
         carry_argnum=carry_argnum,
         unselected=Role.CARRY,
     )
-    for axis in jax.tree_util.tree_leaves(out_axes, is_leaf=is_axis):
-        if axis is None:
-            raise ValueError(
-                "scan: out_axes has None, but every iteration gives an output. Give the axis to "
-                "stack it along, or carry it to have the last one."
-            )
+    _check_out_axes(out_axes, scan_output)
     bodies: Bodies[_Body] = Bodies()
 
     @functools.wraps(f)
     def scan_wrapper(*args: Any, **kwargs: Any) -> Any:
         call = Call.collect("scan", f, args, kwargs)
         carry = _carry_position(options, call)
+        if carry is None and not scan_output:
+            raise ValueError(
+                f"scan of {function_name(f)}: scan_output=False says that the function returns the "
+                "carry alone, but no argument is the carry. Put Carry at its place in in_axes, or "
+                "leave out scan_output=False."
+            )
         resolver = Resolver(call, replace(options, carry_argnum=carry))
         roles = resolver.roles()
         size = resolver.size(roles, length, "length")
