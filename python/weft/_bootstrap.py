@@ -42,6 +42,7 @@ _core.configure(
     tree_flatten=jax.tree_util.tree_flatten,
     is_array=is_array,
     adapt=adapt,
+    tracer=jax.core.Tracer,
     concrete_array=ArrayImpl,
     variable_state_repr=_pretty.variable_state,
     same=same,
