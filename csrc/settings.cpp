@@ -24,6 +24,7 @@ void configure(const nb::kwargs &options) {
   nb::object source = setting(options, "trace_source");
   fresh->trace_owner = source[0];
   fresh->trace_attribute = source[1];
+  fresh->tracer = setting(options, "tracer");
   fresh->concrete_array = setting(options, "concrete_array");
   fresh->variable_state_repr = setting(options, "variable_state_repr");
   fresh->same = setting(options, "same");

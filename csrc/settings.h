@@ -20,6 +20,7 @@ struct Settings {
   nb::object adapt;              // (type) -> what an adapter says about it | None, asked once a type
   nb::object trace_owner;        // object whose attribute `trace_attribute` is JAX's current trace
   nb::object trace_attribute;
+  nb::object tracer;          // base type of tracers
   nb::object concrete_array;  // type of arrays that are not tracers
   nb::object top_trace;       // `current_trace()` outside any transform
   nb::object variable_state_repr;

@@ -47,7 +47,7 @@ struct DispatcherState {
     // Comparing runs user code, which may change the bucket.
     std::vector<PlanRef> candidates = bucket->second;
     for (const PlanRef &plan : candidates) {
-      nb::object held = plan->graphdef;
+      nb::object held = plan->traced;
       if (graphdef_of(held).equals(def)) return plan;
     }
     return nullptr;
@@ -55,7 +55,7 @@ struct DispatcherState {
 
   void add(const PlanRef &plan) {
     while (age.size() >= capacity) drop(PlanRef(age.front()));
-    std::vector<PlanRef> &bucket = plans[graphdef_of(plan->graphdef).hash];
+    std::vector<PlanRef> &bucket = plans[graphdef_of(plan->traced).hash];
     age.push_back(plan);
     try {
       bucket.push_back(plan);
@@ -145,7 +145,7 @@ PlanRef make_plan(DispatcherState &state, const Flat &flat) {
   std::vector<uint32_t> donated;
   for (nb::handle leaf : nb::object(made[1])) donated.push_back(nb::cast<uint32_t>(leaf));
   auto plan = std::make_shared<Plan>(made[0], std::move(donated), made[2]);
-  plan->graphdef = flat.graphdef;
+  plan->traced = plan->walked = flat.graphdef;
   state.add(plan);
   return plan;
 }
@@ -218,7 +218,7 @@ nb::object call_compiled(DispatcherState &state, const Plan &plan, CallFrame &fr
   try {
     return py::checked(PyObject_Vectorcall(plan.call.ptr(), frame.leaves.data(), frame.leaves.size(), nullptr));
   } catch (nb::python_error &error) {
-    rethrow_explained(state, plan.graphdef, frame.owned_leaves, error);
+    rethrow_explained(state, plan.walked, frame.owned_leaves, error);
   }
 }
 
@@ -338,10 +338,7 @@ int dispatcher_traverse(PyObject *self, visitproc visit, void *arg) {
   if (dispatcher->state == nullptr) return 0;
   Py_VISIT(dispatcher->state->api.ptr());
   for (const PlanRef &plan : dispatcher->state->age) {
-    Py_VISIT(plan->graphdef.ptr());
-    Py_VISIT(plan->call.ptr());
-    Py_VISIT(plan->traced_effects.ptr());
-    Py_VISIT(plan->first_effects.ptr());
+    if (int found = plan->traverse(visit, arg)) return found;
   }
   return 0;
 }
@@ -435,7 +432,7 @@ PyObject *dispatcher_structures(PyObject *self, void *) {
   return guarded([&]() -> PyObject * {
     nb::list structures;
     std::vector<PlanRef> plans = state_of(self).age;
-    for (const PlanRef &plan : plans) structures.append(plan->graphdef);
+    for (const PlanRef &plan : plans) structures.append(plan->traced);
     return structures.release().ptr();
   });
 }

@@ -71,20 +71,22 @@ void CallFrame::clear() {
   known_top_level = false;
 }
 
-bool Plan::guard_foreign(Guards &guards, const GraphDef &def, uint32_t r, PyObject *object, const Layout &layout) {
+bool Plan::guard_foreign(Guards &guards, const GraphDef &def, uint32_t r, PyObject *object,
+                         const std::shared_ptr<const Layout> &layout) {
   if (guards.foreign.empty()) guards.foreign.resize(def.n_refs());
   ForeignGuard &guard = guards.foreign[r];
   PyObject *walked = def.constant(def.refs[r].extra);
-  guard.layout = &layout;
+  guard.layout = layout;
   if (def.refs[r].kind == Kind::Variable) {
-    guard.metadata = layout.snapshot(object);
-    guard.trace = layout.trace.get(object);
-    if (!layout.owner(object, true).is(settings().top_trace)) guards.foreign_at_top_level = false;
-    return walked != nullptr ? guard.metadata->matches(walked) : guard.metadata->entries.empty();
+    if (walked != nullptr) guard.metadata = entries_of(walked);
+    guard.trace = layout->trace.get(object);
+    if (!layout->owner(object, true).is(settings().top_trace)) guards.foreign_at_top_level = false;
+    nb::object metadata = layout->metadata.get(object);
+    return PyDict_Check(metadata.ptr()) && has_entries(metadata.ptr(), guard.metadata);
   }
   nb::object dict = py::instance_dict(object);
-  guard.marks = nb::borrow<nb::object>(layout.marks_object(dict.ptr()));
-  return layout.marks(dict.ptr()).ptr() == walked;
+  guard.marks = nb::borrow<nb::object>(layout->marks_object(dict.ptr()));
+  return layout->marks(dict.ptr()).ptr() == walked;
 }
 
 bool Plan::guard_attributes(Guards &guards, const GraphDef &def, uint32_t r, PyObject *object, const Layout *layout) {
@@ -139,10 +141,12 @@ void Plan::remember(const Flat &flat) {
     for (const nb::object &reference : flat.refs) fresh.addresses.push_back(reference.ptr());
     for (uint32_t r = 0; r < def.n_refs(); ++r) {
       PyObject *object = fresh.addresses[r];
-      const Layout *layout = node_type(def.ref_type(r))->layout.get();
+      std::shared_ptr<const Layout> layout = node_type(def.ref_type(r))->layout;
       // Code that ran since the walk, or another thread, may have changed the object: then nothing is guarded.
-      bool as_walked = layout == nullptr || guard_foreign(fresh, def, r, object, *layout);
-      if (def.refs[r].kind == Kind::Object) as_walked = guard_attributes(fresh, def, r, object, layout) && as_walked;
+      bool as_walked = layout == nullptr || guard_foreign(fresh, def, r, object, layout);
+      if (def.refs[r].kind == Kind::Object) {
+        as_walked = guard_attributes(fresh, def, r, object, layout.get()) && as_walked;
+      }
       fresh.attributes_end.push_back(static_cast<uint32_t>(fresh.attributes.size()));
       fresh.complete = fresh.complete && as_walked;
     }
@@ -154,9 +158,22 @@ void Plan::remember(const Flat &flat) {
     uint32_t n_keywords = def.items[at++].n;
     for (uint32_t i = 0; i < n_keywords; ++i, at = def.skip(at)) fresh.keyword_items.push_back(at);
   }
-  nb::object old = graphdef;
-  graphdef = flat.graphdef;
+  nb::object old = walked;
+  walked = flat.graphdef;
   std::swap(guards_, fresh);
+}
+
+int Plan::traverse(visitproc visit, void *arg) const {
+  Py_VISIT(traced.ptr());
+  Py_VISIT(walked.ptr());
+  Py_VISIT(call.ptr());
+  Py_VISIT(traced_effects.ptr());
+  Py_VISIT(first_effects.ptr());
+  for (const ForeignGuard &guard : guards_.foreign) {
+    Py_VISIT(guard.trace.ptr());
+    Py_VISIT(guard.marks.ptr());
+  }
+  return 0;
 }
 
 #if PY_VERSION_HEX >= 0x030c0000
@@ -182,19 +199,25 @@ class CollectionPause {
 
 bool Plan::unstable_statics_hold() const {
   if (guards_.unstable.empty()) return true;
-  nb::object held = graphdef;
+  nb::object held = walked;
   const GraphDef &def = graphdef_of(held);
   auto checks = guards_.unstable;
-  for (uint32_t constant : checks) {
-    nb::object value = def.constants.at(constant);
-    const Reading now = def.constant_kinds[constant] == ConstantKind::Metadata
-                            ? Reading::of_metadata(value.ptr())
-                            : Reading(value.ptr(), Unhashable::Refused);
-    const Reading *then = def.reading(constant);
-    if (then == nullptr || !now.equals(*then)) return false;
+  try {
+    for (uint32_t constant : checks) {
+      nb::object value = def.constants.at(constant);
+      const Reading now = def.constant_kinds[constant] == ConstantKind::Metadata
+                              ? Reading::of_metadata(value.ptr())
+                              : Reading(value.ptr(), Unhashable::Refused);
+      const Reading *then = def.reading(constant);
+      if (then == nullptr || !now.equals(*then)) return false;
+    }
+  } catch (nb::python_error &error) {
+    // The arguments may have nothing to do with it. If they have, the walk says so, with a path.
+    if (!error.matches(PyExc_Exception)) throw;
+    return false;
   }
   // A hash function that called this very plan may have replaced its guards.
-  return held.is(graphdef);
+  return held.is(walked);
 }
 
 bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
@@ -204,7 +227,7 @@ bool Plan::verify(const Arguments &arguments, CallFrame &frame) const {
   }
   if (!unstable_statics_hold()) return false;
   CollectionPause pause;
-  const GraphDef &def = *nb::inst_ptr<GraphDef>(graphdef);
+  const GraphDef &def = *nb::inst_ptr<GraphDef>(walked);
   frame.leaves.assign(def.n_leaves(), nullptr);
   if (!match_arguments(def, arguments, frame)) return false;
   return guards_.foreign.empty() ? match_references<false>(def, frame) : match_references<true>(def, frame);
@@ -263,7 +286,7 @@ bool Plan::match_foreign_variable(const GraphDef &def, uint32_t r, CallFrame &fr
   if (metadata == nullptr || value == nullptr || !PyDict_Check(metadata)) return false;
   if (guard.layout->trace.peek(object) != guard.trace.ptr()) return false;
   frame.leaves[def.refs[r].leaf] = value;
-  return guard.metadata->matches(metadata);
+  return has_entries(metadata, guard.metadata);
 }
 
 bool Plan::match_attributes(const GraphDef &def, uint32_t r, PyObject *dict, CallFrame &frame) const {
@@ -347,7 +370,11 @@ bool Plan::match_container(const GraphDef &def, uint32_t &at, PyObject *value, C
       return true;
     case Op::Mapping:
       if (reinterpret_cast<PyObject *>(Py_TYPE(value)) != def.constants[item.constant].ptr()) return false;
-      value = known_type(Py_TYPE(value))->layout->items(value);
+      if (const NodeType *type = known_type(Py_TYPE(value)); type == nullptr || !type->layout) {
+        return false;  // forgotten while its class is being collected
+      } else {
+        value = type->layout->peek_items(value);
+      }
       if (value == nullptr) return false;
       [[fallthrough]];
     case Op::Dict: {

@@ -30,14 +30,17 @@ struct CallFrame {
   void clear();
 };
 
-// Invariant: `graphdef` describes the objects last walked with this plan; `addresses` are where its references lived
-// then, never followed unless found again in the caller's own attributes. No graph object and no array is kept alive.
+// Invariant: `traced` is the structure that the compiled function was traced for, `walked` an equal one of the objects
+// last walked with this plan, which the guards are about; `addresses` are where its references lived then, never
+// followed unless found again in the caller's own attributes. No graph object and no array is kept alive.
 class Plan {
  public:
   Plan(nb::object call_function, std::vector<uint32_t> donated_leaves, nb::object effects_list)
       : call(std::move(call_function)), donated(std::move(donated_leaves)), traced_effects(std::move(effects_list)) {}
 
-  nb::object graphdef;
+  // Where a function is the same object, equal structures may have read it with different values: a structure is
+  // compared with the one that was traced, or the difference would be passed on from call to call.
+  nb::object traced, walked;
   nb::object call;
   std::vector<uint32_t> donated;  // leaf ids, ascending
   // List that the first trace puts its Effects into. Traces with the same effects return a plain tuple of leaves, or
@@ -46,6 +49,7 @@ class Plan {
   nb::object traced_effects;
   nb::object first_effects;  // what the list holds, once it has been read
 
+  int traverse(visitproc visit, void *arg) const;
   // Takes the guards from a walk that gave this plan's structure.
   void remember(const Flat &flat);
   // True if the arguments are the same objects with the same attributes as last time; points the frame at
@@ -78,8 +82,8 @@ class Plan {
   // What is compared of another library's Variable or node. The marks and what remembers a Variable's trace are
   // bookkeeping; holding them makes their addresses mean something.
   struct ForeignGuard {
-    const Layout *layout = nullptr;
-    std::shared_ptr<const Snapshot> metadata;
+    std::shared_ptr<const Layout> layout;
+    Entries metadata;  // of the structure's own constant, which keeps them alive
     nb::object trace;
     nb::object marks;
   };
@@ -102,7 +106,8 @@ class Plan {
   // Each false if `object` is no longer what `def` says.
   static bool guard_attributes(Guards &guards, const GraphDef &def, uint32_t ref, PyObject *object,
                                const Layout *layout);
-  static bool guard_foreign(Guards &guards, const GraphDef &def, uint32_t ref, PyObject *object, const Layout &layout);
+  static bool guard_foreign(Guards &guards, const GraphDef &def, uint32_t ref, PyObject *object,
+                            const std::shared_ptr<const Layout> &layout);
   static void guard_scalars(Guards &guards, const GraphDef &def, const std::vector<nb::object> &leaves);
 
   Guards guards_;

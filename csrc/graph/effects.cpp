@@ -182,7 +182,7 @@ void scatter_values(const Effects &effects, const std::vector<nb::object> &refs,
 void check_changed_values(const Effects &effects, const std::vector<nb::object> &refs, const nb::object &trace,
                           bool known_top_level) {
   const bool foreign_hold = known_top_level && trace.is(settings().top_trace);
-  const Layout *const *layouts = effects.layouts.empty() ? nullptr : effects.layouts.data();
+  const std::shared_ptr<const Layout> *layouts = effects.layouts.empty() ? nullptr : effects.layouts.data();
   for (size_t i = 0; i < effects.changed_values.size(); ++i) {
     const nb::object &variable = refs[effects.changed_values[i]];
     const bool holds =
@@ -210,11 +210,11 @@ nb::object apply_values(const Effects &effects, const std::vector<nb::object> &r
   // Old values go only when all are replaced: their destructors may run code that looks at the graph.
   std::vector<nb::object> dropped;
   dropped.reserve(effects.changed_values.size());
-  const Layout *const *layouts = effects.layouts.empty() ? nullptr : effects.layouts.data();
+  const std::shared_ptr<const Layout> *layouts = effects.layouts.empty() ? nullptr : effects.layouts.data();
   for (size_t i = 0; i < effects.changed_values.size(); ++i) {
     uint32_t r = effects.changed_values[i];
     PyObject *value = origin_value(effects.origins[after.refs[r].leaf], in_leaves, out_leaves);
-    if (const Layout *layout = layouts != nullptr ? layouts[i] : nullptr) {
+    if (const Layout *layout = layouts != nullptr ? layouts[i].get() : nullptr) {
       // A slot of the right type takes any object, so this cannot fail either; nor does one that was emptied meanwhile.
       dropped.push_back(nb::borrow<nb::object>(layout->value.peek(refs[r].ptr())));
       layout->value.set(refs[r].ptr(), value);
@@ -461,7 +461,7 @@ bool Effects::equals(const Effects &other) const {
 void Effects::find_layouts() {
   bool any = false;
   for (uint32_t r : changed_values) {
-    layouts.push_back(node_type(before_def().ref_type(r))->layout.get());
+    layouts.push_back(node_type(before_def().ref_type(r))->layout);
     any = any || layouts.back() != nullptr;
   }
   if (!any) layouts.clear();
@@ -479,6 +479,48 @@ Effects &effects_of(nb::handle object) {
   return *nb::inst_ptr<Effects>(object);
 }
 
+// The name of what holds a tracer of `trace` among metadata, in containers too; null if nothing does.
+nb::object name_of_tracer(PyObject *metadata, const nb::object &trace) {
+  auto *tracer = reinterpret_cast<PyTypeObject *>(settings().tracer.ptr());
+  struct Open {
+    nb::object name, value;
+  };
+  std::vector<Open> open;
+  auto add = [&](const nb::object &name, nb::handle value) { open.push_back({name, nb::borrow<nb::object>(value)}); };
+  for (auto [name, value] : nb::borrow<nb::dict>(metadata)) add(nb::borrow<nb::object>(name), value);
+  while (!open.empty()) {
+    Open at = std::move(open.back());
+    open.pop_back();
+    if (PyType_IsSubtype(Py_TYPE(at.value.ptr()), tracer)) {
+      if (nb::getattr(at.value, "_trace", nb::none()).is(trace)) return at.name;
+    } else if (py::is_exact(at.value.ptr(), &PyDict_Type)) {
+      for (nb::handle value : nb::list(at.value.attr("values")())) add(at.name, value);
+    } else if (py::is_exact(at.value.ptr(), &PyList_Type) || py::is_exact(at.value.ptr(), &PyTuple_Type)) {
+      for (nb::handle value : nb::list(at.value)) add(at.name, value);
+    }
+  }
+  return {};
+}
+
+// Metadata are part of the structure: nothing carries an array out of the trace for them.
+void refuse_tracers(const Effects &effects) {
+  const GraphDef &after = effects.after_def();
+  std::vector<uint32_t> fresh = effects.changed_metadata;
+  for (uint32_t r = effects.n_known(); r < after.n_refs(); ++r) fresh.push_back(r);
+  const Settings &s = settings();
+  nb::object trace = py::checked(PyObject_GetAttr(s.trace_owner.ptr(), s.trace_attribute.ptr()));
+  for (uint32_t r : fresh) {
+    if (after.refs[r].kind != Kind::Variable || after.refs[r].extra == kNone) continue;
+    nb::object name = name_of_tracer(after.constant(after.refs[r].extra), trace);
+    if (!name.is_valid()) continue;
+    const GraphDef &numbered = r < effects.n_known() ? effects.before_def() : after;
+    raise_graph_error(path_of_reference(numbered, r), "holds a traced array in its metadata '" +
+                                                          py::text(nb::str(name)) +
+                                                          "', which would outlive the transform; keep arrays in the "
+                                                          "value of a Variable");
+  }
+}
+
 nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const LeafSource &in_leaves,
                          nb::handle result, const std::vector<bool> &keep, std::vector<nb::object> &outputs) {
   Walker walker;
@@ -491,6 +533,7 @@ nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const 
   effects.after = walker.graphdef;
   Comparer(effects, in_leaves, walker.leaves, keep).run();
   effects.finish();
+  refuse_tracers(effects);
   for (uint32_t leaf : effects.out_leaf) outputs.push_back(walker.leaves[leaf]);
   effects.find_layouts();
   return object;

@@ -26,12 +26,12 @@ struct AttributeChange {
 class Effects {
  public:
   nb::object before, after;
-  std::vector<LeafOrigin> origins;         // per leaf of `after`
-  std::vector<uint32_t> input_of;          // per leaf of `after`: the input leaf it continues, or kNone
-  std::vector<uint32_t> out_leaf;          // per output: the leaf of `after`
-  std::vector<uint32_t> changed_values;    // Variables whose value is an output
-  std::vector<uint32_t> changed_metadata;  // Variables whose metadata differ, nodes whose data marks do
-  std::vector<const Layout *> layouts;     // per changed value, null for weft's; empty if all are weft's
+  std::vector<LeafOrigin> origins;                     // per leaf of `after`
+  std::vector<uint32_t> input_of;                      // per leaf of `after`: the input leaf it continues, or kNone
+  std::vector<uint32_t> out_leaf;                      // per output: the leaf of `after`
+  std::vector<uint32_t> changed_values;                // Variables whose value is an output
+  std::vector<uint32_t> changed_metadata;              // Variables whose metadata differ, nodes whose data marks do
+  std::vector<std::shared_ptr<const Layout>> layouts;  // per changed value, null for weft's; empty if all are weft's
   std::vector<AttributeChange> sets, removals;
   std::vector<uint32_t> result_leaves;  // leaves of `after` that the result holds
   bool result_has_refs = false;

@@ -104,9 +104,9 @@ bool matches(const Filter &filter, const Leaf &leaf) {
       return result == 1;
     }
     case Test::Tag: {
-      PyObject *tag = leaf.metadata != nullptr ? PyDict_GetItemString(leaf.metadata, "tag") : nullptr;
-      if (tag == nullptr) return false;
-      return py::equal(tag, filter.argument.ptr());
+      nb::object tag =
+          nb::borrow<nb::object>(leaf.metadata != nullptr ? PyDict_GetItemString(leaf.metadata, "tag") : nullptr);
+      return tag.is_valid() && py::equal(tag.ptr(), filter.argument.ptr());
     }
     case Test::Path: {
       int result = PySequence_Contains(leaf.path.ptr(), filter.argument.ptr());

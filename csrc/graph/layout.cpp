@@ -86,12 +86,20 @@ nb::object Slot::get(PyObject *object) const {
 
 void Slot::set(PyObject *object, PyObject *value) const { py::check_status(set_(descriptor_.ptr(), object, value)); }
 
-bool Snapshot::matches(PyObject *other) const {
-  if (py::dict_size(other) != static_cast<Py_ssize_t>(entries.size())) return false;
+Entries entries_of(PyObject *dict) {
+  Entries entries;
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(dict, &position, &key, &value)) entries.emplace_back(key, value);
+  return entries;
+}
+
+bool has_entries(PyObject *dict, const Entries &entries) {
+  if (py::dict_size(dict) != static_cast<Py_ssize_t>(entries.size())) return false;
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
   for (const auto &[known_key, known_value] : entries) {
-    if (!PyDict_Next(other, &position, &key, &value) || key != known_key || value != known_value) return false;
+    if (!PyDict_Next(dict, &position, &key, &value) || key != known_key || value != known_value) return false;
   }
   return true;
 }
@@ -104,14 +112,13 @@ std::shared_ptr<const Snapshot> snapshot_of(PyObject *dict, const nb::object &ju
   auto &cache = snapshots();
   if (auto found = cache.find(hash); found != cache.end()) {
     for (const auto &known : found->second) {
-      if (known->judge.is(judge) && known->matches(dict)) return known;
+      if (known->judge.is(judge) && has_entries(dict, known->entries)) return known;
     }
   }
   auto fresh = std::make_shared<Snapshot>();
   fresh->dict = py::checked(PyDict_Copy(dict));
   fresh->judge = judge;
-  position = 0;
-  while (PyDict_Next(fresh->dict.ptr(), &position, &key, &value)) fresh->entries.emplace_back(key, value);
+  fresh->entries = entries_of(fresh->dict.ptr());
   fresh->refusal = judge.is_valid() ? judge(fresh->dict) : nb::none();
   for (const auto &entry : fresh->entries) {
     if (!refers_to_nothing(entry.second, 0)) return fresh;
@@ -160,15 +167,18 @@ nb::object Layout::owner(PyObject *object, bool is_variable) const {
   } else {
     nb::object dict = py::instance_dict(object);
     PyObject *state = PyDict_GetItemWithError(dict.ptr(), state_name.ptr());
-    // Without a memory of its trace an object can be changed anywhere.
-    if (state == nullptr) return nb::object();
+    if (state == nullptr) {
+      if (PyErr_Occurred()) throw nb::python_error();
+      // Without a memory of its trace an object can be changed anywhere.
+      return nb::object();
+    }
     at = nb::borrow<nb::object>(state);
   }
   for (const nb::object &name : owner_path) at = py::checked(PyObject_GetAttr(at.ptr(), name.ptr()));
   return at;
 }
 
-PyObject *Layout::items(PyObject *mapping) const {
+nb::object Layout::items(PyObject *mapping) const {
   PyObject *found = nullptr;
   if (items_slot.is_bound()) {
     found = items_slot.peek(mapping);
@@ -176,6 +186,22 @@ PyObject *Layout::items(PyObject *mapping) const {
     nb::object attributes = py::instance_dict(mapping);
     found = PyDict_GetItemWithError(attributes.ptr(), items_name.ptr());
     if (found == nullptr && PyErr_Occurred()) throw nb::python_error();
+  }
+  return found != nullptr && py::is_exact(found, &PyDict_Type) ? nb::borrow<nb::object>(found) : nb::object();
+}
+
+PyObject *Layout::peek_items(PyObject *mapping) const {
+  PyObject *found = nullptr;
+  if (items_slot.is_bound()) {
+    found = items_slot.peek(mapping);
+  } else {
+    // Looking a name up compares it with names of the same hash, which may be of a type of the user's own.
+    nb::object attributes = py::instance_dict(mapping);
+    PyObject *name = nullptr, *held = nullptr;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(attributes.ptr(), &position, &name, &held)) {
+      if (name == items_name.ptr()) found = held;
+    }
   }
   return found != nullptr && py::is_exact(found, &PyDict_Type) ? found : nullptr;
 }
@@ -189,7 +215,11 @@ nb::object Layout::mapping_from(PyTypeObject *type, const nb::object &dict) cons
 }
 
 bool is_marked(PyObject *marks, PyObject *name) {
-  if (PyDict_Check(marks)) return PyDict_GetItemWithError(marks, name) == Py_True;
+  if (PyDict_Check(marks)) {
+    PyObject *mark = PyDict_GetItemWithError(marks, name);
+    if (mark == nullptr && PyErr_Occurred()) throw nb::python_error();
+    return mark == Py_True;
+  }
   int found = PySet_Contains(marks, name);
   py::check_status(found);
   return found == 1;

@@ -37,15 +37,20 @@ class Slot {
   size_t offset_ = 0;
 };
 
+// What a dict holds, in its order, borrowed from it.
+using Entries = std::vector<std::pair<PyObject *, PyObject *>>;
+Entries entries_of(PyObject *dict);
+// True if `dict` holds just these objects in this order: runs no Python.
+bool has_entries(PyObject *dict, const Entries &entries);
+
 // The content of a dict that its owner may change in place, as it was. Invariant: `entries` points at what `dict`,
 // which nobody changes, holds in this order. Dicts of the same content share one as a rule, which makes comparing
 // structures quick; content that may refer to a caller's objects is not kept for it.
 struct Snapshot {
   nb::object dict;
-  std::vector<std::pair<PyObject *, PyObject *>> entries;
+  Entries entries;
   nb::object refusal;  // why a Variable with this metadata cannot be walked, or None
   nb::object judge;    // who said so: part of what makes two snapshots the same
-  bool matches(PyObject *other) const;
 };
 
 // Invariant: the fields of what is described are set, those of the other two are not.
@@ -85,7 +90,9 @@ struct Layout {
   // The canonical weak reference to the trace that `object`, a Variable or a node, belongs to.
   nb::object owner(PyObject *object, bool is_variable) const;
   // The dict of a mapping; null if it has none.
-  PyObject *items(PyObject *mapping) const;
+  nb::object items(PyObject *mapping) const;
+  // The same, borrowed, running no Python: null as well if its attribute has an equal name that is another object.
+  PyObject *peek_items(PyObject *mapping) const;
   nb::object mapping_from(PyTypeObject *type, const nb::object &dict) const;
 };
 

@@ -104,6 +104,18 @@ Kind kind_of_instance(PyObject *object) {
   return Kind::Static;
 }
 
+// JAX asks its registry first; of a named tuple that nobody registered it says that the type is all there is to know.
+bool is_registered_named_tuple(PyObject *object) {
+  // It cannot take apart what has another number of values than of fields; the walk says so better.
+  nb::object fields = type_object(Py_TYPE(object)).attr("_fields");
+  if (PyObject_Size(fields.ptr()) != PyTuple_Size(object)) {
+    PyErr_Clear();
+    return false;
+  }
+  nb::object parts = settings().flatten_one_level(nb::borrow<nb::object>(object));
+  return !parts.is_none() && !nb::object(parts[1]).is(type_object(Py_TYPE(object)));
+}
+
 constexpr const char *kWatchedType = "weft.watched_type";
 
 // Called when a type dies; `self` is a capsule around its address.
@@ -159,6 +171,9 @@ std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
   if (info->kind == Kind::Static && !is_simple(type)) adapt(as_object, *info);
   if (info->layout || info->refusal.is_valid()) return info;
   if (info->kind == Kind::Static && !is_simple(type) && object != nullptr) info->kind = kind_of_instance(object);
+  if (info->kind == Kind::NamedTuple && object != nullptr && is_registered_named_tuple(object)) {
+    info->kind = Kind::Pytree;
+  }
   if (info->kind == Kind::Static) info->static_kind = static_kind(type);
   if (info->kind == Kind::Variable) {
     info->has_get_hook = has_attribute(as_object, "on_get_value");

@@ -43,8 +43,8 @@ struct NodeType {
   bool has_set_hook = false;
   nb::object transparent;  // attribute whose container's items appear directly below the node, or null
   nb::object flatten, create, set_key, pop_key;
-  std::unique_ptr<const Layout> layout;
-  nb::object refusal;  // why instances cannot be part of a graph, or null
+  std::shared_ptr<const Layout> layout;  // shared with guards and effects, which a type may leave behind
+  nb::object refusal;                    // why instances cannot be part of a graph, or null
 };
 
 // Cached by type; `object` is consulted the first time its type is met. The result lives as long as the type.

@@ -226,7 +226,7 @@ void Walker::open_dict(PyObject *dict, Scalars scalars) {
 
 // Another library's class around a dict, walked by value.
 void Walker::open_mapping(PyObject *value, const Layout &layout, Scalars scalars) {
-  nb::object dict = nb::borrow<nb::object>(layout.items(value));
+  nb::object dict = layout.items(value);
   if (!dict.is_valid()) raise_graph_error(current_path(), "is a mapping without a dict of items");
   std::shared_ptr<const KeyOrder> order = sorted_order(dict.ptr(), nullptr);
   Frame frame = dict_frame(dict.ptr(), *order);

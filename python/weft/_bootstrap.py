@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax._src import core as jax_core
 from jax._src.array import ArrayImpl
+from jax.core import Tracer
 
 from weft import _core, _pretty
 from weft._adapters import adapt
@@ -42,6 +43,7 @@ _core.configure(
     tree_flatten=jax.tree_util.tree_flatten,
     is_array=is_array,
     adapt=adapt,
+    tracer=Tracer,
     concrete_array=ArrayImpl,
     variable_state_repr=_pretty.variable_state,
     same=same,

@@ -229,3 +229,29 @@ def test_a_method_with_random_streams_enters_no_python_function_but_jaxs_own() -
         by_hand(key, key)
     # JAX takes typed keys apart in Python.
     assert frames_of(counter.random) == frames_of(functools.partial(by_hand, key, key))
+
+
+def test_statics_of_another_model_that_fail_to_hash_concern_nobody_else() -> None:
+    class Config:
+        def __init__(self) -> None:
+            self.closed = False
+
+        def __eq__(self, other: object) -> bool:
+            return type(other) is Config
+
+        def __hash__(self) -> int:
+            if self.closed:
+                raise ValueError("closed")
+            return 1
+
+    plain, configured = nnx.Dict(w=nnx.Param(jnp.ones(()))), nnx.Dict(w=nnx.Param(jnp.ones(())))
+    configured.config = Config()
+    double = nnx.jit(lambda model: model.w.value * 2)
+    double(plain), double(configured)
+    configured.config.closed = True
+    assert float(double(plain)) == 2
+    assert double._counts["hot"] == 1
+    with pytest.raises(ValueError, match="closed"):
+        double(configured)
+    configured.config.closed = False
+    assert float(double(configured)) == 2

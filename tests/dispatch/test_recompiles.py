@@ -569,3 +569,25 @@ def test_the_same_structure_with_other_shapes_may_have_other_results() -> None:
     assert float(model.large.value) == 3
     assert step(Tower(1), jnp.ones(2)).shape == (2,)
     assert step.num_traces == 2
+
+
+def test_a_function_taken_at_its_word_does_not_pass_on_what_it_reads_now() -> None:
+    """The same object counts as unchanged; a new one is compared with what was traced."""
+    scale = [2.0]
+
+    def make() -> Any:
+        return lambda x: x * scale[0]
+
+    def model(activation: Any) -> Any:
+        made = nnx.Dict(w=nnx.Param(jnp.ones(())))
+        made.activation = activation
+        return made
+
+    step = nnx.jit(lambda model: model.activation(model.w.value))
+    first = make()
+    assert float(step(model(first))) == 2
+    scale[0] = 3.0
+    assert float(step(model(first))) == 2
+    assert float(step(model(make()))) == 3
+    assert float(step(model(make()))) == 3
+    assert step.num_traces == 2

@@ -207,3 +207,95 @@ def test_instances_that_need_more_than_object_sets_up_are_refused() -> None:
     shed.tank = Tank(jnp.ones(2))
     with pytest.raises(TypeError, match="not safe"):
         nnx.merge(*nnx.split(shed))
+
+
+class EqualName(str):
+    """A name that another one's hash leads to, so that looking that one up runs code."""
+
+    def __new__(cls, text: str, like: str, run: Any) -> EqualName:
+        made = super().__new__(cls, text)
+        made.like, made.run = like, run
+        return made
+
+    def __hash__(self) -> int:
+        return hash(self.like)
+
+    def __eq__(self, other: object) -> bool:
+        self.run()
+        return self is other
+
+
+def test_names_that_run_code_while_a_mapping_is_guarded() -> None:
+    """Arrays that the guards have just seen may not be freed before the call has taken them."""
+    armed: list[bool] = []
+
+    def run() -> None:
+        if armed:
+            armed.clear()
+            model.a = jnp.ones(3) * 5
+
+    ledger: Any = Ledger.__new__(Ledger)
+    vars(ledger)[EqualName("x", "entries", run)] = 0
+    ledger.entries = {"k": jnp.ones(())}
+    model = nnx.Dict(a=jnp.ones(3) * 2, z=ledger)
+    add = nnx.jit(lambda model: model.a.sum() + model.z.entries["k"])
+    add(model), add(model)
+    armed.append(True)
+    assert float(add(model)) in (7.0, 16.0)
+    assert add._counts["cold"] == 1
+
+
+@pytest.mark.parametrize("kind", [Shed, Rack])
+def test_names_that_raise_while_books_are_looked_up(kind: type[Shed]) -> None:
+    def run() -> None:
+        if armed:
+            raise ValueError("from __eq__")
+
+    armed: list[bool] = []
+    node = kind(["p"])
+    for book in ("_memory", "_marks", "p"):
+        vars(node)[EqualName(f"like {book}", book, run)] = 1.0
+    armed.append(True)
+    with pytest.raises((ValueError, nnx.GraphError)):
+        nnx.graphdef(node)
+
+
+def test_a_class_that_is_collected_with_its_last_call() -> None:
+    """What is known of a type goes before finalizers run, which may still call the function."""
+    seen: list[float] = []
+
+    class Owner:
+        def __init__(self) -> None:
+            class Local(Tank):
+                __slots__ = ()
+
+            self.kind, self.me = Local, self
+            self.shed: Any = Shed()
+            self.shed.tank = Local(jnp.ones(()))
+            self.shed.books = Ledger({"again": self.shed.tank})
+            self.double = nnx.jit(lambda shed: shed.books.entries["again"].value * 2)
+            self.double(self.shed), self.double(self.shed)
+
+        def __del__(self) -> None:
+            seen.append(float(self.double(self.shed)))
+
+    for _ in range(3):
+        watch = weakref.ref(Owner().kind)
+        gc.collect()
+        gc.collect()
+        assert watch() is None
+    assert seen == [2.0] * 3
+
+
+def test_a_cycle_through_metadata_and_the_function_is_collected() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.shed = make()
+            self.shed.tank.note = self
+            self.step = nnx.jit(lambda shed: shed.tank.value.sum())
+            self.step(self.shed), self.step(self.shed)
+            assert self.step._counts["hot"] == 1
+
+    watch = weakref.ref(Owner())
+    gc.collect()
+    assert watch() is None

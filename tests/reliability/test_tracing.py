@@ -427,3 +427,42 @@ def test_an_outer_levels_object_is_refused_in_the_inner_level() -> None:
     with pytest.raises(nnx.TraceContextError):
         outer(model)
     before.assert_unchanged()
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [1, (x,)], lambda x: {"k": x}])
+def test_traced_arrays_in_metadata_are_refused_by_path(wrap: Any) -> None:
+    model = nnx.Dict(inner=nnx.Dict(w=nnx.Param(jnp.ones(()), note="before")))
+
+    @nnx.jit
+    def change(model: Any, x: Any) -> None:
+        model.inner.w.value = x
+        model.inner.w.note = wrap(jnp.sin(x))
+
+    with pytest.raises(
+        nnx.GraphError, match=r"inner\.w holds a traced array in its metadata 'note'"
+    ):
+        change(model, jnp.zeros(()))
+    assert model.inner.w.note == "before"
+    assert float(model.inner.w.value) == 1
+
+    @nnx.jit
+    def make(x: Any) -> Any:
+        return nnx.Param(x, note=wrap(jnp.sin(x)))
+
+    with pytest.raises(nnx.GraphError, match="holds a traced array in its metadata 'note'"):
+        make(jnp.zeros(()))
+
+
+def test_arrays_of_an_outer_trace_may_stand_in_metadata_while_it_lasts() -> None:
+    @jax.jit
+    def outer(x: Any) -> Any:
+        model = nnx.Dict(w=nnx.Param(x))
+
+        @nnx.jit
+        def inner(model: Any) -> None:
+            model.w.note = x
+
+        inner(model)
+        return model.w.note + 1
+
+    assert float(outer(1.0)) == 2

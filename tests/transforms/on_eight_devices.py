@@ -300,3 +300,75 @@ def test_retraces_tell_meshes_and_explicit_shardings():
     assert "m.w: float32[8] -> float32[8] by " in first
     assert first.endswith("on mesh {'x': 8}")
     assert re.search(r"m\.w: .*'x'.* -> .*None.* on mesh {'x': 8}$", second)
+
+
+class Spread(nnx.Module):
+    """One weight that says where it belongs."""
+
+    def __init__(self, rows: int = 8, **metadata) -> None:
+        self.w = nnx.Param(jnp.ones((rows, 4)), sharding=("data", None), **metadata)
+
+
+@pytest.mark.parametrize("constrain", [True, "function"])
+def test_constrain_state_reaches_what_the_function_makes(constrain):
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = NamedSharding(mesh, P("data"))
+    if constrain == "function":
+        constrain = lambda state: jax.tree.map(  # noqa: E731
+            lambda x: jax.lax.with_sharding_constraint(x, rows), state
+        )
+    kept = nnx.Dict()
+
+    def make(kept):
+        kept.added = Spread()
+        return {"made": Spread(), "added": kept.added}
+
+    with jax.set_mesh(mesh):
+        out = nnx.jit(make, constrain_state=constrain)(kept)
+        alone = nnx.jit(Spread, constrain_state=constrain)()
+    assert out["added"] is kept.added
+    for model in (out["made"], kept.added, alone):
+        assert model.w.value.sharding.is_equivalent_to(rows, 2)
+
+
+def test_constrain_state_takes_the_mesh_of_the_metadata():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    model = Spread(mesh=mesh)
+
+    @nnx.jit(constrain_state=True)
+    def grow(model):
+        model.w.value = model.w.value + 1
+
+    grow(model)
+    assert model.w.value.sharding.is_equivalent_to(NamedSharding(mesh, P("data")), 2)
+
+
+def test_out_shardings_that_cannot_be_are_refused_by_path():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = NamedSharding(mesh, P("data"))
+    with pytest.raises(ValueError, match=r"out_shardings cannot place result\['a'\]: .*divide"):
+        nnx.jit(lambda: {"a": jnp.ones((7, 4))}, out_shardings=rows)()
+    for sharding in (rows, nnx.StateSharding({nnx.Param: rows, ...: None})):
+        with pytest.raises(
+            ValueError, match=r"out_shardings cannot place result\[1\]\.w: .*divide"
+        ):
+            nnx.jit(lambda: (1.0, Spread(7)), out_shardings=(None, sharding))()
+
+
+def test_shardings_choose_the_memory():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    host = NamedSharding(mesh, P("data"), memory_kind="pinned_host")
+    assert nnx.jit(lambda x: x + 1, out_shardings=host)(jnp.ones(8)).sharding == host
+    made = nnx.jit(Spread, out_shardings=nnx.StateSharding({nnx.Param: host, ...: None}))()
+    assert made.w.value.sharding.memory_kind == "pinned_host"
+    assert made.w.value.sharding.is_equivalent_to(host, 2)
+
+    @nnx.jit(in_shardings=nnx.StateSharding({nnx.Param: host, ...: None}))
+    def grow(model):
+        on_device = jax.device_put(model.w.value, host.with_memory_kind("device"))
+        model.w.value = on_device + 1
+
+    grow(made)
+    grow(made)
+    assert made.w.value.sharding.memory_kind == "pinned_host"
+    np.testing.assert_array_equal(np.asarray(made.w.value), np.full((8, 4), 3.0))

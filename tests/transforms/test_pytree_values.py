@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -405,3 +407,32 @@ def test_custom_vjp_under_jit():
     grads = nnx.jit(nnx.grad(custom([])))(m, node())
     np.testing.assert_allclose(grads["w"].value["a"], 10 * VALUE["a"])
     assert len(m["seen"].value) == 2
+
+
+def test_a_named_tuple_registered_with_jax_is_taken_apart_as_registered() -> None:
+    class Sized(NamedTuple):
+        x: Any
+        n: int
+
+    class Named(NamedTuple):
+        x: Any
+        name: str
+
+    for kind in (Sized, Named):
+        jax.tree_util.register_pytree_node(
+            kind, lambda t: ((t[0],), t[1]), lambda aux, xs, kind=kind: kind(xs[0], aux)
+        )
+
+    repeat = nnx.jit(lambda sized: Sized(jnp.zeros(sized.n) + sized.x, sized.n))
+    for n in (3, 2, 3):
+        result = repeat(Sized(jnp.ones(()), n))
+        assert type(result) is Sized
+        assert result.x.shape == (n,)
+        assert result.n == n
+    assert repeat.num_traces == 2
+    model = nnx.Dict(pair=Named(nnx.Param(jnp.ones(())), "a"))
+    double = nnx.jit(lambda model: model.pair.x.value * (2 if model.pair.name == "a" else 3))
+    assert float(double(model)) == 2
+    model.pair = model.pair._replace(name="b")
+    assert float(double(model)) == 3
+    assert nnx.merge(*nnx.split(model)).pair.name == "b"

@@ -115,6 +115,11 @@ def test_static_arguments_are_left_out_of_the_call() -> None:
         compiled = scaled.lower(5, model, 2, jnp.ones(()), mode=mode).compile()
         assert float(compiled(model, jnp.ones(()))) == factor
     assert float(model.steps.value) == 20
+    with pytest.raises(TypeError, match="compiled ahead for mode='sum'"):
+        compiled(model, jnp.ones(()), mode="difference")
+    with pytest.raises(TypeError, match=r"Arguments \[0, 2\] are static: leave them out"):
+        compiled(5, model, 2, jnp.ones(()))
+    assert float(model.steps.value) == 20
     by_name = scaled.lower(5, model, b=2, x=jnp.ones(()), mode="sum").compile()
     assert float(by_name(model, x=jnp.ones(()))) == 7
 

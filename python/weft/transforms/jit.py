@@ -15,7 +15,8 @@ from jax._src import util as jax_util
 from jax._src.array import ArrayImpl
 
 from weft import _core, spmd
-from weft.errors import GraphError
+from weft._core import VariableState
+from weft.errors import GraphError, format_path
 from weft.state import State
 from weft.transforms._lift import (
     Call,
@@ -525,7 +526,7 @@ class _Compiler:
 
         def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
             if options.constrain_state:
-                self._constrain_changed(graphdef, refs, values)
+                self._constrain_changed(graphdef, refs, values, result)
             if shardings is not None:
                 self._keep_shardings(refs, graphdef, values, shardings)
             if options.out_shardings is not _UNSPECIFIED:
@@ -556,6 +557,8 @@ class _Compiler:
 
     def _constrain(self, graphdef: _core.GraphDef, values: Sequence[Any]) -> list[Any]:
         flat = self._walk_state(graphdef, _core.unflatten(graphdef, values)[1])
+        if not flat.leaves:
+            return list(values)
         place = {id(value): leaf for leaf, value in enumerate(values)}
         out = list(values)
         for leaf, constrained in self._constrained(flat).items():
@@ -563,15 +566,22 @@ class _Compiler:
         return out
 
     def _constrain_changed(
-        self, graphdef: _core.GraphDef, refs: Sequence[Any], values: Sequence[Any]
+        self, graphdef: _core.GraphDef, refs: Sequence[Any], values: Sequence[Any], result: Any
     ) -> None:
-        flat = self._walk_state(graphdef, refs)
-        before = {id(value) for value in values}
-        changed = [leaf for leaf, value in enumerate(flat.leaves) if id(value) not in before]
-        if changed:
+        """Constrain what changed in the arguments, and each node of the result that is new."""
+        done = [*values]
+        known = {id(value) for value in done}
+        results = [leaf for leaf in tree_flatten(result)[0] if _core.is_node(leaf)]
+        for flat in (self._walk_state(graphdef, refs), *map(_core.flatten, results)):
+            changed = [leaf for leaf, value in enumerate(flat.leaves) if id(value) not in known]
+            if not changed:
+                continue
             constrained = self._constrained(flat)
             changed = [leaf for leaf in changed if leaf in constrained]
             _core.set_leaves(flat, changed, [constrained[leaf] for leaf in changed])
+            # Held, so that no other value gets the address of one of them.
+            done += [*flat.leaves, *constrained.values()]
+            known = {id(value) for value in done}
 
     @staticmethod
     def _keep_shardings(
@@ -584,8 +594,7 @@ class _Compiler:
             variable = refs[ref]
             value = _core.raw_value(variable)
             if value is not values[leaf]:
-                constrained = jax.lax.with_sharding_constraint(value, shardings[leaf])
-                _core.set_raw_value(variable, constrained)
+                _core.set_raw_value(variable, _placed(value, shardings[leaf]))
 
     def _shard_result(self, result: Any) -> Any:
         entries = spread_prefix(
@@ -596,7 +605,7 @@ class _Compiler:
             if entry is None:
                 continue
             if not _core.is_node(leaf):
-                leaves[i] = jax.lax.with_sharding_constraint(leaf, entry)
+                leaves[i] = self._place_result(result, i, leaf, entry)
                 continue
             call = Call.collect("jit", self.function, (leaf,), {})
             chosen = [(j, self._sharding_of(call, j, entry)) for j in range(len(call.leaves))]
@@ -605,20 +614,60 @@ class _Compiler:
                 call.flat,
                 [j for j, _ in chosen],
                 [
-                    jax.lax.with_sharding_constraint(call.leaves[j], sharding)
+                    self._place_result(
+                        result, i, call.leaves[j], sharding, call.graphdef.paths()[j][1:]
+                    )
                     for j, sharding in chosen
                 ],
             )
         return jax.tree_util.tree_unflatten(treedef, leaves)
 
+    @staticmethod
+    def _place_result(
+        result: Any, output: int, value: Any, sharding: Any, path: tuple[Any, ...] = ()
+    ) -> Any:
+        """A leaf where out_shardings wants it: below the node `output` of the result if it has a path."""
+        try:
+            return _placed(value, sharding)
+        except ValueError as error:
+            found = jax.tree_util.tree_flatten_with_path(result, is_leaf=_core.is_node)[0]
+            where = format_path(path, "result" + jax.tree_util.keystr(found[output][0]))
+            raise ValueError(f"jit: out_shardings cannot place {where}: {error}") from error
+
+
+def _placed(value: Any, sharding: Any) -> Any:
+    """`value` with a sharding, in the memory that the sharding names.
+
+    Raises:
+        ValueError: the shape does not fit.
+    """
+    if not isinstance(sharding, jax.sharding.Sharding):
+        return jax.lax.with_sharding_constraint(value, sharding)
+    usual = next(iter(sharding.device_set)).default_memory().kind
+    # A constraint leaves the memory out, and passes over axes that cannot be divided as it says.
+    placed = jax.lax.with_sharding_constraint(value, sharding.with_memory_kind(usual))
+    sharding.shard_shape(placed.shape)
+    return placed if sharding.memory_kind in (None, usual) else jax.device_put(placed, sharding)
+
 
 def _constrain_by_metadata(state: State) -> State:
-    specs = spmd.get_partition_spec(state)
+    def is_leaf(leaf: Any) -> bool:
+        return leaf is None or isinstance(leaf, jax.sharding.PartitionSpec)
+
+    def constrain(entry: Any, specs: Any) -> Any:
+        mesh = entry.get_metadata().get("mesh") if isinstance(entry, VariableState) else None
+        return jax.tree.map(
+            lambda spec, value: spmd.with_sharding_constraint(value, spec, mesh),
+            specs,
+            entry,
+            is_leaf=is_leaf,
+        )
+
     return jax.tree.map(
-        lambda spec, value: spmd.with_sharding_constraint(value, spec),
-        specs,
+        constrain,
         state,
-        is_leaf=lambda leaf: leaf is None or isinstance(leaf, jax.sharding.PartitionSpec),
+        spmd.get_partition_spec(state),
+        is_leaf=lambda leaf: isinstance(leaf, VariableState),
     )
 
 

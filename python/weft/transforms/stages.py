@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-import jax
+from jax.core import Tracer
 
 from weft import _core
 from weft.transforms._lift import Function, function_name
@@ -122,7 +122,7 @@ class Compiled(_Stage[R_co]):
 
     Raises:
         TypeError: from the call, for arguments of another structure, or arrays of another shape or
-            dtype, than it was lowered for; names the first difference.
+            dtype, than it was lowered for, which names the first difference; for static ones.
 
     >>> import jax.numpy as jnp
     >>> import weft as nnx
@@ -155,6 +155,12 @@ class Compiled(_Stage[R_co]):
                 positional.insert(i, value)
             args = tuple(positional)
         if static_kwargs:
+            given = [name for name in static_kwargs if name in kwargs]
+            if given:
+                raise TypeError(
+                    f"{function_name(self._compiler.function)} was compiled ahead for "
+                    f"{given[0]}={static_kwargs[given[0]]!r}. Leave static arguments out of the call."
+                )
             kwargs = {**kwargs, **static_kwargs}
         return self._dispatcher(*args, **kwargs)
 
@@ -180,7 +186,7 @@ class _OnePlan:
     def on_error(
         self, graphdef: _core.GraphDef | None, leaves: Sequence[Any], error: Exception
     ) -> Exception | None:
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        traced = any(isinstance(leaf, Tracer) for leaf in leaves)
         if graphdef is not None and isinstance(error, TypeError) and not traced:
             types = tuple(map(leaf_type, leaves))
             if types != self._arguments.types:
@@ -192,8 +198,10 @@ class _OnePlan:
         return self._compiler.on_error(graphdef, leaves, error)
 
     def _refusal(self, path: str, before: Any, after: Any) -> TypeError:
+        static = self._arguments.static_args
+        hint = f" Arguments {[*static]} are static: leave them out of the call." if static else ""
         return TypeError(
             f"{function_name(self._compiler.function)} was compiled ahead for {path}: "
             f"{shown(before)}, and called with {shown(after)}. Lower and compile it for these "
-            f"arguments as well, or call the jitted function itself."
+            f"arguments as well, or call the jitted function itself.{hint}"
         )
