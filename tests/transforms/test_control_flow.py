@@ -482,3 +482,42 @@ def test_a_captured_layer_is_read_at_each_call_and_not_kept(use):
     del layer
     gc.collect()
     assert watch() is None
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("captured", [False, True])
+def test_variables_as_bounds_of_a_loop(jitted, captured):
+    m = nnx.Dict(low=nnx.Variable(jnp.array(2)), high=nnx.Variable(jnp.array(5)), n=nnx.Variable(3))
+    # A captured layer keeps the loop from being compiled for all calls.
+    layer = nnx.Linear(1, 1, rngs=nnx.Rngs(0)) if captured else None
+
+    def add(i, c):
+        return c + i if layer is None or layer.use_bias else c
+
+    def run(m):
+        return (
+            nnx.fori_loop(0, m["high"], add, 0),
+            nnx.fori_loop(m["low"], 5, add, 0),
+            nnx.fori_loop(m["low"], m["high"], add, 0),
+            nnx.fori_loop(0, m["n"], add, 0),
+        )
+
+    assert [int(x) for x in (nnx.jit(run) if jitted else run)(m)] == [10, 9, 9, 3]
+
+
+def test_a_variable_as_bound_may_be_changed_by_the_loop():
+    m = nnx.Dict(n=nnx.Variable(jnp.array(3)))
+
+    def grow_bound(i, m):
+        m["n"].value = m["n"].value + 1
+        return m
+
+    nnx.fori_loop(0, m["n"], grow_bound, m)
+    assert int(m["n"].value) == 6
+
+
+def test_a_variable_as_bound_of_an_unrolled_loop():
+    n = nnx.Variable(4)
+    assert int(nnx.fori_loop(0, n, lambda i, c: c + i, 0, unroll=2)) == 6
+    n.value = jnp.array(5)
+    assert int(nnx.fori_loop(0, n, lambda i, c: c + i, 0, unroll=True)) == 10

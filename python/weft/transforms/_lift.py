@@ -17,7 +17,8 @@ import copy
 import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from weft import _core
-from weft.errors import format_path
+from weft.errors import GraphError, format_path
 from weft.filters import Filter, compile_filters
 from weft.state import State
 
@@ -130,6 +131,18 @@ def argument_label(function: Function, path: Path) -> str:
     return format_path(inner, root)
 
 
+@contextmanager
+def naming(label: Callable[[Path], str]) -> Iterator[None]:
+    """Let `label` write the path in what a walk raises, which knows arguments by position only."""
+    try:
+        yield
+    except GraphError as error:
+        if error.path is None or error.reason is None:
+            raise
+        better = type(error)(f"{label(error.path)} {error.reason}")
+        raise better.with_traceback(error.__traceback__) from error.__cause__
+
+
 def normalize_argnums(
     name: str, parameter: str, argnums: Iterable[int], function: Function, count: int
 ) -> tuple[int, ...]:
@@ -219,6 +232,15 @@ def type_of(value: Any) -> str:
     if dtype is None:
         return type(value).__name__
     return f"{dtype}[{','.join(map(str, np.shape(value)))}]"
+
+
+def is_jax_value(value: Any) -> bool:
+    """Whether JAX takes a leaf's value: an array, a scalar, or a pytree of those."""
+    try:
+        jax.tree_util.tree_map(jax.api_util.shaped_abstractify, value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def part_label(label: str, value: Any, number: int) -> str:
@@ -323,7 +345,8 @@ class Call:
             kwargs: its keyword arguments.
             static_argnums: positions of arguments that are compared instead of traced.
         """
-        flat = _core.flatten_call(args, kwargs, static_argnums, frozenset())
+        with naming(functools.partial(argument_label, function)):
+            flat = _core.flatten_call(args, kwargs, static_argnums, frozenset())
         return cls(name, function, args, kwargs, flat, static_argnums)
 
     def outline(self, leaves: Sequence[Any]) -> Call:
@@ -340,6 +363,41 @@ class Call:
     def label(self, leaf: int) -> str:
         """Where a leaf is, as the user would write it."""
         return argument_label(self.function, self.graphdef.paths()[leaf])
+
+    def run(self, mapped: Function, *args: Any) -> Any:
+        """Call what JAX made for this call; its error about a leaf that is no array says where.
+
+        Raises:
+            TypeError: a leaf of the call is nothing that JAX can take.
+        """
+        try:
+            return mapped(*args)
+        except TypeError as error:
+            better = self.explained()
+            if better is None:
+                raise
+            raise better from error
+
+    def explained(self) -> TypeError | None:
+        """What is wrong with the first leaf that JAX cannot take; None if it takes all."""
+        for leaf, value in enumerate(self.leaves):
+            if is_jax_value(value):
+                continue
+            if self.graphdef.leaf_types()[leaf] is None:
+                remedy = (
+                    "Pass an array, a scalar, a graph node or a container of those, and bind other "
+                    "arguments beforehand, for example with functools.partial."
+                )
+            else:
+                remedy = (
+                    "Give the Variable an array or a scalar, and keep other values in attributes "
+                    "of the node itself."
+                )
+            return TypeError(
+                f"{self.label(leaf)} is a {type(value).__name__!r}, which is not a valid JAX type. "
+                f"{remedy}"
+            )
+        return None
 
     def finish(self, effects: _core.Effects, out_leaves: Sequence[Any]) -> Any:
         """Scatter the new leaves into the caller's objects; return the function's result."""
@@ -447,7 +505,14 @@ def trace(
     result = function(*args, **kwargs)
     if leave is not None:
         result = leave(refs, arguments, result)
-    return _core.trace_effects(refs, graphdef, leaves, result, keep)
+
+    def label(path: Path) -> str:
+        if path[:1] == ("result",) and "result" not in kwargs:
+            return format_path(path[1:], "the result")
+        return argument_label(function, path)
+
+    with naming(label):
+        return _core.trace_effects(refs, graphdef, leaves, result, keep)
 
 
 def as_arrays(leaves: Iterable[Any]) -> list[Any]:

@@ -56,9 +56,8 @@ def checkify(
     @functools.wraps(f)
     def checkify_wrapper(*args: Any, **kwargs: Any) -> Any:
         call = Call.collect("checkify", f, args, kwargs)
-        error, (aside, out) = bodies.get(call.graphdef, lambda: make(call.graphdef))(
-            tuple(call.leaves)
-        )
+        body = bodies.get(call.graphdef, lambda: make(call.graphdef))
+        error, (aside, out) = body(tuple(call.leaves))
         return error, call.finish(aside.value, as_arrays(out))
 
     return checkify_wrapper

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from weft import _core
+from weft.errors import GraphError
+from weft.node_types import iter_children
 from weft.transforms._carry import Carried, CarriedObjects, check_type
 from weft.transforms._lift import (
     Call,
@@ -21,6 +23,7 @@ from weft.transforms._lift import (
     Path,
     argument_label,
     function_name,
+    is_jax_value,
     trace,
     tree_leaves,
     type_of,
@@ -35,6 +38,35 @@ if TYPE_CHECKING:
 __all__ = ["cond", "fori_loop", "switch", "while_loop"]
 
 
+def _run_program(run: Function, name: str, function: Function, inputs: tuple[Any, ...]) -> Any:
+    """Run a compiled program; what is wrong with `inputs` is said in the words of `function`.
+
+    The program has parameters of its own, which the caller has not written.
+    """
+    try:
+        return run()
+    except (GraphError, TypeError) as error:
+        better = Call.collect(name, function, inputs, {}).explained()
+        if better is None:
+            raise
+        raise better from error.__cause__
+
+
+def _jax_type(value: Any) -> str:
+    """What JAX takes a leaf for: dtype and shape, also of a Python number."""
+    return repr(jax.tree_util.tree_map(_Typed, value))
+
+
+class _Typed:
+    def __init__(self, value: Any) -> None:
+        self.text = type_of(
+            jax.api_util.shaped_abstractify(value) if is_jax_value(value) else value
+        )
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 class _Branches:
     """Branches over one set of operands, made to agree on what they change."""
 
@@ -44,7 +76,7 @@ class _Branches:
         self.call = Call.collect(name, functions[0], operands, {})
         # What each branch traced so far left behind: structure, and outputs with their types.
         self.structures: dict[int, _core.GraphDef] = {}
-        self.outputs: dict[int, list[tuple[str, int, Path, str, Any]]] = {}
+        self.outputs: dict[int, list[tuple[str, int, Path, str]]] = {}
         self.changed: set[int] = set()
         self.effects: Any = None
 
@@ -63,7 +95,7 @@ class _Branches:
             effects, out = trace(function, graphdef, leaves, leave=leave, keep=False)
             refs, result = left
             rows = list(zip(effects.outputs(), out, strict=True))
-            self.outputs[index] = [(*row, type_of(value), value) for row, value in rows]
+            self.outputs[index] = [(*row, _jax_type(value)) for row, value in rows]
             self.changed.update(
                 leaf
                 for (kind, leaf, _), value in rows
@@ -73,7 +105,6 @@ class _Branches:
                 (refs, result), {}, frozenset(), frozenset()
             ).graphdef
             self._compare(index)
-            self.outputs[index] = [(*row[:4], None) for row in self.outputs[index]]
             keep = [leaf not in self.changed for leaf in range(len(leaves))]
             self.effects, _ = _core.trace_effects(refs, graphdef, leaves, result, keep)
             return tuple(out)
@@ -88,6 +119,7 @@ class _Branches:
             difference = structure.difference(self.structures[index])
             if difference is not None:
                 path, there, here = difference
+                self._compare_objects(other, index, names, path)
                 raise TypeError(
                     f"{self.name}: the branches {names} leave {self._label(path)} with different "
                     f"structure: {there!r} and {here!r}. All branches must make the same changes "
@@ -95,10 +127,25 @@ class _Branches:
                 )
             self._compare_types(other, index, names)
 
+    def _compare_objects(self, other: int, index: int, names: str, path: Path) -> None:
+        """Name the objects at `path`, if what differs is which of several is there."""
+        there, here = (_place(self.structures[number], path) for number in (other, index))
+        if there is None or here is None or there == here:
+            return
+        # All objects of the operands are walked by their former places first.
+        moved = path[0] == 0 and len(path) == 2
+        what = f"what was {self._label(path)} at" if moved else f"{self._label(path)} with"
+        raise TypeError(
+            f"{self.name}: the branches {names} leave {what} different "
+            f"{'places' if moved else 'objects'}: {self._label(there)} and {self._label(here)}. All "
+            "branches must leave the same objects in the same places and return the same ones; "
+            "let them choose between values instead."
+        )
+
     def _compare_types(self, other: int, index: int, names: str) -> None:
         rows = zip(self.outputs[other], self.outputs[index], strict=True)
-        for (kind, _, path, there, _), (_, _, _, here, value) in rows:
-            if there == here or getattr(value, "weak_type", not hasattr(value, "dtype")):
+        for (kind, _, path, there), (_, _, _, here) in rows:
+            if there == here:
                 continue
             raise TypeError(
                 f"{self.name}: the branches {names} give "
@@ -131,6 +178,17 @@ class _Branches:
         return self.call.finish(self.effects, chosen)
 
 
+def _place(structure: _core.GraphDef, path: Path) -> Path | None:
+    """Where the walk first met the object that is at `path` of a structure; None if none is."""
+    numbers = [np.asarray(leaf) for leaf in range(structure.num_leaves)]
+    (value, _), refs = _core.unflatten(structure, numbers)
+    for key in path:
+        value = dict(iter_children(value)).get(key)
+    return next(
+        (met for ref, met in zip(refs, structure.ref_paths(), strict=True) if ref is value), None
+    )
+
+
 def cond(pred: Any, true_fun: Function, false_fun: Function, *operands: Any) -> Any:
     """Run one of two functions, chosen by a value that may be traced.
 
@@ -161,14 +219,15 @@ def cond(pred: Any, true_fun: Function, false_fun: Function, *operands: Any) -> 
     2.0
     """
     if program := program_of(true_fun, false_fun):
-        return _compiled_cond(program, pred, *operands)
+        run = partial(_compiled_cond, program, pred, *operands)
+        return _run_program(run, "cond", true_fun, operands)
     return _cond(true_fun, false_fun, pred, *operands)
 
 
 def _cond(true_fun: Function, false_fun: Function, pred: Any, /, *operands: Any) -> Any:
     branches = _Branches("cond", (true_fun, false_fun), operands)
     leaves = tuple(branches.call.leaves)
-    out = jax.lax.cond(pred, branches.branch(0), branches.branch(1), leaves)
+    out = branches.call.run(jax.lax.cond, pred, branches.branch(0), branches.branch(1), leaves)
     return branches.finish(out)
 
 
@@ -209,14 +268,16 @@ def switch(index: Any, branches: Sequence[Function], *operands: Any) -> Any:
     if not branches:
         raise ValueError("switch needs at least one branch.")
     if program := program_of(*branches):
-        return _compiled_switch(program, index, *operands)
+        run = partial(_compiled_switch, program, index, *operands)
+        return _run_program(run, "switch", branches[0], operands)
     return _switch(tuple(branches), index, *operands)
 
 
 def _switch(branches: tuple[Function, ...], index: Any, /, *operands: Any) -> Any:
     lifted = _Branches("switch", branches, operands)
     leaves = tuple(lifted.call.leaves)
-    out = jax.lax.switch(index, [lifted.branch(i) for i in range(len(branches))], leaves)
+    functions = [lifted.branch(i) for i in range(len(branches))]
+    out = lifted.call.run(jax.lax.switch, index, functions, leaves)
     return lifted.finish(out)
 
 
@@ -319,7 +380,8 @@ def while_loop(cond_fun: Function, body_fun: Function, init_val: Any) -> Any:
     128.0
     """
     if program := program_of(cond_fun, body_fun):
-        return _compiled_while(program, init_val)
+        run = partial(_compiled_while, program, init_val)
+        return _run_program(run, "while_loop", body_fun, (init_val,))
     return _while(cond_fun, body_fun, init_val)
 
 
@@ -351,7 +413,7 @@ def _while(cond_fun: Function, body_fun: Function, init_val: Any, /) -> Any:
             raise TypeError(f"{where}: cond_fun must return a boolean scalar, it returned {shown}.")
         return out[0]
 
-    return loop.finish(jax.lax.while_loop(test, loop, loop.start()))
+    return loop.finish(loop.call.run(jax.lax.while_loop, test, loop, loop.start()))
 
 
 @partial(jit, static_argnums=0)
@@ -373,8 +435,8 @@ def fori_loop(
     Over `jax.lax.fori_loop`; otherwise as `while_loop`.
 
     Args:
-        lower: first integer.
-        upper: where to stop.
+        lower: first integer, or a Variable that holds it.
+        upper: where to stop, likewise.
         body_fun: takes the integer and the carry, returns the next carry.
         init_val: first carry, which may be or contain graph nodes.
         unroll: how many iterations to compile as one (or True for all); needs a number of
@@ -397,17 +459,25 @@ def fori_loop(
     >>> float(m["w"].value)
     10.0
     """
+    lower, upper = _bound(lower), _bound(upper)
     # Unrolling needs bounds that are known when tracing; otherwise one program serves all.
     known = isinstance(lower, int) and isinstance(upper, int)
     if (unroll is None or known) and (program := program_of(body_fun)):
-        run = _compiled_fori if unroll is None else _compiled_fori_unrolled
-        return run(program, unroll, lower, upper, init_val)
+        compiled = _compiled_fori if unroll is None else _compiled_fori_unrolled
+        run = partial(compiled, program, unroll, lower, upper, init_val)
+        return _run_program(run, "fori_loop", body_fun, (0, init_val))
     return _fori(body_fun, unroll, lower, upper, init_val)
+
+
+def _bound(value: Any) -> Any:
+    """A bound of a loop, which a Variable may hold."""
+    return value.__jax_array__() if _core.is_variable(value) else value
 
 
 def _fori(body_fun: Function, unroll: Any, lower: Any, upper: Any, init_val: Any, /) -> Any:
     loop = _Loop("fori_loop", body_fun, (jnp.asarray(lower),), init_val)
-    return loop.finish(jax.lax.fori_loop(lower, upper, loop, loop.start(), unroll=unroll))
+    run = partial(jax.lax.fori_loop, unroll=unroll)
+    return loop.finish(loop.call.run(run, lower, upper, loop, loop.start()))
 
 
 def _fori_program(program: Program, unroll: Any, lower: Any, upper: Any, init_val: Any, /) -> Any:

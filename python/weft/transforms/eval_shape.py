@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from weft import _core
-from weft.transforms._lift import Call, Function
+from weft.errors import format_path
+from weft.transforms._lift import Call, Function, naming
 
 __all__ = ["eval_shape"]
 
@@ -39,10 +40,11 @@ def eval_shape(f: Function, *args: Any, **kwargs: Any) -> Any:
         nonlocal structure
         (inner_args, inner_kwargs), _ = _core.unflatten(call.graphdef, leaves)
         result = f(*inner_args, **inner_kwargs)
-        walked = _core.flatten_call((result,), {}, frozenset(), frozenset())
+        with naming(lambda path: format_path(path[1:], "the result")):
+            walked = _core.flatten_call((result,), {}, frozenset(), frozenset())
         structure = walked.graphdef
         return tuple(walked.leaves)
 
-    shapes = jax.eval_shape(flat, tuple(call.leaves))
+    shapes = call.run(jax.eval_shape, flat, tuple(call.leaves))
     ((result,), _), _ = _core.unflatten(structure, shapes)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,12 @@ from weft.transforms._lift import (
     Call,
     Function,
     function_name,
+    is_jax_value,
     normalize_argnums,
+    part_label,
     trace,
     transform,
+    type_of,
 )
 from weft.transforms._mapping import (
     DEFAULT_STATE_AXES,
@@ -27,6 +31,7 @@ from weft.transforms._mapping import (
     NewState,
     Part,
     Resolver,
+    output_label,
 )
 from weft.transforms.axes import StateSharding
 from weft.transforms.vmap import MappedBody, slices
@@ -138,7 +143,8 @@ def pmap(
         key = call.graphdef, roles, size, given
         body, mapped = bodies.get(key, lambda: make(call, roles, size, given))
         leaves = slices(call.leaves, roles, size)
-        aside, groups = mapped(
+        aside, groups = call.run(
+            mapped,
             tuple(leaf for i, leaf in enumerate(leaves) if i in given),
             tuple(leaf for i, leaf in enumerate(leaves) if i not in given),
             # JAX wants something mapped to see the number of slices by.
@@ -257,6 +263,10 @@ def shard_map(
         settings["mesh"] = mesh
     bodies: Bodies[tuple[_ShardBody, Function]] = Bodies()
 
+    def sizes() -> dict[Hashable, int]:
+        shape = (jax.sharding.get_abstract_mesh() if mesh is None else mesh).shape
+        return {name: size for name, size in shape.items() if name in (axis_names or shape)}
+
     def make(call: Call, specs: tuple[Any, ...]) -> tuple[_ShardBody, Function]:
         body = _ShardBody(options, f, call.graphdef, specs)
         mapped = jax.shard_map(
@@ -274,10 +284,56 @@ def shard_map(
         call = Call.collect("shard_map", f, args, {})
         specs = _SpecResolver(call, options).roles()
         body, mapped = bodies.get((call.graphdef, specs), lambda: make(call, specs))
-        aside, groups = mapped(tuple(call.leaves))
+        body.misfits = None
+        try:
+            aside, groups = call.run(mapped, tuple(call.leaves))
+        except ValueError as error:
+            message = _misfits(call, specs, sizes()) or body.misfits
+            if message is None:
+                raise
+            raise ValueError(f"shard_map of {function_name(f)}: {message}") from error
         return call.finish(aside.value[0], body.gather(aside.value, groups))
 
     return shard_map_wrapper
+
+
+def _misfits(call: Call, specs: Sequence[Any], sizes: Mapping[Hashable, int]) -> str | None:
+    """Which arguments cannot be split as their specs say, in words; None if all can."""
+    if not sizes:  # there is no mesh, which is JAX's to say
+        return None
+    found = []
+    for leaf, (value, spec) in enumerate(zip(call.leaves, specs, strict=True)):
+        for number, part in enumerate(jax.tree_util.tree_leaves(value)):
+            reason = _misfit(np.shape(part), spec, sizes)
+            if reason is not None:
+                label = part_label(call.label(leaf), value, number)
+                found.append(f"{label}, {type_of(part)} under {spec}, {reason}")
+    if not found:
+        return None
+    return (
+        f"in_specs do not fit the arguments: {'; '.join(found)}. Give specs that fit (P() hands the "
+        "whole array to each device), or pad the arrays."
+    )
+
+
+def _misfit(
+    shape: tuple[int, ...], spec: PartitionSpec, sizes: Mapping[Hashable, int]
+) -> str | None:
+    """Why an array cannot be split as `spec` says; None if it can."""
+    if len(spec) > len(shape):
+        return f"has {len(shape)} axes where the spec describes {len(spec)}"
+    for axis, entry in enumerate(spec):
+        names = entry if isinstance(entry, tuple) else () if entry is None else (entry,)
+        for name in names:
+            if name not in sizes:
+                known = ", ".join(map(repr, sizes))
+                return f"would be split over {name!r}, but the axes to split over are {known}"
+        parts = math.prod(sizes[name] for name in names)
+        if shape[axis] % parts:
+            return (
+                f"has {shape[axis]} along axis {axis}, which is not a multiple of {parts} devices"
+            )
+    return None
 
 
 class _ShardBody:
@@ -295,6 +351,8 @@ class _ShardBody:
         self.graphdef = graphdef
         self.in_specs = specs
         self.out_specs = _all_specs(specs, options.in_axes, options.out_axes)
+        # What the last trace found wrong with its outputs, in case that JAX complains of it.
+        self.misfits: str | None = None
 
     def __call__(self, leaves: tuple[Any, ...]) -> tuple[Aside, tuple[tuple[Any, ...], ...]]:
         new: Any = None
@@ -319,9 +377,54 @@ class _ShardBody:
         members = [
             [i for i, spec in enumerate(specs) if spec == candidate] for candidate in self.out_specs
         ]
+        self.misfits = self._unequal(effects, out, specs)
         return Aside((effects, members)), tuple(tuple(out[i] for i in group) for group in members)
 
+    def _unequal(
+        self, effects: _core.Effects, out: Sequence[Any], specs: Sequence[PartitionSpec]
+    ) -> str | None:
+        """Which outputs differ between devices whose specs do not say so, in words."""
+        found = []
+        axes: dict[Hashable, None] = {}
+        for (kind, _, path), value, spec in zip(effects.outputs(), out, specs, strict=True):
+            named = _axes_of(spec)
+            varying = {
+                axis
+                for part in jax.tree_util.tree_leaves(value)
+                for axis in _varying(part)
+                if axis not in named
+            }
+            if varying:
+                found.append(f"{output_label(self.function, kind, path)} under {spec}")
+                axes.update(dict.fromkeys(sorted(varying, key=str)))
+        if not found:
+            return None
+        along = ", ".join(map(repr, axes))
+        return (
+            f"values differ between devices along mesh axis {along}, but come back under specs by "
+            f"which they are replicated along it: {'; '.join(found)}. Make them equal inside the "
+            f"function, for example with jax.lax.pmean(value, {next(iter(axes))!r}), or give specs "
+            "that name the axis."
+        )
+
     gather = MappedBody.gather
+
+
+def _varying(value: Any) -> frozenset[Hashable]:
+    """The mesh axes along which a value differs between devices, as far as JAX keeps account."""
+    if not is_jax_value(value):
+        return frozenset()
+    of_type = jax.typeof(value)
+    if hasattr(of_type, "vma"):  # until jax 0.10
+        return of_type.vma
+    return getattr(getattr(of_type, "mat", None), "varying", frozenset())
+
+
+def _axes_of(spec: PartitionSpec) -> frozenset[Hashable]:
+    """The mesh axes that a spec names."""
+    return frozenset(
+        name for entry in spec for name in (entry if isinstance(entry, tuple) else (entry,))
+    )
 
 
 def _all_specs(*trees: Any) -> tuple[PartitionSpec, ...]:

@@ -75,7 +75,7 @@ def remat(
         static = normalize_argnums("remat", "static_argnums", numbers, f, len(args))
         call = Call.collect("remat", f, args, kwargs, frozenset(static))
         body = bodies.get(call.graphdef, lambda: make(call.graphdef))
-        aside, out = body(tuple(call.leaves))
+        aside, out = call.run(body, tuple(call.leaves))
         return call.finish(aside.value, as_arrays(out))
 
     return remat_wrapper
