@@ -281,85 +281,81 @@ nb::object apply_structure(const Effects &effects, const std::vector<nb::object>
 
 // ---- descriptions for Python ----------------------------------------------------------------------------------------
 
-// Paths of the leaves of `after`: those that continue an input by its path, new ones below the attribute that was set,
-// the result's by position.
-std::vector<nb::object> after_paths(const Effects &effects) {
+// Paths of the leaves of `after` that continue no input: below the attribute that was set, the result's by position;
+// kNone where there is none. Tuples are left to the caller, since in a deep graph few of the paths are asked for.
+std::vector<uint32_t> new_leaf_paths(const Effects &effects, PathTree &tree) {
   const GraphDef &before = effects.before_def(), &after = effects.after_def();
-  std::vector<nb::object> paths(after.n_leaves()), ref_path;
+  std::vector<uint32_t> leaf_path(after.n_leaves(), kNone);
   std::vector<bool> defined(after.n_refs(), false), changed(before.n_refs(), false);
   for (const AttributeChange &set : effects.sets) changed[set.ref] = true;
-  ref_path = paths_of_references(before, changed);
-  ref_path.resize(after.n_refs());
-  nb::tuple known = leaf_paths(before);
-  auto expression = [&](uint32_t begin, const nb::list &base) {
+  std::vector<uint32_t> ref_path = paths_of_references(before, changed, tree);
+  ref_path.resize(after.n_refs(), kNone);
+  auto expression = [&](uint32_t begin, uint32_t base) {
     struct Level {
       const Item *item;
       uint32_t next;
+      uint32_t path;
     };
     std::vector<Level> levels;
     uint32_t end = after.skip(begin);
     for (uint32_t at = begin; at < end; ++at) {
       while (!levels.empty() && levels.back().next == levels.back().item->n) levels.pop_back();
       const Item &item = after.items[at];
-      if (!levels.empty()) ++levels.back().next;
-      if (item.op == Op::Leaf || item.op == Op::Ref) {
-        nb::list path;
-        for (nb::handle key : base) path.append(key);
-        for (const Level &level : levels) {
-          uint32_t index = level.next - 1;
-          PyObject *keys = level.item->op == Op::Dict  ? after.constant(level.item->constant)
-                           : level.item->op > Op::Dict ? after.constant(level.item->constant + 1)
-                                                       : nullptr;
-          path.append(keys != nullptr ? nb::borrow<nb::object>(py::tuple_item(keys, static_cast<Py_ssize_t>(index)))
-                                      : nb::object(nb::int_(index)));
-        }
-        nb::object done = nb::tuple(path);
-        if (item.op == Op::Leaf) paths[item.n] = done;
-        if (item.op == Op::Ref && !ref_path[item.n].is_valid()) ref_path[item.n] = done;
+      uint32_t path = base;
+      if (!levels.empty()) {
+        Level &level = levels.back();
+        uint32_t index = level.next++;
+        if (item.op == Op::Static || item.op == Op::None) continue;
+        PyObject *keys = level.item->op == Op::Dict  ? after.constant(level.item->constant)
+                         : level.item->op > Op::Dict ? after.constant(level.item->constant + 1)
+                                                     : nullptr;
+        path = tree.add(level.path, keys != nullptr
+                                        ? nb::borrow<nb::object>(py::tuple_item(keys, static_cast<Py_ssize_t>(index)))
+                                        : nb::object(nb::int_(index)));
       }
-      if (item.op >= Op::Tuple) levels.push_back({&item, 0});
+      if (item.op == Op::Leaf) leaf_path[item.n] = path;
+      if (item.op == Op::Ref && ref_path[item.n] == kNone) ref_path[item.n] = path;
+      if (item.op >= Op::Tuple) levels.push_back({&item, 0, path});
     }
   };
   auto define = [&](uint32_t r) {
     const RefDef &ref = after.refs[r];
     if (ref.kind == Kind::Variable) {
-      paths[ref.leaf] = ref_path[r];
+      leaf_path[ref.leaf] = ref_path[r];
       return;
     }
+    if (ref_path[r] == kNone) return;
     const NodeType *info = node_type(after.ref_type(r));
+    bool int_keys = info->layout && info->layout->int_keys;
     for (uint32_t c = 0; c < ref.n_children; ++c) {
-      if (!ref_path[r].is_valid()) break;
-      nb::list base;
-      for (nb::handle key : ref_path[r]) base.append(key);
       PyObject *key = py::tuple_item(after.constant(ref.keys), static_cast<Py_ssize_t>(c));
-      bool int_keys = info->layout && info->layout->int_keys;
-      if (key != info->transparent.ptr()) base.append(int_keys ? index_or_name(key) : nb::borrow<nb::object>(key));
-      expression(after.child_items[ref.children + c], base);
+      uint32_t path = ref_path[r];
+      if (key != info->transparent.ptr()) {
+        path = tree.add(path, int_keys ? index_or_name(key) : nb::borrow<nb::object>(key));
+      }
+      expression(after.child_items[ref.children + c], path);
     }
   };
   for (uint32_t r = 0; r < effects.n_known(); ++r) {
     if (changed[r]) define(r);
   }
-  nb::list root_base;
-  expression(after.root_begin, root_base);
+  expression(after.root_begin, PathTree::kRoot);
   // New references get their path from whoever reaches them first; one pass per generation of new references.
   for (bool progress = true; progress;) {
     progress = false;
     for (uint32_t r = effects.n_known(); r < after.n_refs(); ++r) {
-      if (defined[r] || !ref_path[r].is_valid()) continue;
+      if (defined[r] || ref_path[r] == kNone) continue;
       defined[r] = progress = true;
       define(r);
     }
   }
-  for (uint32_t leaf = 0; leaf < after.n_leaves(); ++leaf) {
-    if (effects.input_of[leaf] != kNone) paths[leaf] = known[effects.input_of[leaf]];
-  }
-  return paths;
+  return leaf_path;
 }
 
 nb::object outputs(const Effects &effects) {
   const GraphDef &after = effects.after_def();
-  std::vector<nb::object> paths = after_paths(effects);
+  PathTree tree;
+  std::vector<uint32_t> new_paths = new_leaf_paths(effects, tree);
   std::vector<bool> in_result(after.n_leaves(), false);
   std::vector<uint32_t> position(after.n_leaves(), 0);
   uint32_t count = 0;
@@ -370,11 +366,13 @@ nb::object outputs(const Effects &effects) {
   }
   nb::list rows;
   for (uint32_t leaf : effects.out_leaf) {
-    nb::object path = paths[leaf].is_valid() ? paths[leaf] : nb::make_tuple();
+    uint32_t known = effects.input_of[leaf];
+    nb::object path = known != kNone ? nb::object(leaf_paths(effects.before_def())[known])
+                                     : tree.tuple(new_paths[leaf] != kNone ? new_paths[leaf] : PathTree::kRoot);
     if (in_result[leaf]) {
       rows.append(nb::make_tuple("result", position[leaf], path));
-    } else if (effects.input_of[leaf] != kNone) {
-      rows.append(nb::make_tuple("leaf", effects.input_of[leaf], path));
+    } else if (known != kNone) {
+      rows.append(nb::make_tuple("leaf", known, path));
     } else {
       rows.append(nb::make_tuple("new", -1, path));
     }

@@ -16,16 +16,19 @@ namespace {
 
 nb::object *g_graphdef_type = nullptr;
 
-// Depth-first over the expressions of a GraphDef in canonical order. `Visitor` receives every item with the path that
-// leads to it; a reference's definition is entered at its first occurrence.
+// Depth-first over the expressions of a GraphDef in canonical order, item by item, so that two can go in step. Keeps
+// the path that leads to the item; a reference's definition is entered at its first occurrence.
 class Traversal {
  public:
   explicit Traversal(const GraphDef &def) : def_(def), seen_(def.n_refs(), false) {}
 
-  template <typename Visitor>
-  void run(Visitor &&visit) {
-    if (def_.items.size() <= def_.root_begin) return;
-    expression(def_.root_begin, visit);
+  // Goes to the next item; false after the last.
+  bool next() {
+    if (item_ == nullptr) {
+      if (def_.items.size() <= def_.root_begin) return false;
+      expression(def_.root_begin);
+      return true;
+    }
     while (!frames_.empty()) {
       Frame &frame = frames_.back();
       if (frame.next == frame.count) {
@@ -38,15 +41,23 @@ class Traversal {
       }
       uint32_t child = frame.next++;
       path_.resize(frame.path_size);
+      kept_ = frame.path_size;
       push_key(frame, child);
       uint32_t at = frame.ref == kNone ? frame.cursor : def_.child_items[def_.refs[frame.ref].children + child];
       size_t parent = frames_.size() - 1;
-      bool opened = expression(at, visit);
+      bool opened = expression(at);
       if (!opened && frames_[parent].ref == kNone) frames_[parent].cursor = at + 1;
+      return true;
     }
+    return false;
   }
 
+  const Item &item() const { return *item_; }
+  // True where a reference is reached for the first time, as opposed to shared.
+  bool first() const { return first_; }
   const std::vector<nb::object> &path() const { return path_; }
+  // How many leading keys of the path were there at the previous item too; at most one key is new.
+  size_t kept() const { return kept_; }
   nb::tuple path_tuple() const {
     nb::object result = py::checked(PyTuple_New(static_cast<Py_ssize_t>(path_.size())));
     for (size_t i = 0; i < path_.size(); ++i) {
@@ -67,14 +78,13 @@ class Traversal {
     bool int_keys;
   };
 
-  // Visits the item at `at`; true if a frame was opened for its children.
-  template <typename Visitor>
-  bool expression(uint32_t at, Visitor &&visit) {
+  // Stops at the item at `at`; true if a frame was opened for its children.
+  bool expression(uint32_t at) {
     const Item &item = def_.items[at];
-    bool first = item.op == Op::Ref && !seen_[item.n];
-    visit(item, first);
+    item_ = &item;
+    first_ = item.op == Op::Ref && !seen_[item.n];
     if (item.op == Op::Ref) {
-      if (!first) return false;
+      if (!first_) return false;
       seen_[item.n] = true;
       const RefDef &def = def_.refs[item.n];
       if (def.kind == Kind::Variable) return false;
@@ -123,6 +133,9 @@ class Traversal {
   }
 
   const GraphDef &def_;
+  const Item *item_ = nullptr;  // among those of `def_`, which are complete; null before the first
+  bool first_ = false;
+  size_t kept_ = 0;
   std::vector<bool> seen_;
   std::vector<Frame> frames_;
   std::vector<nb::object> path_;
@@ -140,10 +153,9 @@ nb::object none_if_null(PyObject *object) { return object != nullptr ? nb::borro
 
 // ---- differences and repr -------------------------------------------------------------------------------------------
 
-// One line of a structure: what stands at a path. Equal rows at equal positions mean equal structures.
+// What stands at one place of a structure, but for the path: in a deep graph all paths together are far larger than the
+// graph. Equal rows at equal places mean equal structures.
 struct Row {
-  nb::tuple path;
-  nb::object shown;  // what a message shows for it
   Op op;
   uint32_t n;  // reference id, child count
   bool first;
@@ -154,55 +166,57 @@ struct Row {
 
 std::string type_label(PyObject *type) { return py::text(nb::borrow<nb::object>(type).attr("__name__")); }
 
-Row make_row(const GraphDef &def, const Traversal &walk, const Item &item, bool first) {
-  static const char *const names[] = {"array", "reference", "static",     "None",   "tuple",
-                                      "list",  "dict",      "namedtuple", "pytree", "mapping"};
-  Row row{walk.path_tuple(), nb::none(), item.op, item.n, first};
+Row row_at(const GraphDef &def, const Traversal &walk) {
+  const Item &item = walk.item();
+  Row row{item.op, item.n, walk.first()};
   switch (item.op) {
-    case Op::Static:
-      row.constant = item.constant;
-      row.shown = nb::borrow<nb::object>(def.constant(item.constant));
+    case Op::Leaf:
+      row.n = 0;
       break;
     case Op::Ref: {
       const RefDef &ref = def.refs[item.n];
       row.constant = ref.type;
-      nb::object type = nb::borrow<nb::object>(def.constant(ref.type));
-      row.shown = first ? type : nb::object(nb::str(("shared " + type_label(type.ptr())).c_str()));
       row.marks = ref.kind == Kind::Object;
-      if (first && ref.extra != kNone) row.extra = ref.extra;
+      if (row.first && ref.extra != kNone) row.extra = ref.extra;
       break;
     }
-    case Op::Leaf:
-      row.n = 0;
-      row.shown = nb::str("array");
-      break;
+    case Op::Static:
     case Op::Dict:
-      row.constant = item.constant;
-      row.shown = nb::str("dict");
-      break;
     case Op::NamedTuple:
     case Op::Pytree:
     case Op::Mapping:
       row.constant = item.constant;
-      row.shown = nb::borrow<nb::object>(def.constant(item.constant));
       break;
-    default:
-      row.shown = nb::str(
-          item.op == Op::None
-              ? "None"
-              : (std::string(names[static_cast<size_t>(item.op)]) + " of length " + std::to_string(item.n)).c_str());
+    case Op::None:
+    case Op::Tuple:
+    case Op::List:
+      break;
   }
   return row;
 }
 
-std::vector<Row> rows(const GraphDef &def) {
-  std::vector<Row> result;
-  Traversal walk(def);
-  walk.run([&](const Item &item, bool first) { result.push_back(make_row(def, walk, item, first)); });
-  return result;
+// What a message shows for a row.
+nb::object shown(const GraphDef &def, const Row &row) {
+  auto text = [](const std::string &value) -> nb::object { return nb::str(value.c_str()); };
+  switch (row.op) {
+    case Op::Leaf:
+      return text("array");
+    case Op::None:
+      return text("None");
+    case Op::Dict:
+      return text("dict");
+    case Op::Tuple:
+      return text("tuple of length " + std::to_string(row.n));
+    case Op::List:
+      return text("list of length " + std::to_string(row.n));
+    case Op::Ref:
+      if (!row.first) return text("shared " + type_label(def.constant(row.constant)));
+      break;
+    default:
+      break;
+  }
+  return nb::borrow<nb::object>(def.constant(row.constant));
 }
-
-bool equal_paths(const nb::tuple &a, const nb::tuple &b) { return py::equal(a.ptr(), b.ptr()); }
 
 nb::object missing() { return nb::str("<absent>"); }
 
@@ -216,45 +230,103 @@ bool same_constant(const GraphDef &a, uint32_t i, const GraphDef &b, uint32_t j)
 
 // A static by what it is and, where that is what differs, by what it reads.
 std::pair<nb::object, nb::object> shown_statics(const GraphDef &was, const Row &a, const GraphDef &is, const Row &b) {
+  nb::object there = shown(was, a), here = shown(is, b);
   const Reading *then = was.reading(a.constant), *now = is.reading(b.constant);
-  if (a.op != Op::Static || b.op != Op::Static || then == nullptr || now == nullptr) return {a.shown, b.shown};
+  if (a.op != Op::Static || b.op != Op::Static || then == nullptr || now == nullptr) return {there, here};
   auto [before, after] = then->difference(*now);
-  if (before.empty() || after.empty()) return {a.shown, b.shown};
+  if (before.empty() || after.empty()) return {there, here};
   auto with = [](const nb::object &value, const std::string &read) {
     nb::object name = nb::getattr(value, "__qualname__", nb::none());
     return nb::str((py::text(name.is_none() ? nb::repr(value) : nb::str(name)) + " with " + read).c_str());
   };
-  return {with(a.shown, before), with(b.shown, after)};
+  return {with(there, before), with(here, after)};
 }
 
-nb::object row_difference(const GraphDef &was, const Row &a, const GraphDef &is, const Row &b, Marks marks) {
+// What a message shows for two rows at one path; none if they are equal.
+std::optional<std::pair<nb::object, nb::object>> row_difference(const GraphDef &was, const Row &a, const GraphDef &is,
+                                                                const Row &b, Marks marks) {
   // Which keys a dict has shows at the keys themselves.
   if (a.op != b.op || a.first != b.first || (a.op != Op::Dict && !same_constant(was, a.constant, is, b.constant))) {
-    auto [before, after] = shown_statics(was, a, is, b);
-    return nb::make_tuple(a.path, before, after);
+    return shown_statics(was, a, is, b);
   }
   bool ignored = marks == Marks::Ignore && a.marks;
   if (!ignored && !same_constant(was, a.extra, is, b.extra)) {
-    auto shown = [](const GraphDef &def, uint32_t extra) {
+    auto held = [](const GraphDef &def, uint32_t extra) {
       return extra == kNone ? nb::object(nb::dict()) : nb::borrow<nb::object>(def.constant(extra));
     };
-    return nb::make_tuple(a.path, shown(was, a.extra), shown(is, b.extra));
+    return std::pair{held(was, a.extra), held(is, b.extra)};
   }
-  if (a.n == b.n || a.op == Op::Dict) return nb::none();
-  return nb::make_tuple(a.path, a.shown, b.shown);
+  if (a.n == b.n || a.op == Op::Dict) return std::nullopt;
+  return std::pair{shown(was, a), shown(is, b)};
+}
+
+// True if both are at equal paths, given that they were one item ago: only what changed since is compared.
+bool still_together(const Traversal &a, const Traversal &b) {
+  const std::vector<nb::object> &left = a.path(), &right = b.path();
+  if (left.size() != right.size()) return false;
+  for (size_t i = std::min(a.kept(), b.kept()); i < left.size(); ++i) {
+    if (!py::equal(left[i].ptr(), right[i].ptr())) return false;
+  }
+  return true;
+}
+
+// True if something stands at `path`. Remembers how far the last path agreed, instead of comparing each from its start.
+bool shows(const GraphDef &def, const std::vector<nb::object> &path) {
+  Traversal walk(def);
+  size_t agreed = 0;
+  while (walk.next()) {
+    const std::vector<nb::object> &here = walk.path();
+    agreed = std::min(agreed, walk.kept());
+    while (agreed < here.size() && agreed < path.size() && py::equal(here[agreed].ptr(), path[agreed].ptr())) ++agreed;
+    if (agreed == here.size() && agreed == path.size()) return true;
+  }
+  return false;
+}
+
+nb::object difference_in_step(const GraphDef &a, const GraphDef &b, Marks marks) {
+  Traversal left(a), right(b);
+  while (true) {
+    bool in_left = left.next(), in_right = right.next();
+    if (!in_left && !in_right) return nb::none();
+    bool only_left = in_left && !in_right, only_right = in_right && !in_left;
+    if (in_left && in_right && !still_together(left, right)) {
+      // One side has an entry the other lacks: the one whose path the other side never shows.
+      only_left = !shows(b, left.path());
+      only_right = !only_left;
+    }
+    if (only_left) return nb::make_tuple(left.path_tuple(), shown(a, row_at(a, left)), missing());
+    if (only_right) return nb::make_tuple(right.path_tuple(), missing(), shown(b, row_at(b, right)));
+    if (auto difference = row_difference(a, row_at(a, left), b, row_at(b, right), marks)) {
+      return nb::make_tuple(left.path_tuple(), difference->first, difference->second);
+    }
+  }
 }
 
 std::string repr_of(const GraphDef &def) {
   std::string text = "GraphDef(" + std::to_string(def.n_refs()) + " references, " + std::to_string(def.n_leaves()) +
                      " leaves, hash=" + std::to_string(def.hash % 0xffffff) + ")";
-  for (const Row &row : rows(def)) {
-    std::string path;
-    for (nb::handle key : row.path) path += (path.empty() ? "" : ".") + py::text(nb::str(key));
-    text += "\n  " + (path.empty() ? std::string("<root>") : path) + ": ";
-    text += row.op == Op::Static ? py::text(nb::repr(row.shown))
+  // The path as text, and how long it was at each key: only what changes from line to line is made anew.
+  std::string path;
+  std::vector<size_t> before_key;
+  Traversal walk(def);
+  while (walk.next()) {
+    if (walk.kept() < before_key.size()) {
+      path.resize(before_key[walk.kept()]);
+      before_key.resize(walk.kept());
+    }
+    for (size_t i = before_key.size(); i < walk.path().size(); ++i) {
+      before_key.push_back(path.size());
+      path += (path.empty() ? "" : ".") + py::text(nb::str(walk.path()[i]));
+    }
+    Row row = row_at(def, walk);
+    nb::object what = shown(def, row);
+    text += "\n  ";
+    text += path.empty() ? "<root>" : path;
+    text += ": ";
+    text += row.op == Op::Static ? py::text(nb::repr(what))
             : row.op == Op::Ref && row.first
-                ? type_label(row.shown.ptr()) + " #" + std::to_string(row.n)
-                : py::text(nb::str(row.shown)) + (row.op == Op::Ref ? " #" + std::to_string(row.n) : "");
+                ? type_label(what.ptr()) + " #" + std::to_string(row.n)
+                : py::text(nb::str(what)) + (row.op == Op::Ref ? " #" + std::to_string(row.n) : "");
     if (row.extra != kNone && !row.marks) text += " " + py::text(nb::repr(nb::handle(def.constant(row.extra))));
   }
   return text;
@@ -730,38 +802,62 @@ nb::tuple leaf_paths(const GraphDef &def) {
   if (!def.paths_cache.is_valid()) {
     std::vector<nb::object> paths(def.n_leaves(), nb::make_tuple());
     Traversal walk(def);
-    walk.run([&](const Item &item, bool first) {
+    while (walk.next()) {
+      const Item &item = walk.item();
       if (item.op == Op::Leaf) paths[item.n] = walk.path_tuple();
-      if (item.op == Op::Ref && first && def.refs[item.n].kind == Kind::Variable) {
+      if (item.op == Op::Ref && walk.first() && def.refs[item.n].kind == Kind::Variable) {
         paths[def.refs[item.n].leaf] = walk.path_tuple();
       }
-    });
+    }
     def.paths_cache = to_tuple(paths);
   }
   return nb::borrow<nb::tuple>(def.paths_cache);
 }
 
-std::vector<nb::object> paths_of_references(const GraphDef &def, const std::vector<bool> &wanted) {
-  std::vector<nb::object> paths(def.n_refs());
+uint32_t PathTree::add(uint32_t parent, nb::object key) {
+  steps_.push_back({parent, length(parent) + 1, std::move(key)});
+  return static_cast<uint32_t>(steps_.size());
+}
+
+nb::tuple PathTree::tuple(uint32_t path) const {
+  nb::object result = py::checked(PyTuple_New(static_cast<Py_ssize_t>(length(path))));
+  for (; path != kRoot; path = steps_[path - 1].parent) {
+    const Step &step = steps_[path - 1];
+    py::tuple_init(result.ptr(), static_cast<Py_ssize_t>(step.length) - 1, nb::object(step.key).release().ptr());
+  }
+  return nb::steal<nb::tuple>(result.release());
+}
+
+std::vector<uint32_t> paths_of_references(const GraphDef &def, const std::vector<bool> &wanted, PathTree &paths) {
+  std::vector<uint32_t> result(def.n_refs(), kNone);
+  std::vector<uint32_t> trail{PathTree::kRoot};  // of the current path's beginnings, as many as were asked for
   Traversal walk(def);
-  walk.run([&](const Item &item, bool first) {
-    if (item.op == Op::Ref && first && wanted[item.n]) paths[item.n] = walk.path_tuple();
-  });
-  return paths;
+  while (walk.next()) {
+    trail.resize(std::min(trail.size(), walk.kept() + 1));
+    const Item &item = walk.item();
+    if (item.op != Op::Ref || !walk.first() || !wanted[item.n]) continue;
+    for (size_t i = trail.size() - 1; i < walk.path().size(); ++i) {
+      trail.push_back(paths.add(trail.back(), walk.path()[i]));
+    }
+    result[item.n] = trail.back();
+  }
+  return result;
 }
 
 nb::object path_of_reference(const GraphDef &def, uint32_t ref) {
-  std::vector<bool> wanted(def.n_refs(), false);
-  wanted.at(ref) = true;
-  nb::object path = paths_of_references(def, wanted)[ref];
-  return path.is_valid() ? path : nb::make_tuple();
+  Traversal walk(def);
+  while (walk.next()) {
+    if (walk.item().op == Op::Ref && walk.item().n == ref) return walk.path_tuple();
+  }
+  return nb::make_tuple();
 }
 
 nb::tuple ref_paths(const GraphDef &def) {
   if (!def.ref_paths_cache.is_valid()) {
-    std::vector<nb::object> paths = paths_of_references(def, std::vector<bool>(def.n_refs(), true));
-    for (nb::object &path : paths) {
-      if (!path.is_valid()) path = nb::make_tuple();
+    std::vector<nb::object> paths(def.n_refs(), nb::make_tuple());
+    Traversal walk(def);
+    while (walk.next()) {
+      if (walk.item().op == Op::Ref && walk.first()) paths[walk.item().n] = walk.path_tuple();
     }
     def.ref_paths_cache = to_tuple(paths);
   }
@@ -770,30 +866,8 @@ nb::tuple ref_paths(const GraphDef &def) {
 
 nb::object first_difference(const GraphDef &a, const GraphDef &b) {
   if (a.equals(b)) return nb::none();
-  std::vector<Row> left = rows(a), right = rows(b);
-  size_t n = std::min(left.size(), right.size());
-  for (size_t i = 0; i < n; ++i) {
-    if (!equal_paths(left[i].path, right[i].path)) {
-      // One side has an entry the other lacks: the one whose path the other side never shows.
-      auto shows = [](const std::vector<Row> &side, const nb::tuple &path) {
-        for (const Row &row : side) {
-          if (equal_paths(row.path, path)) return true;
-        }
-        return false;
-      };
-      if (!shows(right, left[i].path)) return nb::make_tuple(left[i].path, left[i].shown, missing());
-      return nb::make_tuple(right[i].path, missing(), right[i].shown);
-    }
-    nb::object difference = row_difference(a, left[i], b, right[i], Marks::Ignore);
-    if (!difference.is_none()) return difference;
-  }
-  if (left.size() > n) return nb::make_tuple(left[n].path, left[n].shown, missing());
-  if (right.size() > n) return nb::make_tuple(right[n].path, missing(), right[n].shown);
-  for (size_t i = 0; i < n; ++i) {
-    nb::object difference = row_difference(a, left[i], b, right[i], Marks::Compare);
-    if (!difference.is_none()) return difference;
-  }
-  return nb::none();
+  nb::object difference = difference_in_step(a, b, Marks::Ignore);
+  return difference.is_none() ? difference_in_step(a, b, Marks::Compare) : difference;
 }
 
 void bind_graphdef(nb::module_ &m) {

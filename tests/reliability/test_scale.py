@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import time
+import tracemalloc
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 import weft as nnx
+from weft import _core
 
 from .record import works_or_names
 
@@ -144,6 +146,94 @@ def test_time_grows_linearly_with_depth() -> None:
     short, long = chain(2_000), chain(16_000)
     ratio = seconds(lambda: nnx.split(long)) / seconds(lambda: nnx.split(short))
     assert ratio < 32
+
+
+def tagged(depth: int, name: str, value: Any) -> Link:
+    """A chain whose innermost module has one attribute more."""
+    model = chain(depth)
+    setattr(innermost(model), name, value)
+    return model
+
+
+@pytest.mark.parametrize(
+    "other", [("tag", 2), ("zag", 1), ("tag", [1])], ids=["a value", "a name", "a kind"]
+)
+def test_differences_are_found_in_linear_time_with_depth(other: tuple[str, Any]) -> None:
+    """Paths of all that is equal on the way together take the square of the depth."""
+
+    def find(depth: int) -> Callable[[], Any]:
+        one, two = nnx.graphdef(tagged(depth, "tag", 1)), nnx.graphdef(tagged(depth, *other))
+        path = one.difference(two)[0]
+        assert len(path) == depth + 1
+        return lambda: one.difference(two)
+
+    assert seconds(find(16_000)) / seconds(find(2_000)) < 32
+
+
+def test_a_difference_100_000_deep_explains_a_retrace() -> None:
+    step = nnx.jit(lambda model: jnp.zeros(()))
+    step(tagged(DEPTH, "tag", 1))
+    step(tagged(DEPTH, "tag", 2))
+    (retrace,) = step.retraces
+    assert retrace.path.endswith(".inner.inner.tag")
+    assert (retrace.before, retrace.after) == (1, 2)
+
+
+def test_the_text_of_a_deep_structure_takes_little_more_than_itself() -> None:
+    """Each line has its whole path, so the text grows with the square of the depth; no path is kept beside it."""
+    model: Any = Link()
+    for _ in range(2_000):
+        outer = Link()
+        outer.a = model
+        model = outer
+    graphdef = nnx.graphdef(model)
+    tracemalloc.start()
+    try:
+        text = repr(graphdef)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert text.endswith(".a.a: Link #2000")
+    assert peak < 2 * len(text)
+
+
+def lengthened(depth: int) -> Callable[[Link], None]:
+    """A function that hangs a chain of new modules on its argument."""
+
+    def lengthen(model: Link) -> None:
+        model.inner = chain(depth)
+
+    return lengthen
+
+
+@pytest.mark.parametrize("transform", [nnx.jit, nnx.vmap, nnx.remat])
+def test_new_structure_is_carried_out_in_linear_time_with_depth(transform: Any) -> None:
+    def trace(depth: int) -> Callable[[], Any]:
+        def run() -> Link:
+            model = Link()
+            model.w = nnx.Param(jnp.zeros((2,)))
+            transform(lengthened(depth))(model)
+            return model
+
+        assert innermost(run()).w.value.size in (1, 2)
+        return run
+
+    assert seconds(trace(16_000)) / seconds(trace(2_000)) < 32
+
+
+def test_changes_at_every_depth_are_described_in_linear_time() -> None:
+    def outputs(depth: int) -> Callable[[], Any]:
+        before = _core.flatten(chain(depth))
+        model, refs = _core.unflatten(before.graphdef, before.leaves)
+        link: Any = model
+        while hasattr(link, "inner"):
+            link.tag = 1
+            link = link.inner
+        effects, _ = _core.trace_effects(refs, before.graphdef, before.leaves, None, True)
+        assert effects.outputs() == ()
+        return effects.outputs
+
+    assert seconds(outputs(16_000)) / seconds(outputs(2_000)) < 32
 
 
 @pytest.mark.slow
