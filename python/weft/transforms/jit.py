@@ -23,6 +23,7 @@ from weft.transforms._lift import (
     Function,
     argument_label,
     function_name,
+    is_jax_value,
     spread_prefix,
     trace,
     transform,
@@ -241,15 +242,6 @@ def _is_deleted(leaf: Any) -> bool:
     return isinstance(leaf, ArrayImpl) and leaf.is_deleted()
 
 
-def _is_jax_value(value: Any) -> bool:
-    try:
-        # A Variable may hold a pytree, whose leaves count.
-        jax.tree_util.tree_map(jax.api_util.shaped_abstractify, value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
 class _Compiled(NamedTuple):
     """What the dispatcher needs for calls of one structure."""
 
@@ -298,7 +290,7 @@ class _Compiler:
             return self._relabelled(error)
         if isinstance(error, TypeError):
             for path, leaf in zip(graphdef.paths(), leaves, strict=True):
-                if not _is_jax_value(leaf):
+                if not is_jax_value(leaf):
                     return self._caused(
                         error,
                         TypeError(
