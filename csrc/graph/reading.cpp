@@ -1,6 +1,7 @@
 #include "graph/reading.h"
 
 #include <memory>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -22,7 +23,8 @@ struct AttributeNames {
   nb::object code = intern("__code__"), globals = intern("__globals__"), closure = intern("__closure__"),
              defaults = intern("__defaults__"), keyword_defaults = intern("__kwdefaults__"), dict = intern("__dict__"),
              cell = intern("cell_contents"), self = intern("__self__"), function = intern("__func__"),
-             partial_function = intern("func"), args = intern("args"), keywords = intern("keywords");
+             name = intern("__name__"), module = intern("__module__"), partial_function = intern("func"),
+             args = intern("args"), keywords = intern("keywords");
 
   static nb::object intern(const char *name) { return py::checked(PyUnicode_InternFromString(name)); }
 };
@@ -34,6 +36,13 @@ const AttributeNames &names() {
 
 nb::object get(const nb::object &object, const nb::object &name) {
   return py::checked(PyObject_GetAttr(object.ptr(), name.ptr()));
+}
+
+// The first part of the dotted name of a module; empty for what is no name.
+std::string root_of(const nb::object &name) {
+  if (!nb::isinstance<nb::str>(name)) return {};
+  std::string text = py::text(name);
+  return text.substr(0, text.find('.'));
 }
 
 // What is remembered of code at most: a program has as many functions as it has.
@@ -92,14 +101,53 @@ nb::object content_of_cell(nb::handle cell) {
   return nb::steal<nb::object>(content);
 }
 
-// Functions, classes and modules of known packages, and objects of their types, such as transformed functions.
-bool is_constant_object(const nb::object &value) {
-  if (PyType_Check(value.ptr()) || PyObject_TypeCheck(value.ptr(), &PyModule_Type)) return from_constant_package(value);
-  return from_constant_package(nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value.ptr()))));
-}
-
 nb::object type_of(const nb::object &value) {
   return nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value.ptr())));
+}
+
+// Types of the standard library whose objects are told apart here.
+struct StandardTypes {
+  nb::object weak_reference = nb::module_::import_("weakref").attr("ref");
+  nb::object context_variable = nb::module_::import_("contextvars").attr("ContextVar");
+  nb::object method_wrapper = nb::module_::import_("types").attr("MethodWrapperType");
+  // Their objects hold nothing that changes; iterators, caches, generators and the like of the same modules do.
+  std::vector<nb::object> stateless = made_stateless();
+
+  static std::vector<nb::object> made_stateless() {
+    nb::object types = nb::module_::import_("types"), functions = nb::module_::import_("operator");
+    return {types.attr("WrapperDescriptorType"),
+            types.attr("MethodDescriptorType"),
+            types.attr("ClassMethodDescriptorType"),
+            types.attr("GetSetDescriptorType"),
+            types.attr("MemberDescriptorType"),
+            functions.attr("attrgetter"),
+            functions.attr("itemgetter"),
+            nb::borrow<nb::object>(reinterpret_cast<PyObject *>(&PyBaseObject_Type))};
+  }
+};
+
+const StandardTypes &standard_types() {
+  static const auto *made = new StandardTypes();
+  return *made;
+}
+
+bool is_module(const nb::object &value) { return PyObject_TypeCheck(value.ptr(), &PyModule_Type) != 0; }
+
+// Classes and modules of known packages, and objects of such types as have nothing that changes, such as transformed
+// functions.
+bool is_constant_object(const nb::object &value) {
+  if (PyType_Check(value.ptr()) || is_module(value)) return from_constant_package(value);
+  nb::object type = type_of(value);
+  for (const nb::object &known : standard_types().stateless) {
+    if (type.is(known)) return true;
+  }
+  std::string root = root_of(nb::getattr(type, names().module, nb::none()));
+  // Functions of numpy, but not its random generators.
+  if (root == "numpy") return PyCallable_Check(value.ptr()) != 0;
+  for (std::string_view package : {"jax", "jaxlib", "ml_dtypes", "optax", "typing", "weft"}) {
+    if (root == package) return true;
+  }
+  return false;
 }
 
 bool is_mutable_builtin(PyObject *value) {
@@ -217,7 +265,9 @@ class Reading::Capture {
         return partial(held);
       case StaticKind::Method:
         return inside(held, PartKind::Method, type_of(held), 2, [&] {
-          same(get(held, names().self));
+          // A new function that reads a method reads what the method is bound to.
+          nb::object self = get(held, names().self);
+          functions_ > 0 ? value(self) : same(self);
           value(get(held, names().function));
         });
     }
@@ -251,7 +301,25 @@ class Reading::Capture {
     same(held);
   }
 
+  // A builtin method is what it is called and bound to. Its own `==` takes an object that has changed for the same.
+  bool builtin_method(const nb::object &held) {
+    if (!PyCFunction_Check(held.ptr()) && !type_of(held).is(standard_types().method_wrapper)) return false;
+    nb::object self = get(held, names().self);
+    if (self.is_none() || is_module(self)) return false;
+    inside(held, PartKind::Method, type_of(held), 2, [&] {
+      value(self);
+      value(get(held, names().name));
+    });
+    return true;
+  }
+
   void by_equality(const nb::object &held) {
+    if (functions_ > 0) {
+      if (builtin_method(held)) return;
+      // Their hash does not tell what they lead to.
+      const StandardTypes &types = standard_types();
+      if (type_of(held).is(types.context_variable) || nb::isinstance(held, types.weak_reference)) return unknown(held);
+    }
     size_t hash = 0;
     nb::object kept = held;
     try {

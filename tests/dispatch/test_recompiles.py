@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
+import weakref
 from typing import Any
 
 import jax
@@ -43,6 +45,9 @@ class Activated(nnx.Module):
         self.activation = activation
         self.scale = nnx.Param(jnp.ones(2))
 
+    def scaled(self, x: Any) -> Any:
+        return x * self.scale.value
+
 
 def _lambda(factor: float) -> Any:
     return lambda x: x * factor
@@ -60,10 +65,22 @@ def _nested(factor: float) -> Any:
     return lambda x: inner(x)
 
 
+def _method_of_tuple(factor: float) -> Any:
+    get = (factor,).__getitem__
+    return lambda x: x * get(0)
+
+
+def _method_of_config(factor: float) -> Any:
+    times = Fixed(factor).times
+    return lambda x: times(x)
+
+
 MAKERS = {
     "lambda with a closure": _lambda,
     "defaults": _defaults,
     "function in a closure": _nested,
+    "method of a tuple": _method_of_tuple,
+    "method of a frozen object": _method_of_config,
     "partial": lambda factor: functools.partial(jnp.multiply, factor),
     "partial of a lambda": lambda factor: functools.partial(_lambda(factor)),
     "tuple of functions": lambda factor: (_lambda(factor), _defaults(factor)),
@@ -131,9 +148,69 @@ def _reads_content(content: Any, change: Any, read: Any) -> tuple[Any, Any]:
 class _Settings:
     factor = 2.0
 
+    def read(self) -> float:
+        return self.factor
+
+    @classmethod
+    def read_class(cls) -> float:
+        return cls.factor
+
+    def __neg__(self) -> float:
+        return self.factor
+
 
 def _set_factor(settings: Any) -> None:
     settings.factor = 5.0
+
+
+def _reads_method(settings: Any, get: Any) -> tuple[Any, Any]:
+    method = get(settings)
+    return lambda: lambda x: x * method(), lambda: _set_factor(settings)
+
+
+def _reads_method_of_layer() -> tuple[Any, Any]:
+    layer = Activated(lambda x: x)
+    layer.scale.value = jnp.full(2, 2.0)
+    method = layer.scaled
+
+    def change() -> None:
+        layer.scale.value = jnp.full(2, 5.0)
+
+    return lambda: lambda x: method(x), change
+
+
+@functools.lru_cache
+def _remembered() -> list[float]:
+    return []
+
+
+def _reads_what_is_remembered() -> tuple[Any, Any]:
+    _remembered()[:] = [2.0]
+    remembered = _remembered
+    return lambda: lambda x: x * remembered()[0], lambda: remembered().__setitem__(0, 5.0)
+
+
+def _reads_context() -> tuple[Any, Any]:
+    factor = contextvars.ContextVar("factor", default=2.0)
+    return lambda: lambda x: x * factor.get(), lambda: factor.set(5.0)
+
+
+class _Held(_Settings):
+    """Equal to others of its kind, as are weak references to it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+def _reads_reference(settings: Any) -> tuple[Any, Any]:
+    reference = weakref.ref(settings)
+    return lambda: lambda x: x * reference().factor, lambda: _set_factor(settings)
+
+
+_kept, _kept_equal = _Settings(), _Held()
 
 
 CHANGES = {
@@ -153,6 +230,23 @@ CHANGES = {
     "class": lambda: _reads_content(
         type("Config", (), {"factor": 2.0}), _set_factor, lambda c: c.factor
     ),
+    "method": lambda: _reads_method(_Settings(), lambda c: c.read),
+    "method of a class": lambda: _reads_method(
+        type("Config", (_Settings,), {}), lambda c: c.read_class
+    ),
+    "slot of an object": lambda: _reads_method(_Settings(), lambda c: c.__neg__),
+    "method of a layer": _reads_method_of_layer,
+    "method of a dict": lambda: _reads_content(
+        {"k": 2.0}.get, lambda get: get.__self__.update(k=5.0), lambda get: get("k")
+    ),
+    "method of a list": lambda: _reads_content(
+        [2.0].__getitem__, lambda get: get.__self__.__setitem__(0, 5.0), lambda get: get(0)
+    ),
+    "iterator": lambda: _reads_content(iter([2.0, 2.0, 5.0, 5.0]), lambda c: None, next),
+    "cache": _reads_what_is_remembered,
+    "context variable": _reads_context,
+    "weak reference": lambda: _reads_reference(_kept),
+    "weak reference to an equal object": lambda: _reads_reference(_kept_equal),
 }
 
 
@@ -182,6 +276,9 @@ class Fixed:
     """Equal by content, which cannot change."""
 
     factor: float
+
+    def times(self, x: Any) -> Any:
+        return x * self.factor
 
 
 def _rebound(values: list[Any], read: Any = lambda value: value) -> list[Any]:
