@@ -45,8 +45,25 @@ std::string root_of(const nb::object &name) {
   return text.substr(0, text.find('.'));
 }
 
+// True for the name of a module, or one inside, of a package that nobody changes while a program runs. What is not
+// imported is not known to be that.
+bool is_constant_package(const nb::object &name) {
+  std::string root = root_of(name);
+  nb::object as_text = py::checked(PyUnicode_FromStringAndSize(root.data(), static_cast<Py_ssize_t>(root.size())));
+  nb::object package = nb::steal<nb::object>(PyImport_GetModule(as_text.ptr()));
+  if (!package.is_valid() && PyErr_Occurred()) throw nb::python_error();
+  return package.is_valid() && from_constant_package(package);
+}
+
 // What is remembered of code at most: a program has as many functions as it has.
 constexpr size_t kMaxCodes = 4096;
+
+// The global that a function would read under `name`, or null. Builtins are taken for constants.
+nb::object global(const nb::object &globals, const nb::object &name) {
+  PyObject *found = PyDict_GetItemWithError(globals.ptr(), name.ptr());
+  if (found == nullptr && PyErr_Occurred()) throw nb::python_error();
+  return nb::borrow<nb::object>(found);
+}
 
 // The names that code may look up among the globals; none for code whose package does not change them.
 using Names = std::vector<nb::object>;
@@ -65,8 +82,9 @@ void collect_names(const nb::object &code, Names &names) {
   }
 }
 
-// Remembered by code, which it keeps alive.
-std::shared_ptr<const Names> names_read(const nb::object &function, const nb::object &code) {
+// Remembered by code, which it keeps alive. Whether the package changes its globals is asked of these, as they come
+// with the code: what the function says of itself may be copied from another that it wraps.
+std::shared_ptr<const Names> names_read(const nb::object &globals, const nb::object &code) {
   struct Known {
     nb::object code;
     std::shared_ptr<const Names> names;
@@ -74,7 +92,8 @@ std::shared_ptr<const Names> names_read(const nb::object &function, const nb::ob
   static auto *cache = new std::unordered_map<PyObject *, Known>();
   if (auto found = cache->find(code.ptr()); found != cache->end()) return found->second.names;
   auto read = std::make_shared<Names>();
-  if (!from_constant_package(function)) collect_names(code, *read);
+  nb::object module = global(globals, names().name);
+  if (!module.is_valid() || !is_constant_package(module)) collect_names(code, *read);
   if (cache->size() >= kMaxCodes) {
     // Swapped out first: what is released may run code.
     std::unordered_map<PyObject *, Known> dropped;
@@ -82,13 +101,6 @@ std::shared_ptr<const Names> names_read(const nb::object &function, const nb::ob
   }
   cache->emplace(code.ptr(), Known{code, read});
   return read;
-}
-
-// The global that a function would read under `name`, or null. Builtins are taken for constants.
-nb::object global(const nb::object &globals, const nb::object &name) {
-  PyObject *found = PyDict_GetItemWithError(globals.ptr(), name.ptr());
-  if (found == nullptr && PyErr_Occurred()) throw nb::python_error();
-  return nb::borrow<nb::object>(found);
 }
 
 // Null if it is empty.
@@ -186,8 +198,9 @@ bool found_in(PyObject *value, Look look, uint32_t depth = 0) {
     case StaticKind::Function: {
       if (look == Look::Changes) return false;
       nb::object function = nb::borrow<nb::object>(value);
-      return !get(function, names().closure).is_none() || !names_read(function, get(function, names().code))->empty() ||
-             !get(function, names().defaults).is_none() || !get(function, names().keyword_defaults).is_none();
+      return !get(function, names().closure).is_none() || !get(function, names().defaults).is_none() ||
+             !get(function, names().keyword_defaults).is_none() ||
+             !names_read(get(function, names().globals), get(function, names().code))->empty();
     }
     case StaticKind::Partial:
       return look == Look::ChangesAndFunctions;
@@ -381,7 +394,7 @@ class Reading::Capture {
     ++functions_;
     nb::object code = get(held, names().code), globals = get(held, names().globals);
     nb::object cells = get(held, names().closure);
-    std::shared_ptr<const Names> read = names_read(held, code);
+    std::shared_ptr<const Names> read = names_read(globals, code);
     inside(held, PartKind::Function, held, 1, [&] {
       same(code);
       add(PartKind::Same, globals);

@@ -271,6 +271,25 @@ def test_a_new_function_reads_globals_bound_again(monkeypatch: pytest.MonkeyPatc
     assert str(apply.retraces[-1]).endswith(f"model.activation: {where} 2.0 -> {where} 5.0")
 
 
+def _scaled(function: Any) -> Any:
+    @functools.wraps(function)
+    def activation(x: Any) -> Any:
+        return function(x) * RATE
+
+    return activation
+
+
+@pytest.mark.parametrize("functions", [(jnp.abs, jnp.abs), (jnp.abs, lambda x: x)])
+def test_a_function_that_wraps_one_of_jax_reads_globals(
+    functions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    apply(Activated(_scaled(functions[0])), X)
+    for rate in (2.0, 5.0, 2.0):
+        monkeypatch.setitem(globals(), "RATE", rate)
+        assert float(apply(Activated(_scaled(functions[1])), X)[0]) == rate
+
+
 @dataclasses.dataclass(frozen=True)
 class Fixed:
     """Equal by content, which cannot change."""

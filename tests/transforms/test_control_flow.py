@@ -420,10 +420,25 @@ class Setting:
     factor = 2.0
 
 
+class Named:
+    """An object that says of itself what the function does that it is made of."""
+
+    def __init__(self):
+        functools.update_wrapper(self, jnp.abs)
+
+    def __call__(self, x):
+        return x * FACTOR
+
+
+named = Named()
+
+
 READERS = {
     "global": lambda x: x * FACTOR,
     "function that is a global": lambda x: helper(x),
     "class attribute": lambda x: x * Setting.factor,
+    "function that wraps one of JAX": functools.wraps(jnp.abs)(lambda x: x * FACTOR),
+    "object that wraps one of JAX": lambda x: named(x),
     "method of a class": lambda x: type("Again", (), {"f": staticmethod(helper)}).f(x),
 }
 
