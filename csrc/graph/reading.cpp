@@ -1,5 +1,6 @@
 #include "graph/reading.h"
 
+#include <cmath>
 #include <memory>
 #include <string_view>
 #include <unordered_map>
@@ -171,6 +172,15 @@ nb::object content(const nb::object &value) {
   if (py::is_exact(value.ptr(), &PySet_Type)) return py::checked(PyFrozenSet_New(value.ptr()));
   if (py::is_exact(value.ptr(), &PyByteArray_Type)) return py::checked(PyBytes_FromObject(value.ptr()));
   return value;
+}
+
+// The hash of exact floats and complex numbers that are NaN in some part; any number would do.
+constexpr size_t kHashOfNan = 0x7ff8;
+
+bool is_nan(PyObject *value) {
+  if (py::is_exact(value, &PyFloat_Type)) return std::isnan(PyFloat_AsDouble(value));
+  if (!py::is_exact(value, &PyComplex_Type)) return false;
+  return std::isnan(PyComplex_RealAsDouble(value)) || std::isnan(PyComplex_ImagAsDouble(value));
 }
 
 // What to look for in a value.
@@ -557,9 +567,11 @@ size_t content_hash(PyObject *value) {
   return static_cast<size_t>(hash);
 }
 
-// Floats hash as Python has it: 0.0 and -0.0 hash alike, which is merely a collision.
+// Floats hash as Python has it: 0.0 and -0.0 hash alike, which is merely a collision. Except for NaN, which Python
+// hashes by address, while here it equals itself.
 size_t typed_hash(PyObject *value) {
-  return mix(pointer_hash(reinterpret_cast<PyObject *>(Py_TYPE(value))), content_hash(value));
+  const size_t hash = is_nan(value) ? kHashOfNan : content_hash(value);
+  return mix(pointer_hash(reinterpret_cast<PyObject *>(Py_TYPE(value))), hash);
 }
 
 bool scalars_equal(PyObject *a, PyObject *b) {

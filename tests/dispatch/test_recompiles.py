@@ -559,6 +559,33 @@ def test_equal_statics_that_are_not_identical_do_not_retrace() -> None:
     assert step.num_traces == 1
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: float("nan"),
+        lambda: complex("nan+1j"),
+        lambda: complex("1+nanj"),
+        lambda: (1, float("nan")),
+        lambda: functools.partial(pow, float("nan")),
+        lambda: _lambda(float("nan")),
+    ],
+)
+def test_nan_made_anew_is_the_same_static(make: Any) -> None:
+    attribute = nnx.jit(lambda model, x: x)
+    argument = nnx.jit(lambda x, static: x, static_argnums=1)
+    metadata = nnx.jit(lambda variable, x: x)
+    for _ in range(3):
+        attribute(Activated(make()), X)
+        argument(X, make())
+        metadata(nnx.Param(X, tag=make()), X)
+    assert [f.num_traces for f in (attribute, argument, metadata)] == [1, 1, 1]
+    # Other numbers are others.
+    argument(X, 0.0)
+    argument(X, complex("nan"))
+    argument(X, complex("nan+2j"))
+    assert argument.num_traces == 4
+
+
 def test_insertion_order_does_not_retrace() -> None:
     def build(names: str) -> nnx.Module:
         module = nnx.Module()
