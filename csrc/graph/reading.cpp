@@ -66,8 +66,69 @@ nb::object global(const nb::object &globals, const nb::object &name) {
   return nb::borrow<nb::object>(found);
 }
 
-// The names that code may look up among the globals; none for code whose package does not change them.
-using Names = std::vector<nb::object>;
+// What code may look up by name; nothing for code whose package does not change its globals.
+struct Names {
+  std::vector<nb::object> globals;
+  // Builtins that lead to variables which the code does not name, unless a global hides them.
+  std::vector<nb::object> reaching;
+  // Whether it imports something that may change.
+  bool imports = false;
+
+  bool empty() const { return globals.empty() && !imports; }
+};
+
+// How code says that it imports or calls what leads to other variables.
+struct Instructions {
+  nb::object list = nb::module_::import_("dis").attr("get_instructions");
+  int import_name = nb::cast<int>(nb::module_::import_("dis").attr("opmap")["IMPORT_NAME"]);
+
+  // The second and third in bodies of classes.
+  static bool loads_global(std::string_view operation) {
+    return operation == "LOAD_GLOBAL" || operation == "LOAD_NAME" || operation == "LOAD_FROM_DICT_OR_GLOBALS";
+  }
+
+  static bool is_reaching(std::string_view name) {
+    for (std::string_view known : {"globals", "locals", "vars", "eval", "exec", "__import__"}) {
+      if (name == known) return true;
+    }
+    return false;
+  }
+};
+
+const Instructions &instructions() {
+  static const auto *made = new Instructions();
+  return *made;
+}
+
+// Listing instructions takes long, and most code does nothing to list them for. One byte in two is an instruction.
+bool is_to_be_listed(const nb::object &code) {
+  nb::object bytes = code.attr("co_code");
+  const char *text = PyBytes_AsString(bytes.ptr());
+  if (text == nullptr) throw nb::python_error();
+  for (Py_ssize_t i = 0; i < PyBytes_Size(bytes.ptr()); i += 2) {
+    if (static_cast<unsigned char>(text[i]) == instructions().import_name) return true;
+  }
+  for (nb::handle name : nb::object(code.attr("co_names"))) {
+    if (Instructions::is_reaching(py::text(nb::borrow<nb::object>(name)))) return true;
+  }
+  return false;
+}
+
+void collect_instructions(const nb::object &code, Names &names) {
+  // An import follows the level of its package, 0 for absolute names, and the names that it takes.
+  nb::object level = nb::none(), last = nb::none();
+  for (nb::handle instruction : nb::object(instructions().list(code))) {
+    const std::string operation = py::text(nb::object(instruction.attr("opname")));
+    if (operation == "EXTENDED_ARG") continue;
+    nb::object argument = instruction.attr("argval");
+    if (operation == "IMPORT_NAME") {
+      if (!level.equal(nb::int_(0)) || !is_constant_package(argument)) names.imports = true;
+    } else if (Instructions::loads_global(operation) && Instructions::is_reaching(py::text(argument))) {
+      names.reaching.push_back(argument);
+    }
+    level = std::exchange(last, argument);
+  }
+}
 
 void collect_names(const nb::object &code, Names &names) {
   nb::object code_type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(code.ptr())));
@@ -75,7 +136,10 @@ void collect_names(const nb::object &code, Names &names) {
   while (!waiting.empty()) {
     nb::object next = std::move(waiting.back());
     waiting.pop_back();
-    for (nb::handle name : nb::object(next.attr("co_names"))) names.push_back(nb::borrow<nb::object>(name));
+    for (nb::handle name : nb::object(next.attr("co_names"))) {
+      names.globals.push_back(nb::borrow<nb::object>(name));
+    }
+    if (is_to_be_listed(next)) collect_instructions(next, names);
     for (nb::handle constant : nb::object(next.attr("co_consts"))) {
       // Code of functions that are defined inside.
       if (constant.type().is(code_type)) waiting.push_back(nb::borrow<nb::object>(constant));
@@ -114,9 +178,9 @@ nb::object content_of_cell(nb::handle cell) {
   return nb::steal<nb::object>(content);
 }
 
-nb::object type_of(const nb::object &value) {
-  return nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value.ptr())));
-}
+nb::object type_object(PyTypeObject *type) { return nb::borrow<nb::object>(reinterpret_cast<PyObject *>(type)); }
+
+nb::object type_of(const nb::object &value) { return type_object(Py_TYPE(value.ptr())); }
 
 // Types of the standard library whose objects are told apart here.
 struct StandardTypes {
@@ -135,7 +199,7 @@ struct StandardTypes {
             types.attr("MemberDescriptorType"),
             functions.attr("attrgetter"),
             functions.attr("itemgetter"),
-            nb::borrow<nb::object>(reinterpret_cast<PyObject *>(&PyBaseObject_Type))};
+            type_object(&PyBaseObject_Type)};
   }
 };
 
@@ -409,7 +473,11 @@ class Reading::Capture {
       same(code);
       add(PartKind::Same, globals);
       const bool hashed = std::exchange(hashed_, false);
-      for (const nb::object &name : *read) {
+      if (read->imports) add(PartKind::Unknown, type_object(&PyModule_Type));
+      for (const nb::object &name : read->reaching) {
+        if (!global(globals, name).is_valid()) add(PartKind::Unknown, type_object(&PyDict_Type));
+      }
+      for (const nb::object &name : read->globals) {
         nb::object found = global(globals, name);
         // A function under a name is taken at its word.
         const bool is_function = found.is_valid() && type_of(found).is(settings().function_type);

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 import weft as nnx
+from tests.dispatch import models as shared_models
 from tests.dispatch.models import Tower, train, training
 
 X = jnp.ones(2)
@@ -269,6 +270,103 @@ def test_a_new_function_reads_globals_bound_again(monkeypatch: pytest.MonkeyPatc
     assert apply.num_traces == 2
     where = "_reads_global.<locals>.<lambda> with"
     assert str(apply.retraces[-1]).endswith(f"model.activation: {where} 2.0 -> {where} 5.0")
+
+
+def _imports_value() -> Any:
+    def activation(x: Any) -> Any:
+        # Under a name that is no global here.
+        from tests.dispatch.models import imported_rate
+
+        return x * imported_rate
+
+    return activation
+
+
+def _imports_further_inside() -> Any:
+    def activation(x: Any) -> Any:
+        def rate() -> Any:
+            import tests.dispatch.models as elsewhere
+
+            return elsewhere.imported_rate
+
+        return x * rate()
+
+    return activation
+
+
+def _imports_next_to_it() -> Any:
+    def activation(x: Any) -> Any:
+        from .models import imported_rate
+
+        return x * imported_rate
+
+    return activation
+
+
+def _evaluates_in_class() -> Any:
+    def activation(x: Any) -> Any:
+        class Here:
+            rate = eval("RATE")
+
+        return x * Here.rate
+
+    return activation
+
+
+REACHING = {
+    "import of a value": _imports_value,
+    "import further inside": _imports_further_inside,
+    "relative import": _imports_next_to_it,
+    "__import__": lambda: (
+        lambda x: x * __import__("tests.dispatch.models", fromlist=["_"]).imported_rate
+    ),
+    "globals()": lambda: lambda x: x * globals()["RATE"],
+    "eval": lambda: lambda x: x * eval("RATE"),
+    "eval in a class": _evaluates_in_class,
+}
+
+
+@pytest.mark.parametrize("make", REACHING.values(), ids=REACHING)
+def test_a_new_function_reads_variables_that_it_does_not_name(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for rate in (2.0, 5.0, 2.0):
+        monkeypatch.setitem(globals(), "RATE", rate)
+        monkeypatch.setattr(shared_models, "imported_rate", rate, raising=False)
+        assert float(apply(Activated(make()), X)[0]) == rate
+    # A function object seen before is taken at its word.
+    activation = make()
+    for _ in range(2):
+        apply(Activated(activation), X)
+    assert apply.num_traces == 4
+
+
+def _imports_from_jax() -> Any:
+    def activation(x: Any) -> Any:
+        import jax.numpy as jnp
+        from jax import nn
+
+        return nn.relu(jnp.abs(x))
+
+    return activation
+
+
+def _names_attributes() -> Any:
+    return lambda x: x if isinstance(x, jax.Array) else x.eval() + x.vars + x.globals
+
+
+def vars(x: Any) -> Any:
+    """Hides the builtin."""
+    return x
+
+
+@pytest.mark.parametrize("make", [_imports_from_jax, _names_attributes, lambda: lambda x: vars(x)])
+def test_imports_from_known_packages_and_names_that_hide_builtins_compile_once(make: Any) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for _ in range(3):
+        apply(Activated(make()), X)
+    assert apply.num_traces == 1
 
 
 def _scaled(function: Any) -> Any:

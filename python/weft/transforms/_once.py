@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import threading
 import types
 from collections import OrderedDict
@@ -33,6 +35,12 @@ _PURE_PACKAGES = frozenset(
 _CLASSES = (type, jax.numpy.ufunc)
 # Objects of the types in these hold what they like, such as results that were remembered.
 _STANDARD = frozenset(["builtins", "functools", "operator", "itertools"])
+# Builtins that lead to variables which code does not name.
+_REACHING = frozenset(["globals", "locals", "vars", "eval", "exec", "__import__"])
+# Those that may find a global; the second and third in bodies of classes.
+_GLOBAL_LOADS = frozenset(["LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"])
+_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+_UNKNOWN = object()
 _MAX_PROGRAMS = 1024
 
 
@@ -151,10 +159,34 @@ def _parts(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     # What the function says of itself may be copied from one that it wraps; its globals come with its code.
     if _in_pure_package(function.__globals__.get("__name__")):
         return
+    imports, reaching = _instructions(function.__code__)
+    if imports or not reaching <= function.__globals__.keys():
+        yield "any variable", _UNKNOWN
     for code in _codes(function.__code__):
         for name in code.co_names:
             if name in function.__globals__:
                 yield f"global {name}", function.__globals__[name]
+
+
+@functools.lru_cache(_MAX_PROGRAMS)
+def _instructions(code: types.CodeType) -> tuple[bool, frozenset[str]]:
+    """Whether code imports what may change, and which globals or builtins of `_REACHING` it looks up."""
+    imports, reaching = False, set[str]()
+    for inner in _codes(code):
+        if _IMPORT_NAME not in inner.co_code[::2] and _REACHING.isdisjoint(inner.co_names):
+            continue  # listing instructions takes long
+        # An import follows the level of its package, 0 for absolute names, and the names that it takes.
+        level = last = None
+        for instruction in dis.get_instructions(inner):
+            operation, argument = instruction.opname, instruction.argval
+            if operation == "EXTENDED_ARG":
+                continue
+            if operation == "IMPORT_NAME":
+                imports = imports or level != 0 or not _in_pure_package(argument)
+            elif operation in _GLOBAL_LOADS and argument in _REACHING:
+                reaching.add(argument)
+            level, last = last, argument
+    return imports, frozenset(reaching)
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
