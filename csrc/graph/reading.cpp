@@ -1,6 +1,8 @@
 #include "graph/reading.h"
 
+#include <cmath>
 #include <memory>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -22,7 +24,8 @@ struct AttributeNames {
   nb::object code = intern("__code__"), globals = intern("__globals__"), closure = intern("__closure__"),
              defaults = intern("__defaults__"), keyword_defaults = intern("__kwdefaults__"), dict = intern("__dict__"),
              cell = intern("cell_contents"), self = intern("__self__"), function = intern("__func__"),
-             partial_function = intern("func"), args = intern("args"), keywords = intern("keywords");
+             name = intern("__name__"), module = intern("__module__"), partial_function = intern("func"),
+             args = intern("args"), keywords = intern("keywords");
 
   static nb::object intern(const char *name) { return py::checked(PyUnicode_InternFromString(name)); }
 };
@@ -36,11 +39,96 @@ nb::object get(const nb::object &object, const nb::object &name) {
   return py::checked(PyObject_GetAttr(object.ptr(), name.ptr()));
 }
 
+// The first part of the dotted name of a module; empty for what is no name.
+std::string root_of(const nb::object &name) {
+  if (!nb::isinstance<nb::str>(name)) return {};
+  std::string text = py::text(name);
+  return text.substr(0, text.find('.'));
+}
+
+// True for the name of a module, or one inside, of a package that nobody changes while a program runs. What is not
+// imported is not known to be that.
+bool is_constant_package(const nb::object &name) {
+  std::string root = root_of(name);
+  nb::object as_text = py::checked(PyUnicode_FromStringAndSize(root.data(), static_cast<Py_ssize_t>(root.size())));
+  nb::object package = nb::steal<nb::object>(PyImport_GetModule(as_text.ptr()));
+  if (!package.is_valid() && PyErr_Occurred()) throw nb::python_error();
+  return package.is_valid() && from_constant_package(package);
+}
+
 // What is remembered of code at most: a program has as many functions as it has.
 constexpr size_t kMaxCodes = 4096;
 
-// The names that code may look up among the globals; none for code whose package does not change them.
-using Names = std::vector<nb::object>;
+// The global that a function would read under `name`, or null. Builtins are taken for constants.
+nb::object global(const nb::object &globals, const nb::object &name) {
+  PyObject *found = PyDict_GetItemWithError(globals.ptr(), name.ptr());
+  if (found == nullptr && PyErr_Occurred()) throw nb::python_error();
+  return nb::borrow<nb::object>(found);
+}
+
+// What code may look up by name; nothing for code whose package does not change its globals.
+struct Names {
+  std::vector<nb::object> globals;
+  // Builtins that lead to variables which the code does not name, unless a global hides them.
+  std::vector<nb::object> reaching;
+  // Whether it imports something that may change.
+  bool imports = false;
+
+  bool empty() const { return globals.empty() && !imports; }
+};
+
+// How code says that it imports or calls what leads to other variables.
+struct Instructions {
+  nb::object list = nb::module_::import_("dis").attr("get_instructions");
+  int import_name = nb::cast<int>(nb::module_::import_("dis").attr("opmap")["IMPORT_NAME"]);
+
+  // The second and third in bodies of classes.
+  static bool loads_global(std::string_view operation) {
+    return operation == "LOAD_GLOBAL" || operation == "LOAD_NAME" || operation == "LOAD_FROM_DICT_OR_GLOBALS";
+  }
+
+  static bool is_reaching(std::string_view name) {
+    for (std::string_view known : {"globals", "locals", "vars", "eval", "exec", "__import__"}) {
+      if (name == known) return true;
+    }
+    return false;
+  }
+};
+
+const Instructions &instructions() {
+  static const auto *made = new Instructions();
+  return *made;
+}
+
+// Listing instructions takes long, and most code does nothing to list them for. One byte in two is an instruction.
+bool is_to_be_listed(const nb::object &code) {
+  nb::object bytes = code.attr("co_code");
+  const char *text = PyBytes_AsString(bytes.ptr());
+  if (text == nullptr) throw nb::python_error();
+  for (Py_ssize_t i = 0; i < PyBytes_Size(bytes.ptr()); i += 2) {
+    if (static_cast<unsigned char>(text[i]) == instructions().import_name) return true;
+  }
+  for (nb::handle name : nb::object(code.attr("co_names"))) {
+    if (Instructions::is_reaching(py::text(nb::borrow<nb::object>(name)))) return true;
+  }
+  return false;
+}
+
+void collect_instructions(const nb::object &code, Names &names) {
+  // An import follows the level of its package, 0 for absolute names, and the names that it takes.
+  nb::object level = nb::none(), last = nb::none();
+  for (nb::handle instruction : nb::object(instructions().list(code))) {
+    const std::string operation = py::text(nb::object(instruction.attr("opname")));
+    if (operation == "EXTENDED_ARG") continue;
+    nb::object argument = instruction.attr("argval");
+    if (operation == "IMPORT_NAME") {
+      if (!level.equal(nb::int_(0)) || !is_constant_package(argument)) names.imports = true;
+    } else if (Instructions::loads_global(operation) && Instructions::is_reaching(py::text(argument))) {
+      names.reaching.push_back(argument);
+    }
+    level = std::exchange(last, argument);
+  }
+}
 
 void collect_names(const nb::object &code, Names &names) {
   nb::object code_type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(code.ptr())));
@@ -48,7 +136,10 @@ void collect_names(const nb::object &code, Names &names) {
   while (!waiting.empty()) {
     nb::object next = std::move(waiting.back());
     waiting.pop_back();
-    for (nb::handle name : nb::object(next.attr("co_names"))) names.push_back(nb::borrow<nb::object>(name));
+    for (nb::handle name : nb::object(next.attr("co_names"))) {
+      names.globals.push_back(nb::borrow<nb::object>(name));
+    }
+    if (is_to_be_listed(next)) collect_instructions(next, names);
     for (nb::handle constant : nb::object(next.attr("co_consts"))) {
       // Code of functions that are defined inside.
       if (constant.type().is(code_type)) waiting.push_back(nb::borrow<nb::object>(constant));
@@ -56,8 +147,9 @@ void collect_names(const nb::object &code, Names &names) {
   }
 }
 
-// Remembered by code, which it keeps alive.
-std::shared_ptr<const Names> names_read(const nb::object &function, const nb::object &code) {
+// Remembered by code, which it keeps alive. Whether the package changes its globals is asked of these, as they come
+// with the code: what the function says of itself may be copied from another that it wraps.
+std::shared_ptr<const Names> names_read(const nb::object &globals, const nb::object &code) {
   struct Known {
     nb::object code;
     std::shared_ptr<const Names> names;
@@ -65,7 +157,8 @@ std::shared_ptr<const Names> names_read(const nb::object &function, const nb::ob
   static auto *cache = new std::unordered_map<PyObject *, Known>();
   if (auto found = cache->find(code.ptr()); found != cache->end()) return found->second.names;
   auto read = std::make_shared<Names>();
-  if (!from_constant_package(function)) collect_names(code, *read);
+  nb::object module = global(globals, names().name);
+  if (!module.is_valid() || !is_constant_package(module)) collect_names(code, *read);
   if (cache->size() >= kMaxCodes) {
     // Swapped out first: what is released may run code.
     std::unordered_map<PyObject *, Known> dropped;
@@ -73,13 +166,6 @@ std::shared_ptr<const Names> names_read(const nb::object &function, const nb::ob
   }
   cache->emplace(code.ptr(), Known{code, read});
   return read;
-}
-
-// The global that a function would read under `name`, or null. Builtins are taken for constants.
-nb::object global(const nb::object &globals, const nb::object &name) {
-  PyObject *found = PyDict_GetItemWithError(globals.ptr(), name.ptr());
-  if (found == nullptr && PyErr_Occurred()) throw nb::python_error();
-  return nb::borrow<nb::object>(found);
 }
 
 // Null if it is empty.
@@ -92,14 +178,53 @@ nb::object content_of_cell(nb::handle cell) {
   return nb::steal<nb::object>(content);
 }
 
-// Functions, classes and modules of known packages, and objects of their types, such as transformed functions.
-bool is_constant_object(const nb::object &value) {
-  if (PyType_Check(value.ptr()) || PyObject_TypeCheck(value.ptr(), &PyModule_Type)) return from_constant_package(value);
-  return from_constant_package(nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value.ptr()))));
+nb::object type_object(PyTypeObject *type) { return nb::borrow<nb::object>(reinterpret_cast<PyObject *>(type)); }
+
+nb::object type_of(const nb::object &value) { return type_object(Py_TYPE(value.ptr())); }
+
+// Types of the standard library whose objects are told apart here.
+struct StandardTypes {
+  nb::object weak_reference = nb::module_::import_("weakref").attr("ref");
+  nb::object context_variable = nb::module_::import_("contextvars").attr("ContextVar");
+  nb::object method_wrapper = nb::module_::import_("types").attr("MethodWrapperType");
+  // Their objects hold nothing that changes; iterators, caches, generators and the like of the same modules do.
+  std::vector<nb::object> stateless = made_stateless();
+
+  static std::vector<nb::object> made_stateless() {
+    nb::object types = nb::module_::import_("types"), functions = nb::module_::import_("operator");
+    return {types.attr("WrapperDescriptorType"),
+            types.attr("MethodDescriptorType"),
+            types.attr("ClassMethodDescriptorType"),
+            types.attr("GetSetDescriptorType"),
+            types.attr("MemberDescriptorType"),
+            functions.attr("attrgetter"),
+            functions.attr("itemgetter"),
+            type_object(&PyBaseObject_Type)};
+  }
+};
+
+const StandardTypes &standard_types() {
+  static const auto *made = new StandardTypes();
+  return *made;
 }
 
-nb::object type_of(const nb::object &value) {
-  return nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value.ptr())));
+bool is_module(const nb::object &value) { return PyObject_TypeCheck(value.ptr(), &PyModule_Type) != 0; }
+
+// Classes and modules of known packages, and objects of such types as have nothing that changes, such as transformed
+// functions.
+bool is_constant_object(const nb::object &value) {
+  if (PyType_Check(value.ptr()) || is_module(value)) return from_constant_package(value);
+  nb::object type = type_of(value);
+  for (const nb::object &known : standard_types().stateless) {
+    if (type.is(known)) return true;
+  }
+  std::string root = root_of(nb::getattr(type, names().module, nb::none()));
+  // Functions of numpy, but not its random generators.
+  if (root == "numpy") return PyCallable_Check(value.ptr()) != 0;
+  for (std::string_view package : {"jax", "jaxlib", "ml_dtypes", "optax", "typing", "weft"}) {
+    if (root == package) return true;
+  }
+  return false;
 }
 
 bool is_mutable_builtin(PyObject *value) {
@@ -111,6 +236,15 @@ nb::object content(const nb::object &value) {
   if (py::is_exact(value.ptr(), &PySet_Type)) return py::checked(PyFrozenSet_New(value.ptr()));
   if (py::is_exact(value.ptr(), &PyByteArray_Type)) return py::checked(PyBytes_FromObject(value.ptr()));
   return value;
+}
+
+// The hash of exact floats and complex numbers that are NaN in some part; any number would do.
+constexpr size_t kHashOfNan = 0x7ff8;
+
+bool is_nan(PyObject *value) {
+  if (py::is_exact(value, &PyFloat_Type)) return std::isnan(PyFloat_AsDouble(value));
+  if (!py::is_exact(value, &PyComplex_Type)) return false;
+  return std::isnan(PyComplex_RealAsDouble(value)) || std::isnan(PyComplex_ImagAsDouble(value));
 }
 
 // What to look for in a value.
@@ -138,8 +272,9 @@ bool found_in(PyObject *value, Look look, uint32_t depth = 0) {
     case StaticKind::Function: {
       if (look == Look::Changes) return false;
       nb::object function = nb::borrow<nb::object>(value);
-      return !get(function, names().closure).is_none() || !names_read(function, get(function, names().code))->empty() ||
-             !get(function, names().defaults).is_none() || !get(function, names().keyword_defaults).is_none();
+      return !get(function, names().closure).is_none() || !get(function, names().defaults).is_none() ||
+             !get(function, names().keyword_defaults).is_none() ||
+             !names_read(get(function, names().globals), get(function, names().code))->empty();
     }
     case StaticKind::Partial:
       return look == Look::ChangesAndFunctions;
@@ -217,7 +352,9 @@ class Reading::Capture {
         return partial(held);
       case StaticKind::Method:
         return inside(held, PartKind::Method, type_of(held), 2, [&] {
-          same(get(held, names().self));
+          // A new function that reads a method reads what the method is bound to.
+          nb::object self = get(held, names().self);
+          functions_ > 0 ? value(self) : same(self);
           value(get(held, names().function));
         });
     }
@@ -251,7 +388,25 @@ class Reading::Capture {
     same(held);
   }
 
+  // A builtin method is what it is called and bound to. Its own `==` takes an object that has changed for the same.
+  bool builtin_method(const nb::object &held) {
+    if (!PyCFunction_Check(held.ptr()) && !type_of(held).is(standard_types().method_wrapper)) return false;
+    nb::object self = get(held, names().self);
+    if (self.is_none() || is_module(self)) return false;
+    inside(held, PartKind::Method, type_of(held), 2, [&] {
+      value(self);
+      value(get(held, names().name));
+    });
+    return true;
+  }
+
   void by_equality(const nb::object &held) {
+    if (functions_ > 0) {
+      if (builtin_method(held)) return;
+      // Their hash does not tell what they lead to.
+      const StandardTypes &types = standard_types();
+      if (type_of(held).is(types.context_variable) || nb::isinstance(held, types.weak_reference)) return unknown(held);
+    }
     size_t hash = 0;
     nb::object kept = held;
     try {
@@ -313,12 +468,16 @@ class Reading::Capture {
     ++functions_;
     nb::object code = get(held, names().code), globals = get(held, names().globals);
     nb::object cells = get(held, names().closure);
-    std::shared_ptr<const Names> read = names_read(held, code);
+    std::shared_ptr<const Names> read = names_read(globals, code);
     inside(held, PartKind::Function, held, 1, [&] {
       same(code);
       add(PartKind::Same, globals);
       const bool hashed = std::exchange(hashed_, false);
-      for (const nb::object &name : *read) {
+      if (read->imports) add(PartKind::Unknown, type_object(&PyModule_Type));
+      for (const nb::object &name : read->reaching) {
+        if (!global(globals, name).is_valid()) add(PartKind::Unknown, type_object(&PyDict_Type));
+      }
+      for (const nb::object &name : read->globals) {
         nb::object found = global(globals, name);
         // A function under a name is taken at its word.
         const bool is_function = found.is_valid() && type_of(found).is(settings().function_type);
@@ -476,9 +635,11 @@ size_t content_hash(PyObject *value) {
   return static_cast<size_t>(hash);
 }
 
-// Floats hash as Python has it: 0.0 and -0.0 hash alike, which is merely a collision.
+// Floats hash as Python has it: 0.0 and -0.0 hash alike, which is merely a collision. Except for NaN, which Python
+// hashes by address, while here it equals itself.
 size_t typed_hash(PyObject *value) {
-  return mix(pointer_hash(reinterpret_cast<PyObject *>(Py_TYPE(value))), content_hash(value));
+  const size_t hash = is_nan(value) ? kHashOfNan : content_hash(value);
+  return mix(pointer_hash(reinterpret_cast<PyObject *>(Py_TYPE(value))), hash);
 }
 
 bool scalars_equal(PyObject *a, PyObject *b) {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
+import weakref
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ import optax
 import pytest
 
 import weft as nnx
+from tests.dispatch import models as shared_models
 from tests.dispatch.models import Tower, train, training
 
 X = jnp.ones(2)
@@ -43,6 +46,9 @@ class Activated(nnx.Module):
         self.activation = activation
         self.scale = nnx.Param(jnp.ones(2))
 
+    def scaled(self, x: Any) -> Any:
+        return x * self.scale.value
+
 
 def _lambda(factor: float) -> Any:
     return lambda x: x * factor
@@ -60,10 +66,22 @@ def _nested(factor: float) -> Any:
     return lambda x: inner(x)
 
 
+def _method_of_tuple(factor: float) -> Any:
+    get = (factor,).__getitem__
+    return lambda x: x * get(0)
+
+
+def _method_of_config(factor: float) -> Any:
+    times = Fixed(factor).times
+    return lambda x: times(x)
+
+
 MAKERS = {
     "lambda with a closure": _lambda,
     "defaults": _defaults,
     "function in a closure": _nested,
+    "method of a tuple": _method_of_tuple,
+    "method of a frozen object": _method_of_config,
     "partial": lambda factor: functools.partial(jnp.multiply, factor),
     "partial of a lambda": lambda factor: functools.partial(_lambda(factor)),
     "tuple of functions": lambda factor: (_lambda(factor), _defaults(factor)),
@@ -131,9 +149,69 @@ def _reads_content(content: Any, change: Any, read: Any) -> tuple[Any, Any]:
 class _Settings:
     factor = 2.0
 
+    def read(self) -> float:
+        return self.factor
+
+    @classmethod
+    def read_class(cls) -> float:
+        return cls.factor
+
+    def __neg__(self) -> float:
+        return self.factor
+
 
 def _set_factor(settings: Any) -> None:
     settings.factor = 5.0
+
+
+def _reads_method(settings: Any, get: Any) -> tuple[Any, Any]:
+    method = get(settings)
+    return lambda: lambda x: x * method(), lambda: _set_factor(settings)
+
+
+def _reads_method_of_layer() -> tuple[Any, Any]:
+    layer = Activated(lambda x: x)
+    layer.scale.value = jnp.full(2, 2.0)
+    method = layer.scaled
+
+    def change() -> None:
+        layer.scale.value = jnp.full(2, 5.0)
+
+    return lambda: lambda x: method(x), change
+
+
+@functools.lru_cache
+def _remembered() -> list[float]:
+    return []
+
+
+def _reads_what_is_remembered() -> tuple[Any, Any]:
+    _remembered()[:] = [2.0]
+    remembered = _remembered
+    return lambda: lambda x: x * remembered()[0], lambda: remembered().__setitem__(0, 5.0)
+
+
+def _reads_context() -> tuple[Any, Any]:
+    factor = contextvars.ContextVar("factor", default=2.0)
+    return lambda: lambda x: x * factor.get(), lambda: factor.set(5.0)
+
+
+class _Held(_Settings):
+    """Equal to others of its kind, as are weak references to it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+def _reads_reference(settings: Any) -> tuple[Any, Any]:
+    reference = weakref.ref(settings)
+    return lambda: lambda x: x * reference().factor, lambda: _set_factor(settings)
+
+
+_kept, _kept_equal = _Settings(), _Held()
 
 
 CHANGES = {
@@ -153,6 +231,23 @@ CHANGES = {
     "class": lambda: _reads_content(
         type("Config", (), {"factor": 2.0}), _set_factor, lambda c: c.factor
     ),
+    "method": lambda: _reads_method(_Settings(), lambda c: c.read),
+    "method of a class": lambda: _reads_method(
+        type("Config", (_Settings,), {}), lambda c: c.read_class
+    ),
+    "slot of an object": lambda: _reads_method(_Settings(), lambda c: c.__neg__),
+    "method of a layer": _reads_method_of_layer,
+    "method of a dict": lambda: _reads_content(
+        {"k": 2.0}.get, lambda get: get.__self__.update(k=5.0), lambda get: get("k")
+    ),
+    "method of a list": lambda: _reads_content(
+        [2.0].__getitem__, lambda get: get.__self__.__setitem__(0, 5.0), lambda get: get(0)
+    ),
+    "iterator": lambda: _reads_content(iter([2.0, 2.0, 5.0, 5.0]), lambda c: None, next),
+    "cache": _reads_what_is_remembered,
+    "context variable": _reads_context,
+    "weak reference": lambda: _reads_reference(_kept),
+    "weak reference to an equal object": lambda: _reads_reference(_kept_equal),
 }
 
 
@@ -177,11 +272,130 @@ def test_a_new_function_reads_globals_bound_again(monkeypatch: pytest.MonkeyPatc
     assert str(apply.retraces[-1]).endswith(f"model.activation: {where} 2.0 -> {where} 5.0")
 
 
+def _imports_value() -> Any:
+    def activation(x: Any) -> Any:
+        # Under a name that is no global here.
+        from tests.dispatch.models import imported_rate
+
+        return x * imported_rate
+
+    return activation
+
+
+def _imports_further_inside() -> Any:
+    def activation(x: Any) -> Any:
+        def rate() -> Any:
+            import tests.dispatch.models as elsewhere
+
+            return elsewhere.imported_rate
+
+        return x * rate()
+
+    return activation
+
+
+def _imports_next_to_it() -> Any:
+    def activation(x: Any) -> Any:
+        from .models import imported_rate
+
+        return x * imported_rate
+
+    return activation
+
+
+def _evaluates_in_class() -> Any:
+    def activation(x: Any) -> Any:
+        class Here:
+            rate = eval("RATE")
+
+        return x * Here.rate
+
+    return activation
+
+
+REACHING = {
+    "import of a value": _imports_value,
+    "import further inside": _imports_further_inside,
+    "relative import": _imports_next_to_it,
+    "__import__": lambda: (
+        lambda x: x * __import__("tests.dispatch.models", fromlist=["_"]).imported_rate
+    ),
+    "globals()": lambda: lambda x: x * globals()["RATE"],
+    "eval": lambda: lambda x: x * eval("RATE"),
+    "eval in a class": _evaluates_in_class,
+}
+
+
+@pytest.mark.parametrize("make", REACHING.values(), ids=REACHING)
+def test_a_new_function_reads_variables_that_it_does_not_name(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for rate in (2.0, 5.0, 2.0):
+        monkeypatch.setitem(globals(), "RATE", rate)
+        monkeypatch.setattr(shared_models, "imported_rate", rate, raising=False)
+        assert float(apply(Activated(make()), X)[0]) == rate
+    # A function object seen before is taken at its word.
+    activation = make()
+    for _ in range(2):
+        apply(Activated(activation), X)
+    assert apply.num_traces == 4
+
+
+def _imports_from_jax() -> Any:
+    def activation(x: Any) -> Any:
+        import jax.numpy as jnp
+        from jax import nn
+
+        return nn.relu(jnp.abs(x))
+
+    return activation
+
+
+def _names_attributes() -> Any:
+    return lambda x: x if isinstance(x, jax.Array) else x.eval() + x.vars + x.globals
+
+
+def vars(x: Any) -> Any:
+    """Hides the builtin."""
+    return x
+
+
+@pytest.mark.parametrize("make", [_imports_from_jax, _names_attributes, lambda: lambda x: vars(x)])
+def test_imports_from_known_packages_and_names_that_hide_builtins_compile_once(make: Any) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    for _ in range(3):
+        apply(Activated(make()), X)
+    assert apply.num_traces == 1
+
+
+def _scaled(function: Any) -> Any:
+    @functools.wraps(function)
+    def activation(x: Any) -> Any:
+        return function(x) * RATE
+
+    return activation
+
+
+@pytest.mark.parametrize("functions", [(jnp.abs, jnp.abs), (jnp.abs, lambda x: x)])
+def test_a_function_that_wraps_one_of_jax_reads_globals(
+    functions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = nnx.jit(lambda model, x: model.activation(x))
+    apply(Activated(_scaled(functions[0])), X)
+    for rate in (2.0, 5.0, 2.0):
+        monkeypatch.setitem(globals(), "RATE", rate)
+        assert float(apply(Activated(_scaled(functions[1])), X)[0]) == rate
+
+
 @dataclasses.dataclass(frozen=True)
 class Fixed:
     """Equal by content, which cannot change."""
 
     factor: float
+
+    def times(self, x: Any) -> Any:
+        return x * self.factor
 
 
 def _rebound(values: list[Any], read: Any = lambda value: value) -> list[Any]:
@@ -441,6 +655,33 @@ def test_equal_statics_that_are_not_identical_do_not_retrace() -> None:
     for _ in range(3):
         assert float(step(Activated((2.5, "a" * 3, ("b", 1))), X)[0]) == 2.5
     assert step.num_traces == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: float("nan"),
+        lambda: complex("nan+1j"),
+        lambda: complex("1+nanj"),
+        lambda: (1, float("nan")),
+        lambda: functools.partial(pow, float("nan")),
+        lambda: _lambda(float("nan")),
+    ],
+)
+def test_nan_made_anew_is_the_same_static(make: Any) -> None:
+    attribute = nnx.jit(lambda model, x: x)
+    argument = nnx.jit(lambda x, static: x, static_argnums=1)
+    metadata = nnx.jit(lambda variable, x: x)
+    for _ in range(3):
+        attribute(Activated(make()), X)
+        argument(X, make())
+        metadata(nnx.Param(X, tag=make()), X)
+    assert [f.num_traces for f in (attribute, argument, metadata)] == [1, 1, 1]
+    # Other numbers are others.
+    argument(X, 0.0)
+    argument(X, complex("nan"))
+    argument(X, complex("nan+2j"))
+    assert argument.num_traces == 4
 
 
 def test_insertion_order_does_not_retrace() -> None:

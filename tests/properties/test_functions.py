@@ -119,6 +119,11 @@ def in_function_in_list(content: Any) -> Callable[[], str]:
     return lambda: inner[0]()
 
 
+def in_builtin_method(content: Any) -> Callable[[], str]:
+    get = [content].__getitem__
+    return lambda: digest(get(0))
+
+
 def in_global(content: Any) -> Callable[[], str]:
     globals()["GLOBAL"] = content
     return lambda: digest(GLOBAL)
@@ -143,6 +148,7 @@ MAKERS = [
     in_attribute,
     in_inner_function,
     in_function_in_list,
+    in_builtin_method,
     in_global,
     in_one_variable(),
 ]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import weft as nnx
+from tests.transforms import models as shared_models
 from tests.transforms.models import Block, assert_same, values
 from weft.transforms import control_flow
 
@@ -420,10 +421,52 @@ class Setting:
     factor = 2.0
 
 
+class Named:
+    """An object that says of itself what the function does that it is made of."""
+
+    def __init__(self):
+        functools.update_wrapper(self, jnp.abs)
+
+    def __call__(self, x):
+        return x * FACTOR
+
+
+named = Named()
+
+
+def _imports(x):
+    # Under a name that is no global here.
+    from tests.transforms.models import imported_factor
+
+    return x * imported_factor
+
+
+def _imports_module(x):
+    import tests.transforms.models as elsewhere
+
+    return x * elsewhere.imported_factor
+
+
+def _imports_next_to_it(x):
+    from .models import imported_factor
+
+    return x * imported_factor
+
+
 READERS = {
     "global": lambda x: x * FACTOR,
     "function that is a global": lambda x: helper(x),
     "class attribute": lambda x: x * Setting.factor,
+    "function that wraps one of JAX": functools.wraps(jnp.abs)(lambda x: x * FACTOR),
+    "object that wraps one of JAX": lambda x: named(x),
+    "import of a value": _imports,
+    "import of a module": _imports_module,
+    "relative import": _imports_next_to_it,
+    "import further inside": lambda x: (
+        lambda: __import__("tests.transforms.models", fromlist=["_"]).imported_factor * x
+    )(),
+    "globals()": lambda x: x * globals()["FACTOR"],
+    "eval": lambda x: x * eval("FACTOR"),
     "method of a class": lambda x: type("Again", (), {"f": staticmethod(helper)}).f(x),
 }
 
@@ -438,7 +481,9 @@ def test_what_a_function_reads_by_name_is_read_at_each_call(reader, monkeypatch)
             float(nnx.while_loop(lambda x: x < 1.5, reader, 1.0)),
         ]
 
+    monkeypatch.setattr(shared_models, "imported_factor", 2.0, raising=False)
     assert results() == results() == [2.0] * 4
+    monkeypatch.setattr(shared_models, "imported_factor", 5.0)
     monkeypatch.setitem(globals(), "FACTOR", 5.0)
     monkeypatch.setitem(globals(), "helper", lambda x: x * 5.0)
     monkeypatch.setattr(Setting, "factor", 5.0)

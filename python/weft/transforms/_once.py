@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import threading
 import types
 from collections import OrderedDict
@@ -30,7 +32,15 @@ _PURE_PACKAGES = frozenset(
         "weft",
     ]
 )
-_FUNCTIONS = (type, types.FunctionType, jax.numpy.ufunc)
+_CLASSES = (type, jax.numpy.ufunc)
+# Objects of the types in these hold what they like, such as results that were remembered.
+_STANDARD = frozenset(["builtins", "functools", "operator", "itertools"])
+# Builtins that lead to variables which code does not name.
+_REACHING = frozenset(["globals", "locals", "vars", "eval", "exec", "__import__"])
+# Those that may find a global; the second and third in bodies of classes.
+_GLOBAL_LOADS = frozenset(["LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"])
+_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+_UNKNOWN = object()
 _MAX_PROGRAMS = 1024
 
 
@@ -113,19 +123,24 @@ def _fingerprint(functions: tuple[Any, ...]) -> Hashable | None:
 def _is_pure(value: Any) -> bool:
     """True for modules, classes, functions and transformed functions of JAX and the like."""
     if isinstance(value, types.ModuleType):
-        name = value.__name__
-    elif isinstance(value, types.BuiltinFunctionType):
+        return _in_pure_package(value.__name__)
+    if isinstance(value, types.BuiltinFunctionType):
         # Bound to a module, or to an object that may change.
         owner = getattr(value, "__self__", None)
         return owner is None or isinstance(owner, types.ModuleType)
-    elif isinstance(value, _FUNCTIONS) or (
-        callable(value) and "__module__" in getattr(value, "__dict__", {})
-    ):
-        name = getattr(value, "__module__", None)
-    else:
-        # An instance that only its class places in a package, such as a layer of weft's, holds what it likes.
-        return False
-    return isinstance(name, str) and name.partition(".")[0] in _PURE_PACKAGES
+    if isinstance(value, _CLASSES):
+        return _in_pure_package(getattr(value, "__module__", None))
+    # An instance that only its class places in a package, such as a layer of weft's, holds what it likes; and one that
+    # only names a package may have copied that from a function that it wraps.
+    return (
+        callable(value)
+        and _in_pure_package(type(value).__module__, _PURE_PACKAGES - _STANDARD)
+        and _in_pure_package(getattr(value, "__dict__", {}).get("__module__"))
+    )
+
+
+def _in_pure_package(name: Any, packages: frozenset[str] = _PURE_PACKAGES) -> bool:
+    return isinstance(name, str) and name.partition(".")[0] in packages
 
 
 def _parts(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -141,12 +156,37 @@ def _parts(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield f"captured {name}", cell.cell_contents
         except ValueError:  # not assigned yet
             continue
-    if _is_pure(function):
+    # What the function says of itself may be copied from one that it wraps; its globals come with its code.
+    if _in_pure_package(function.__globals__.get("__name__")):
         return
+    imports, reaching = _instructions(function.__code__)
+    if imports or not reaching <= function.__globals__.keys():
+        yield "any variable", _UNKNOWN
     for code in _codes(function.__code__):
         for name in code.co_names:
             if name in function.__globals__:
                 yield f"global {name}", function.__globals__[name]
+
+
+@functools.lru_cache(_MAX_PROGRAMS)
+def _instructions(code: types.CodeType) -> tuple[bool, frozenset[str]]:
+    """Whether code imports what may change, and which globals or builtins of `_REACHING` it looks up."""
+    imports, reaching = False, set[str]()
+    for inner in _codes(code):
+        if _IMPORT_NAME not in inner.co_code[::2] and _REACHING.isdisjoint(inner.co_names):
+            continue  # listing instructions takes long
+        # An import follows the level of its package, 0 for absolute names, and the names that it takes.
+        level = last = None
+        for instruction in dis.get_instructions(inner):
+            operation, argument = instruction.opname, instruction.argval
+            if operation == "EXTENDED_ARG":
+                continue
+            if operation == "IMPORT_NAME":
+                imports = imports or level != 0 or not _in_pure_package(argument)
+            elif operation in _GLOBAL_LOADS and argument in _REACHING:
+                reaching.add(argument)
+            level, last = last, argument
+    return imports, frozenset(reaching)
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
