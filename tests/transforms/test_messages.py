@@ -7,12 +7,12 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 import weft as nnx
 
-MESH = AbstractMesh((4,), ("d",))
+MESH = AbstractMesh((4,), ("d",), axis_types=(AxisType.Auto,))
 
 
 def one_device():
