@@ -1,5 +1,7 @@
 #include "graph/effects.h"
 
+#include <unordered_set>
+
 #include "graph/cells.h"
 #include "graph/statics.h"
 #include "graph/transaction.h"
@@ -484,6 +486,7 @@ nb::object name_of_tracer(PyObject *metadata, const nb::object &trace) {
     nb::object name, value;
   };
   std::vector<Open> open;
+  std::unordered_set<PyObject *> met;  // containers may hold themselves
   auto add = [&](const nb::object &name, nb::handle value) { open.push_back({name, nb::borrow<nb::object>(value)}); };
   for (auto [name, value] : nb::borrow<nb::dict>(metadata)) add(nb::borrow<nb::object>(name), value);
   while (!open.empty()) {
@@ -491,6 +494,8 @@ nb::object name_of_tracer(PyObject *metadata, const nb::object &trace) {
     open.pop_back();
     if (PyType_IsSubtype(Py_TYPE(at.value.ptr()), tracer)) {
       if (nb::getattr(at.value, "_trace", nb::none()).is(trace)) return at.name;
+    } else if (!met.insert(at.value.ptr()).second) {
+      continue;
     } else if (py::is_exact(at.value.ptr(), &PyDict_Type)) {
       for (nb::handle value : nb::list(at.value.attr("values")())) add(at.name, value);
     } else if (py::is_exact(at.value.ptr(), &PyList_Type) || py::is_exact(at.value.ptr(), &PyTuple_Type)) {

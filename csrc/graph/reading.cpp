@@ -30,10 +30,19 @@ struct AttributeNames {
   static nb::object intern(const char *name) { return py::checked(PyUnicode_InternFromString(name)); }
 };
 
-const AttributeNames &names() {
-  static const auto *made = new AttributeNames();
+// Made when first asked for, never freed. Making it runs Python: the lock of a static variable would be held while
+// another thread runs, which might wait for it with the interpreter's own lock in hand.
+template <typename T>
+const T &made_once() {
+  static const T *made = nullptr;
+  if (made == nullptr) {
+    auto fresh = std::make_unique<const T>();
+    if (made == nullptr) made = fresh.release();
+  }
   return *made;
 }
+
+const AttributeNames &names() { return made_once<AttributeNames>(); }
 
 nb::object get(const nb::object &object, const nb::object &name) {
   return py::checked(PyObject_GetAttr(object.ptr(), name.ptr()));
@@ -95,10 +104,7 @@ struct Instructions {
   }
 };
 
-const Instructions &instructions() {
-  static const auto *made = new Instructions();
-  return *made;
-}
+const Instructions &instructions() { return made_once<Instructions>(); }
 
 // Listing instructions takes long, and most code does nothing to list them for. One byte in two is an instruction.
 bool is_to_be_listed(const nb::object &code) {
@@ -203,10 +209,7 @@ struct StandardTypes {
   }
 };
 
-const StandardTypes &standard_types() {
-  static const auto *made = new StandardTypes();
-  return *made;
-}
+const StandardTypes &standard_types() { return made_once<StandardTypes>(); }
 
 bool is_module(const nb::object &value) { return PyObject_TypeCheck(value.ptr(), &PyModule_Type) != 0; }
 

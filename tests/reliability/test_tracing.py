@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -466,3 +467,17 @@ def test_arrays_of_an_outer_trace_may_stand_in_metadata_while_it_lasts() -> None
         return model.w.note + 1
 
     assert float(outer(1.0)) == 2
+
+
+def test_metadata_that_hold_themselves_are_searched_once() -> None:
+    itself: list[Any] = [1]
+    itself.append(itself)
+    model = nnx.Dict(w=nnx.Param(jnp.ones(())))
+
+    @nnx.jit
+    def note(model: Any) -> None:
+        model.w.note = itself
+
+    with contextlib.suppress(nnx.GraphError):
+        note(model)
+        assert model.w.note is itself
