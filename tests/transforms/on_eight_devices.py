@@ -358,6 +358,9 @@ def test_out_shardings_that_cannot_be_are_refused_by_path():
 def test_shardings_choose_the_memory():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     host = NamedSharding(mesh, P("data"), memory_kind="pinned_host")
+    moved = jax.jit(lambda x: jax.device_put(x, host))(jnp.ones(8))
+    if moved.sharding.memory_kind != "pinned_host":
+        pytest.skip("jax before 0.10 computes in one memory on CPUs")
     assert nnx.jit(lambda x: x + 1, out_shardings=host)(jnp.ones(8)).sharding == host
     made = nnx.jit(Spread, out_shardings=nnx.StateSharding({nnx.Param: host, ...: None}))()
     assert made.w.value.sharding.memory_kind == "pinned_host"

@@ -165,7 +165,9 @@ def test_statistics_that_differ_between_devices_are_named_with_the_remedy():
         lambda norm, x: norm(x), mesh=MESH, in_specs=(P(), P("d")), out_specs=P("d")
     )
     before = norm.mean.value
-    message = r"axis 'd', .*: norm\.mean under P\(\); norm\.var under P\(\)\. .*pmean\(value, 'd'\)"
+    message = (
+        r"axis 'd', .*: norm\.mean under P\w*\(\); norm\.var under P\w*\(\)\. .*pmean\(value, 'd'\)"
+    )
     with pytest.raises(ValueError, match=message) as caught:
         nnx.eval_shape(apply, norm, jnp.ones((8, 3)))
     assert "out_specs" in str(caught.value.__cause__)
@@ -175,7 +177,7 @@ def test_statistics_that_differ_between_devices_are_named_with_the_remedy():
 def test_a_result_that_differs_between_devices_is_named_eagerly_too():
     apply = nnx.shard_map(lambda x: {"y": x}, mesh=one_device(), in_specs=P("d"), out_specs=P())
     for run in (apply, nnx.jit(apply)):
-        with pytest.raises(ValueError, match=re.escape("the result.y under P()")):
+        with pytest.raises(ValueError, match=r"the result\.y under P\w*\(\)"):
             run(jnp.ones(4))
 
 
