@@ -259,10 +259,27 @@ void refuse_arguments(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
   throw nb::python_error();
 }
 
+int node_setattro(PyObject *self, PyObject *name, PyObject *value);
+
+// Its `__init__` sets attributes by `object.__setattr__`, which CPython refuses for what checks each write itself.
+void refuse_frozen_dataclass(PyTypeObject *type) {
+  if (PyType_GetSlot(type, Py_tp_setattro) == reinterpret_cast<void *>(node_setattro)) return;
+  nb::object parameters = nb::getattr(reinterpret_cast<PyObject *>(type), "__dataclass_params__", nb::none());
+  if (parameters.is_none() || !nb::cast<bool>(parameters.attr("frozen")) || !nb::cast<bool>(parameters.attr("init")))
+    return;
+  nb::object name = py::checked(PyObject_GetAttrString(reinterpret_cast<PyObject *>(type), "__name__"));
+  PyErr_Format(PyExc_TypeError,
+               "%S is a frozen dataclass, whose attributes cannot be set; a graph node is mutable. Remove frozen=True "
+               "from @dataclass.",
+               name.ptr());
+  throw nb::python_error();
+}
+
 PyObject *node_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
   return guarded([&]() -> PyObject * {
     refuse_abstract(type);
     refuse_arguments(type, args, kwargs);
+    refuse_frozen_dataclass(type);
     nb::object trace = current_trace();
     return new_node(type, trace.ptr()).release().ptr();
   });

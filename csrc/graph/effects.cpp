@@ -54,7 +54,7 @@ class Comparer {
     }
     if (was.kind == Kind::Custom && !static_equal(before_.constant(was.extra), after_.constant(is.extra))) {
       raise_graph_error(
-          ref_paths(before_)[r],
+          path_of_reference(before_, r),
           "is a registered node whose static part changed inside a transform; keep what changes in children");
     }
     if (was.kind == Kind::Object && !marks_equal(was, is)) effects_.changed_metadata.push_back(r);

@@ -102,6 +102,15 @@ def test_arguments_that_nobody_takes_are_refused() -> None:
     Plain()
 
 
+def test_frozen_dataclasses_are_refused_with_the_remedy() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Frozen(nnx.Module):
+        w: nnx.Param
+
+    with pytest.raises(TypeError, match=r"Frozen is a frozen dataclass.* Remove frozen=True"):
+        Frozen(nnx.Param(jnp.ones(2)))
+
+
 def test_dataclasses_round_trip() -> None:
     point = Point(nnx.Param(jnp.ones(3)), y=7)
     again = nnx.clone(point)
