@@ -16,7 +16,7 @@ from jax._src.array import ArrayImpl
 
 from weft import _core, spmd
 from weft._core import VariableState
-from weft.errors import GraphError, format_path
+from weft.errors import format_path
 from weft.state import State
 from weft.transforms._lift import (
     Call,
@@ -24,6 +24,7 @@ from weft.transforms._lift import (
     argument_label,
     function_name,
     is_jax_value,
+    naming,
     spread_prefix,
     trace,
     transform,
@@ -386,10 +387,8 @@ class _Compiler:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[_core.GraphDef, list[Any], _Compiled]:
         """Structure and leaves of a call, and the compiled function for them."""
-        try:
+        with naming(functools.partial(argument_label, self.function)):
             flat = _core.flatten_call(args, kwargs, *self.options.static)
-        except GraphError as error:
-            raise self._relabelled(error) or error from None
         leaves = flat.leaves
         return flat.graphdef, leaves, self.plan(flat.graphdef, leaves)
 
