@@ -11,7 +11,7 @@ endif
 BIN := .venv/bin
 JOBS ?= 2
 CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h')
-BUILD_INPUTS := pyproject.toml CMakeLists.txt python/weft/_version.py $(shell find cmake csrc)
+BUILD_INPUTS := pyproject.toml CMakeLists.txt python/treadle/_version.py $(shell find cmake csrc)
 
 # The suite, the examples and the benchmarks need no accelerator.
 export JAX_PLATFORMS ?= cpu
@@ -28,7 +28,7 @@ endef
 # $(call editable,DIRECTORY): Python files are used where they are, the extension is rebuilt incrementally.
 define editable
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-		-C build-dir=build/$(patsubst .%,%,$(1)) -C cmake.define.WEFT_WERROR=ON --editable .
+		-C build-dir=build/$(patsubst .%,%,$(1)) -C cmake.define.TREADLE_WERROR=ON --editable .
 endef
 
 .DEFAULT_GOAL := help
@@ -37,11 +37,11 @@ endef
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-demo: build ## train a CNN on real handwritten digits, through weft.jit
+demo: build ## train a CNN on real handwritten digits, through treadle.jit
 	$(BIN)/python examples/digits.py $(DEMO_ARGS)
 
 test: build ## the whole suite, with the doctests of every public docstring and of the documentation
-	$(BIN)/python -m pytest -q -n $(JOBS) --doctest-modules tests python/weft $(TEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --doctest-modules tests python/treadle $(TEST_ARGS)
 
 lint: .venv/.deps ## ruff, pyright on the package, clang-format
 	$(BIN)/ruff check

@@ -3,7 +3,7 @@
 Ratios to the row's base are compared, which a faster or busier machine changes little. A change counts if the
 quartiles of the two do not overlap and the medians are further apart than the threshold.
 
-The exit status is 0 where none of Weft's cases got slower, 1 where one did, 2 where the results have no case in
+The exit status is 0 where none of Treadle's cases got slower, 1 where one did, 2 where the results have no case in
 common.
 """
 
@@ -107,8 +107,8 @@ def main() -> int:
         print(f"only in the old results: {'; '.join(gone)}")
     if not found:
         return 2
-    # Only Weft's own cases fail the comparison: peers may get slower as they please.
-    slower = [c for c in found if c.beyond_noise and c.factor > 1 and c.case.startswith("weft")]
+    # Only Treadle's own cases fail the comparison: peers may get slower as they please.
+    slower = [c for c in found if c.beyond_noise and c.factor > 1 and c.case.startswith("treadle")]
     return 1 if slower else 0
 
 

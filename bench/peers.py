@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import weft
+import treadle
 from models import TrainModel, Tree
 
 HAND_FLAT = "jax.jit, flat"
 HAND_NESTED = "jax.jit, nested dicts"
 HAND_DONATED = "jax.jit, flat, donated"
 HAND_TURNS = "jax.jit, flat, states in turn"
-WEFT = "weft.jit"
-WEFT_DONATED = "weft.jit, donate_state"
+TREADLE = "treadle.jit"
+TREADLE_DONATED = "treadle.jit, donate_state"
 FLAX_GRAPH = "flax nnx.jit, graph updates"
 FLAX_TREE = "flax nnx.jit, tree mode"
 FLAX_CACHED = "flax nnx.cached_partial"
@@ -42,14 +42,14 @@ class Case:
         step: runs one step on state that it keeps; returns what to wait for.
         values: all arrays of the state, in an order that depends on the model only.
         lower: the `jax.stages.Lowered` of the step, where the peer can tell.
-        profile: where the time of the step goes, for Weft's.
+        profile: where the time of the step goes, for Treadle's.
     """
 
     name: str
     step: Callable[[], Any]
     values: Callable[[], list[Any]]
     lower: Callable[[], Any] | None = None
-    profile: Callable[[], weft.Profile] | None = None
+    profile: Callable[[], treadle.Profile] | None = None
 
 
 def identity(array: Any) -> Any:
@@ -148,13 +148,13 @@ def hand_flat(model: TrainModel, *, donate: bool = False, states: int = 1) -> Ca
     )
 
 
-# -- weft ----------------------------------------------------------------------------------------------
+# -- treadle ----------------------------------------------------------------------------------------------
 
 
-class WeftModule(weft.Module):
+class TreadleModule(treadle.Module):
     """A module with the attributes of a nested dict."""
 
-    def __init__(self, tree: Tree, leaf: Callable[[Any], Any] = weft.Param) -> None:
+    def __init__(self, tree: Tree, leaf: Callable[[Any], Any] = treadle.Param) -> None:
         for name, value in tree.items():
             setattr(self, name, self._child(value, leaf))
 
@@ -167,35 +167,35 @@ class WeftModule(weft.Module):
         return leaf(value)
 
 
-def weft_get(variable: Any) -> Any:
+def treadle_get(variable: Any) -> Any:
     return variable.value
 
 
-def weft_train_step(model: TrainModel) -> Callable[..., Any]:
+def treadle_train_step(model: TrainModel) -> Callable[..., Any]:
     def step(module: Any, optimizer: Any, x: Any, y: Any) -> Any:
-        loss, grads = weft.value_and_grad(lambda m: model.loss(m, weft_get, x, y))(module)
+        loss, grads = treadle.value_and_grad(lambda m: model.loss(m, treadle_get, x, y))(module)
         optimizer.update(module, grads)
         return loss
 
     return step
 
 
-def weft_state(model: TrainModel) -> tuple[Any, Any]:
-    module = WeftModule(as_arrays(model.params()))
-    return module, weft.Optimizer(module, optax.adam(1e-3), wrt=weft.Param)
+def treadle_state(model: TrainModel) -> tuple[Any, Any]:
+    module = TreadleModule(as_arrays(model.params()))
+    return module, treadle.Optimizer(module, optax.adam(1e-3), wrt=treadle.Param)
 
 
-def weft_jit(model: TrainModel, *, donate: bool = False) -> Case:
-    module, optimizer = weft_state(model)
+def treadle_jit(model: TrainModel, *, donate: bool = False) -> Case:
+    module, optimizer = treadle_state(model)
     x, y = map(jnp.asarray, model.batch())
-    step = weft.jit(weft_train_step(model), donate_state=donate)
+    step = treadle.jit(treadle_train_step(model), donate_state=donate)
 
     return Case(
-        WEFT_DONATED if donate else WEFT,
+        TREADLE_DONATED if donate else TREADLE,
         lambda: step(module, optimizer, x, y),
-        lambda: jax.tree.leaves(weft.state(module)),
+        lambda: jax.tree.leaves(treadle.state(module)),
         lambda: step.lower(module, optimizer, x, y),
-        lambda: weft.profile(step, module, optimizer, x, y),
+        lambda: treadle.profile(step, module, optimizer, x, y),
     )
 
 
@@ -381,9 +381,9 @@ def makers(names: Iterable[str] | None = None) -> dict[str, Callable[[TrainModel
     known: dict[str, Callable[[TrainModel], Case]] = {
         HAND_FLAT: hand_flat,
         HAND_NESTED: hand_nested,
-        WEFT: weft_jit,
+        TREADLE: treadle_jit,
         HAND_DONATED: lambda model: hand_flat(model, donate=True),
-        WEFT_DONATED: lambda model: weft_jit(model, donate=True),
+        TREADLE_DONATED: lambda model: treadle_jit(model, donate=True),
     }
     if HAS_FLAX:
         for mode in flax_modes():

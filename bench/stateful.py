@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import weft
+import treadle
 from peers import (
     EQUINOX,
     FLAX_CACHED,
@@ -21,7 +21,7 @@ from peers import (
     HAND_NESTED,
     HAS_EQUINOX,
     HAS_FLAX,
-    WEFT,
+    TREADLE,
     Case,
     View,
     equinox_module,
@@ -29,8 +29,8 @@ from peers import (
     flax_mode,
     flax_modes,
     flax_set,
+    treadle_get,
     view,
-    weft_get,
 )
 
 
@@ -307,47 +307,49 @@ def hand(model: StatefulModel, *, nested: bool) -> Case:
     )
 
 
-# -- weft ----------------------------------------------------------------------------------------------
+# -- treadle ----------------------------------------------------------------------------------------------
 
-WEFT_ACCESS = Access(weft_get, lambda v, value: setattr(v, "value", value), lambda r: r.dropout())
+TREADLE_ACCESS = Access(
+    treadle_get, lambda v, value: setattr(v, "value", value), lambda r: r.dropout()
+)
 
 
-class WeftTree(weft.Module):
+class TreadleTree(treadle.Module):
     """A module with the attributes of a dict; below it modules, or plain containers."""
 
     def __init__(self, tree: dict[str, Any], containers: bool) -> None:
         for name, value in tree.items():
-            setattr(self, name, _weft_child(value, containers))
+            setattr(self, name, _treadle_child(value, containers))
 
 
-def _weft_child(value: Any, containers: bool) -> Any:
+def _treadle_child(value: Any, containers: bool) -> Any:
     if isinstance(value, Stream):
-        return weft.Rngs(dropout=value.seed)
+        return treadle.Rngs(dropout=value.seed)
     if isinstance(value, list):
-        return [_weft_child(item, containers) for item in value]
+        return [_treadle_child(item, containers) for item in value]
     if not isinstance(value, dict):
-        return weft.Variable(jnp.array(value))
+        return treadle.Variable(jnp.array(value))
     if containers:
-        return {name: _weft_child(item, containers) for name, item in value.items()}
-    return WeftTree(value, containers)
+        return {name: _treadle_child(item, containers) for name, item in value.items()}
+    return TreadleTree(value, containers)
 
 
-def weft_objects(model: StatefulModel) -> list[Any]:
-    return [WeftTree(tree, model.containers) for tree in model.trees()]
+def treadle_objects(model: StatefulModel) -> list[Any]:
+    return [TreadleTree(tree, model.containers) for tree in model.trees()]
 
 
-def weft_case(model: StatefulModel) -> Case:
-    objects = weft_objects(model)
+def treadle_case(model: StatefulModel) -> Case:
+    objects = treadle_objects(model)
     x = jnp.asarray(model.data())
-    step = weft.jit(
-        lambda *args: model.function(WEFT_ACCESS, *args), donate_argnums=model.donated or None
+    step = treadle.jit(
+        lambda *args: model.function(TREADLE_ACCESS, *args), donate_argnums=model.donated or None
     )
     return Case(
-        WEFT,
+        TREADLE,
         lambda: step(*objects, x),
-        lambda: jax.tree.leaves([weft.state(node) for node in objects]),
+        lambda: jax.tree.leaves([treadle.state(node) for node in objects]),
         lambda: step.lower(*objects, x),
-        lambda: weft.profile(step, *objects, x),
+        lambda: treadle.profile(step, *objects, x),
     )
 
 
@@ -425,7 +427,7 @@ def makers() -> dict[str, Callable[[StatefulModel], Case]]:
     known: dict[str, Callable[[StatefulModel], Case]] = {
         HAND_FLAT: lambda model: hand(model, nested=False),
         HAND_NESTED: lambda model: hand(model, nested=True),
-        WEFT: weft_case,
+        TREADLE: treadle_case,
     }
     if HAS_FLAX:
         for mode in flax_modes():

@@ -2,7 +2,7 @@
 #
 # The debug build keeps -O1: the suite runs on it, and at -O0 that takes minutes longer without showing more.
 
-if(WEFT_DEBUG OR WEFT_SANITIZE)
+if(TREADLE_DEBUG OR TREADLE_SANITIZE)
   set(CMAKE_BUILD_TYPE Debug)
   if(NOT MSVC)
     set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS")

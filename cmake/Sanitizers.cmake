@@ -2,10 +2,10 @@
 #
 # The interpreter itself is not instrumented: preload the runtime when running, as tools/sanitize.py does.
 
-if(WEFT_SANITIZE)
+if(TREADLE_SANITIZE)
   if(MSVC)
-    message(FATAL_ERROR "WEFT_SANITIZE needs GCC or Clang")
+    message(FATAL_ERROR "TREADLE_SANITIZE needs GCC or Clang")
   endif()
-  add_compile_options(-fsanitize=${WEFT_SANITIZE} -fno-sanitize-recover=all)
-  add_link_options(-fsanitize=${WEFT_SANITIZE})
+  add_compile_options(-fsanitize=${TREADLE_SANITIZE} -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${TREADLE_SANITIZE})
 endif()

@@ -1,19 +1,19 @@
 # Warnings for our own sources; headers of Python and nanobind count as system headers.
 #
-# They are errors only where WEFT_WERROR is set: a newer compiler's new warning must not stop a user who
+# They are errors only where TREADLE_WERROR is set: a newer compiler's new warning must not stop a user who
 # builds from the sdist.
 
-function(weft_set_warnings target)
+function(treadle_set_warnings target)
   if(MSVC)
     # 4127 (constant condition) and 4702 (unreachable code) fire inside instantiated templates.
     target_compile_options(${target} PRIVATE
-      /W4 /wd4127 /wd4702 /permissive- /utf-8 /external:W0 $<$<BOOL:${WEFT_WERROR}>:/WX>)
+      /W4 /wd4127 /wd4702 /permissive- /utf-8 /external:W0 $<$<BOOL:${TREADLE_WERROR}>:/WX>)
     return()
   endif()
   target_compile_options(${target} PRIVATE
     -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wformat=2
     -Wimplicit-fallthrough -Wundef -Wunused -Wvla
-    $<$<BOOL:${WEFT_WERROR}>:-Werror>)
+    $<$<BOOL:${TREADLE_WERROR}>:-Werror>)
   # CPython's method tables cast between function types, and its type objects are part-initialized.
   target_compile_options(${target} PRIVATE
     -Wno-missing-field-initializers -Wno-cast-function-type)

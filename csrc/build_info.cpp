@@ -5,22 +5,22 @@
 #include <string>
 
 // CMake defines these three.
-#if !defined(WEFT_VERSION) || !defined(WEFT_BUILD_TYPE) || !defined(WEFT_SANITIZE)
-#error "build weft through its CMakeLists.txt"
+#if !defined(TREADLE_VERSION) || !defined(TREADLE_BUILD_TYPE) || !defined(TREADLE_SANITIZE)
+#error "build treadle through its CMakeLists.txt"
 #endif
 
-namespace weft {
+namespace treadle {
 namespace {
 
-#define WEFT_TEXT_(x) #x
-#define WEFT_TEXT(x) WEFT_TEXT_(x)
+#define TREADLE_TEXT_(x) #x
+#define TREADLE_TEXT(x) TREADLE_TEXT_(x)
 
 #if defined(__clang__)
-constexpr const char *kCompiler = "Clang " WEFT_TEXT(__clang_major__) "." WEFT_TEXT(__clang_minor__);
+constexpr const char *kCompiler = "Clang " TREADLE_TEXT(__clang_major__) "." TREADLE_TEXT(__clang_minor__);
 #elif defined(__GNUC__)
 constexpr const char *kCompiler = "GCC " __VERSION__;
 #elif defined(_MSC_VER)
-constexpr const char *kCompiler = "MSVC " WEFT_TEXT(_MSC_VER);
+constexpr const char *kCompiler = "MSVC " TREADLE_TEXT(_MSC_VER);
 #else
 constexpr const char *kCompiler = "an unknown compiler";
 #endif
@@ -32,19 +32,19 @@ constexpr const char *kAbi = "CPython " PY_VERSION " ABI";
 #endif
 
 std::string build_info() {
-  std::string info = std::string(WEFT_BUILD_TYPE) + " build, " + kAbi + ", " + kCompiler;
-#if defined(WEFT_DEBUG)
+  std::string info = std::string(TREADLE_BUILD_TYPE) + " build, " + kAbi + ", " + kCompiler;
+#if defined(TREADLE_DEBUG)
   info += ", assertions on";
 #endif
-  if (*WEFT_SANITIZE != '\0') info += std::string(", sanitizers ") + WEFT_SANITIZE;
+  if (*TREADLE_SANITIZE != '\0') info += std::string(", sanitizers ") + TREADLE_SANITIZE;
   return info;
 }
 
 }  // namespace
 
 void bind_build_info(nb::module_ &m) {
-  m.attr("__version__") = WEFT_VERSION;
+  m.attr("__version__") = TREADLE_VERSION;
   m.def("build_info", &build_info, "How the extension was compiled, in one line.");
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -1,10 +1,10 @@
-// How this extension was compiled, for `python -m weft` and bug reports.
+// How this extension was compiled, for `python -m treadle` and bug reports.
 #pragma once
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 void bind_build_info(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

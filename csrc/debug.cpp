@@ -3,7 +3,7 @@
 #include <array>
 #include <new>
 
-#if defined(WEFT_FAIL_ALLOCATIONS)
+#if defined(TREADLE_FAIL_ALLOCATIONS)
 
 namespace {
 
@@ -31,9 +31,9 @@ void *__wrap__Znam(std::size_t size) { return failing(size, __real__Znam); }
 
 #endif
 
-namespace weft {
+namespace treadle {
 
-#if defined(WEFT_DEBUG)
+#if defined(TREADLE_DEBUG)
 
 namespace {
 
@@ -50,7 +50,7 @@ void count(Kept kind, int change) { g_counts[static_cast<size_t>(kind)] += chang
 #endif
 
 void bind_debug([[maybe_unused]] nb::module_ &m) {
-#if defined(WEFT_DEBUG)
+#if defined(TREADLE_DEBUG)
   m.def(
       "_live_counts",
       [] {
@@ -60,7 +60,7 @@ void bind_debug([[maybe_unused]] nb::module_ &m) {
       },
       "Debug builds only: how many objects of each class of the core there are.");
 #endif
-#if defined(WEFT_FAIL_ALLOCATIONS)
+#if defined(TREADLE_FAIL_ALLOCATIONS)
   m.def(
       "_fail_allocation",
       [](long n) {
@@ -74,4 +74,4 @@ void bind_debug([[maybe_unused]] nb::module_ &m) {
 #endif
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -3,7 +3,7 @@
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 enum class Kept : uint8_t {
   GraphDef,
@@ -17,7 +17,7 @@ enum class Kept : uint8_t {
   VariableState,
 };
 
-#if defined(WEFT_DEBUG)
+#if defined(TREADLE_DEBUG)
 void count(Kept kind, int change);
 #else
 inline void count(Kept, int) {}
@@ -26,7 +26,7 @@ inline void count(Kept, int) {}
 // A member that counts the objects it is part of.
 template <Kept kind>
 struct Counted {
-#if defined(WEFT_DEBUG)
+#if defined(TREADLE_DEBUG)
   Counted() { count(kind, 1); }
   Counted(const Counted &) { count(kind, 1); }
   Counted &operator=(const Counted &) { return *this; }
@@ -36,4 +36,4 @@ struct Counted {
 
 void bind_debug(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

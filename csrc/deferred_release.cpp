@@ -2,7 +2,7 @@
 
 #include <vector>
 
-namespace weft {
+namespace treadle {
 namespace {
 
 constexpr size_t kMaxNesting = 64;
@@ -36,4 +36,4 @@ void release_nested(PyObject *owned) noexcept {
   --g_nesting;
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -3,10 +3,10 @@
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 // Drops an owned reference (or null) from within a deallocator. A chain of objects that each hold the next is released
 // one after the other, however long it is: what is nested deeper than the C stack should bear waits for the outermost.
 void release_nested(PyObject *owned) noexcept;
 
-}  // namespace weft
+}  // namespace treadle

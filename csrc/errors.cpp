@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <typeinfo>
 
-namespace weft {
+namespace treadle {
 namespace {
 
 PyObject *type_of(nb::exception_type type) {
@@ -48,4 +48,4 @@ void set_pending_error() {
   }
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -5,7 +5,7 @@
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 // The exception that is being handled becomes the pending Python one. For catch blocks only; what is no std::exception
 // passes on, since the C library ends threads that way.
@@ -28,4 +28,4 @@ auto guarded(Body &&body) {
   }
 }
 
-}  // namespace weft
+}  // namespace treadle

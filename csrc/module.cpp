@@ -14,20 +14,20 @@
 
 NB_MODULE(_core, m) {
   static bool initialized = false;
-  if (initialized) weft::refuse_second_import();
+  if (initialized) treadle::refuse_second_import();
   initialized = true;
   // Type objects and registries live as long as the interpreter; leak reports at exit would only be about those.
   nb::set_leak_warnings(false);
-  weft::bind_build_info(m);
-  weft::bind_settings(m);
-  weft::bind_cells(m);
-  weft::bind_state_pytree(m);
-  weft::bind_node_types(m);
-  weft::bind_graphdef(m);
-  weft::bind_update(m);
-  weft::bind_variables(m);
-  weft::bind_effects(m);
-  weft::bind_outputs(m);
-  weft::bind_dispatcher(m);
-  weft::bind_debug(m);
+  treadle::bind_build_info(m);
+  treadle::bind_settings(m);
+  treadle::bind_cells(m);
+  treadle::bind_state_pytree(m);
+  treadle::bind_node_types(m);
+  treadle::bind_graphdef(m);
+  treadle::bind_update(m);
+  treadle::bind_variables(m);
+  treadle::bind_effects(m);
+  treadle::bind_outputs(m);
+  treadle::bind_dispatcher(m);
+  treadle::bind_debug(m);
 }

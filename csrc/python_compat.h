@@ -17,7 +17,7 @@
 
 namespace nb = nanobind;
 
-namespace weft::py {
+namespace treadle::py {
 
 #if defined(Py_LIMITED_API)
 inline PyObject *tuple_item(PyObject *tuple, Py_ssize_t i) { return PyTuple_GetItem(tuple, i); }
@@ -95,4 +95,4 @@ inline nb::object to_list(const std::vector<nb::object> &values) {
 
 inline bool is_exact(PyObject *object, PyTypeObject *type) { return Py_TYPE(object) == type; }
 
-}  // namespace weft::py
+}  // namespace treadle::py

@@ -1,6 +1,6 @@
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // Never freed: module teardown may run destructors that still need the error types.
@@ -43,15 +43,15 @@ void configure(const nb::kwargs &options) {
 
 const Settings &settings() {
   if (g_settings == nullptr) {
-    throw std::runtime_error("weft._core is not configured: import weft, not weft._core");
+    throw std::runtime_error("treadle._core is not configured: import treadle, not treadle._core");
   }
   return *g_settings;
 }
 
 void refuse_second_import() {
   throw nb::import_error(
-      "weft cannot be imported a second time in one process: its types are registered with JAX already. "
-      "Restart Python, or keep weft's modules in sys.modules");
+      "treadle cannot be imported a second time in one process: its types are registered with JAX already. "
+      "Restart Python, or keep treadle's modules in sys.modules");
 }
 
 void bind_settings(nb::module_ &m) { m.def("configure", &configure); }
@@ -78,4 +78,4 @@ void check_trace(PyObject *owner, PyObject *object) {
   throw nb::python_error();
 }
 
-}  // namespace weft
+}  // namespace treadle

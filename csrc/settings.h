@@ -9,7 +9,7 @@
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 struct Settings {
   nb::object graph_error;        // (reason: str, path: tuple, is_static: bool) -> exception
@@ -51,4 +51,4 @@ nb::object current_trace();
 // "Cannot mutate 'Dict' from different trace level", unless `owner` is the current trace.
 void check_trace(PyObject *owner, PyObject *object);
 
-}  // namespace weft
+}  // namespace treadle

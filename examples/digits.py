@@ -1,11 +1,11 @@
-"""Train a convolutional network on scans of handwritten digits, through `weft.jit`.
+"""Train a convolutional network on scans of handwritten digits, through `treadle.jit`.
 
 The data is scikit-learn's `load_digits`: 1797 real scans of 8x8 pixels, shipped inside the package.
 
     python examples/digits.py            # about a minute on two cores
     python examples/digits.py --short    # a quick check
 
-Writes a loss curve and a confusion picture as PNG, and prints what a step costs through `weft.jit`,
+Writes a loss curve and a confusion picture as PNG, and prints what a step costs through `treadle.jit`,
 through a hand-written `jax.jit` and, where flax is installed, through flax's `nnx.jit`. The exit status
 is 1 if the network did not learn enough.
 """
@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-import weft as nnx
+import treadle as nnx
 from digits_pictures import draw_confusion, draw_curves
 from digits_timing import compare_steps
 
@@ -195,8 +195,8 @@ def hand_written_step(images: jax.Array, labels: jax.Array) -> Any:
     return run
 
 
-def weft_step(images: jax.Array, labels: jax.Array) -> Any:
-    """A step through `weft.jit`."""
+def treadle_step(images: jax.Array, labels: jax.Array) -> Any:
+    """A step through `treadle.jit`."""
     model, optimizer, metrics, rngs = fresh_objects()
 
     def run() -> Any:
@@ -239,7 +239,7 @@ def main() -> int:
 
     batch = next(train_data.batches(np.random.default_rng(0)))
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
-    steps = {"weft.jit": weft_step, "hand-written jax.jit": hand_written_step}
+    steps = {"treadle.jit": treadle_step, "hand-written jax.jit": hand_written_step}
     print()
     print(compare_steps(steps, images, labels, rounds=40 if options.short else 100))
 

@@ -3,8 +3,8 @@
     python examples/text_transformer.py            # a few minutes on two cores
     python examples/text_transformer.py --short    # a quick check
 
-The model reads characters. It is trained through `weft.jit` with the whole window at once, and then
-writes one character a call, also through `weft.jit`, with the keys and values of what it has read so far
+The model reads characters. It is trained through `treadle.jit` with the whole window at once, and then
+writes one character a call, also through `treadle.jit`, with the keys and values of what it has read so far
 kept in `Cache` Variables of the model. The exit status is 1 if it did not learn enough.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-import weft as nnx
+import treadle as nnx
 
 BATCH = 32
 WINDOW = 64

@@ -19,7 +19,7 @@ RUNS = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("weft")
+    group = parser.getgroup("treadle")
     group.addoption(
         "--checking-leaks", action="store_true", help="run each test under jax.checking_leaks()"
     )
@@ -72,7 +72,7 @@ def counts(*, forget: bool = False) -> dict[str, int]:
     """The objects of the core, and JAX's arrays; after JAX's caches are cleared, if they should."""
     import jax
 
-    from weft import _core
+    from treadle import _core
 
     if not hasattr(_core, "_live_counts"):
         pytest.exit("--growth needs a debug build: make sanitize SANITIZE_ARGS=--growth")

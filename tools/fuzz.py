@@ -15,7 +15,7 @@ from instrumented import ROOT, build, library
 
 def main() -> None:
     compiler = os.environ.get("CLANG", "clang++")
-    python = build("fuzz", {"WEFT_SANITIZE": "address,fuzzer-no-link"}, compiler)
+    python = build("fuzz", {"TREADLE_SANITIZE": "address,fuzzer-no-link"}, compiler)
     # atheris brings libFuzzer and AddressSanitizer in one library, to be there before everything else.
     runtime = Path(sysconfig.get_path("purelib")) / "asan_with_fuzzer.so"
     if not runtime.exists():

@@ -1,4 +1,4 @@
-"""Builds of weft that watch themselves, each in an environment of its own below build/.
+"""Builds of treadle that watch themselves, each in an environment of its own below build/.
 
 Such an environment borrows all other packages from the one that runs the script: nothing is
 downloaded, and the build that is developed on stays as it is.
@@ -19,7 +19,7 @@ def build(name: str, defines: Mapping[str, str], compiler: str | None = None) ->
     env = ROOT / "build" / name / "env"
     python = str(env / "bin/python")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(env)], check=True)
-    # A plain path, unlike a site directory, leaves out the borrowed environment's editable weft.
+    # A plain path, unlike a site directory, leaves out the borrowed environment's editable treadle.
     site = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True,
@@ -27,7 +27,7 @@ def build(name: str, defines: Mapping[str, str], compiler: str | None = None) ->
         text=True,
     ).stdout.strip()
     Path(site, "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    options = [f"build-dir=build/{name}/cmake", "cmake.define.WEFT_WERROR=ON"]
+    options = [f"build-dir=build/{name}/cmake", "cmake.define.TREADLE_WERROR=ON"]
     options += [f"cmake.define.{key}={value}" for key, value in defines.items()]
     subprocess.run(
         [

@@ -20,9 +20,9 @@ def _pyproject() -> dict[str, Any]:
 
 def version() -> str:
     """The version, from the one place where it is written."""
-    text = (ROOT / "python/weft/_version.py").read_text()
+    text = (ROOT / "python/treadle/_version.py").read_text()
     found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
-    assert found is not None, "python/weft/_version.py has no __version__"
+    assert found is not None, "python/treadle/_version.py has no __version__"
     return found[1]
 
 
@@ -32,7 +32,7 @@ def test_sources() -> list[str]:
 
 
 def requirements(section: str) -> list[str]:
-    """Requirements of one section, with `weft[a,b]` replaced by those of its extras."""
+    """Requirements of one section, with `treadle[a,b]` replaced by those of its extras."""
     pyproject = _pyproject()
     project = pyproject["project"]
     sections = {
@@ -42,7 +42,7 @@ def requirements(section: str) -> list[str]:
     }
     found = []
     for requirement in sections[section]:
-        extras = re.fullmatch(r"weft\[(.+)\]", requirement)
+        extras = re.fullmatch(r"treadle\[(.+)\]", requirement)
         if extras is None:
             found.append(requirement)
         else:

@@ -1,9 +1,9 @@
-"""Which of ThreadSanitizer's reports are about weft.
+"""Which of ThreadSanitizer's reports are about treadle.
 
 CPython and jaxlib are not instrumented. XLA's locks wait on futexes directly, which ThreadSanitizer does
 not see, so it takes whatever they guard for unguarded: a program that only uses jax gives a hundred
-reports. A suppression would match anywhere in a stack, and hide weft where jaxlib calls it. Here a
-report counts if one of its two accesses was made by weft's own code, directly or through the C and C++
+reports. A suppression would match anywhere in a stack, and hide treadle where jaxlib calls it. Here a
+report counts if one of its two accesses was made by treadle's own code, directly or through the C and C++
 libraries.
 """
 
@@ -15,7 +15,7 @@ _ACCESS = re.compile(r"^  (?:Previous )?(?:atomic )?(?:write|read) of size", re.
 
 
 def reports(prefix: Path) -> tuple[list[str], int]:
-    """The reports about weft in the logs that start with `prefix`, and the number of all reports."""
+    """The reports about treadle in the logs that start with `prefix`, and the number of all reports."""
     found: list[str] = []
     total = 0
     for log in sorted(prefix.parent.glob(f"{prefix.name}.*")):

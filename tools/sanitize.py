@@ -35,7 +35,7 @@ def main() -> None:
     sanitizers = "thread" if options.thread else "" if options.growth else options.sanitizers
     python = build(
         f"sanitize-{sanitizers.replace(',', '-') or 'growth'}",
-        {"WEFT_DEBUG": "ON", "WEFT_SANITIZE": sanitizers},
+        {"TREADLE_DEBUG": "ON", "TREADLE_SANITIZE": sanitizers},
     )
     # ThreadSanitizer maps fixed addresses, which a randomized layout may have taken.
     command = ["setarch", platform.machine(), "-R"] if options.thread else []
@@ -49,7 +49,7 @@ def main() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment(sanitizers), check=False)
     if "thread" in sanitizers.split(","):
         ours, total = races.reports(RACES)
-        print(*ours, f"{len(ours)} reports about weft, {total} in all", sep="\n")
+        print(*ours, f"{len(ours)} reports about treadle, {total} in all", sep="\n")
         sys.exit(done.returncode or bool(ours))
     sys.exit(done.returncode)
 
@@ -70,7 +70,7 @@ def environment(sanitizers: str) -> dict[str, str]:
         # ours in a report: what the core leaves behind is counted instead (--growth).
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        # Most reports are about XLA: tools/races.py picks out those about weft.
+        # Most reports are about XLA: tools/races.py picks out those about treadle.
         "TSAN_OPTIONS": f"log_path={RACES}:halt_on_error=0:exitcode=0:history_size=4",
     }
 

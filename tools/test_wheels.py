@@ -1,7 +1,7 @@
 """Install the wheels of dist/ in fresh environments and run the whole suite on what was installed.
 
 Run by `make test-wheels`. No environment has a compiler on its PATH, and the suite runs from a copy that
-holds tests and documentation but no source tree, so that `import weft` can only find the installed package.
+holds tests and documentation but no source tree, so that `import treadle` can only find the installed package.
 One more environment builds from the sdist, with a compiler, and runs part of the suite.
 """
 
@@ -24,7 +24,7 @@ from project import requirements, test_sources
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
 SECTIONS = ("runtime", "test", "examples")
-"""What is installed beside weft, so that no test is skipped for want of a library."""
+"""What is installed beside treadle, so that no test is skipped for want of a library."""
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "make", "zig")
 
 
@@ -35,7 +35,7 @@ class Setup:
     python: str
     jax: str
     from_sdist: bool = False
-    tests: tuple[str, ...] = ("tests", "--pyargs", "weft")
+    tests: tuple[str, ...] = ("tests", "--pyargs", "treadle")
 
     def __str__(self) -> str:
         source = "sdist" if self.from_sdist else "wheel"
@@ -68,7 +68,7 @@ def main() -> None:
     results = {}
     for setup in setups:
         print(f"== {setup}", flush=True)
-        with tempfile.TemporaryDirectory(prefix="weft-test-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="treadle-test-") as scratch:
             try:
                 results[setup] = test(setup, Path(scratch), options.jobs, options.pytest)
             except subprocess.CalledProcessError as error:
@@ -86,10 +86,10 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
     run(find_interpreter(setup.python), "-m", "venv", str(scratch / "env"), cwd=scratch, env=env)
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if setup.from_sdist:
-        (package,) = DIST.glob("weft-*.tar.gz")
+        (package,) = DIST.glob("treadle-*.tar.gz")
         pick = [str(package)]
     else:
-        pick = ["--no-index", "--find-links", str(DIST), "--no-deps", "weft"]
+        pick = ["--no-index", "--find-links", str(DIST), "--no-deps", "treadle"]
     needed = [requirement for section in SECTIONS for requirement in requirements(section)]
     run_retrying(*install, setup.jax, *dict.fromkeys(needed), cwd=scratch, env=env)
     run_retrying(*install, *pick, cwd=scratch, env=env)
@@ -102,8 +102,10 @@ def test(setup: Setup, scratch: Path, jobs: str, pytest_args: list[str]) -> tupl
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             shutil.copy(source, target)
-    run(python, "-m", "weft", cwd=scratch, env=env)
-    installed = output(python, "-c", "import weft; print(weft.__file__)", cwd=scratch, env=env)
+    run(python, "-m", "treadle", cwd=scratch, env=env)
+    installed = output(
+        python, "-c", "import treadle; print(treadle.__file__)", cwd=scratch, env=env
+    )
     if not Path(installed).is_relative_to(scratch / "env"):
         sys.exit(f"not the installed package: {installed}")
 

@@ -37,7 +37,7 @@ platform.machine = lambda: machine
 sys.exit(main())
 """
 """auditwheel audits wheels of every processor, but offers on its command line only this machine's tags."""
-SHIPPED = ("weft/__init__.py", "weft/_core.pyi", "weft/py.typed")
+SHIPPED = ("treadle/__init__.py", "treadle/_core.pyi", "treadle/py.typed")
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir()
     sdist = build_sdist(DIST)
-    with tempfile.TemporaryDirectory(prefix="weft-needs-") as needs:
+    with tempfile.TemporaryDirectory(prefix="treadle-needs-") as needs:
         os.environ |= downloaded(Path(needs))
         for version in options.python:
             for arch in options.arch:
@@ -95,7 +95,7 @@ def build_sdist(into: Path) -> Path:
 def build_wheel(sdist: Path, version: str, arch: str, into: Path) -> Path:
     """Build one wheel from the sdist and repair it; the result lies in `into`."""
     python = find_interpreter(version)
-    with tempfile.TemporaryDirectory(prefix="weft-wheel-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="treadle-wheel-") as scratch:
         raw = Path(scratch, "raw")
         run(
             *(python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
@@ -143,7 +143,7 @@ def toolchain(scratch: Path, python: str, version: str, arch: str) -> dict[str, 
         env["_PYTHON_HOST_PLATFORM"] = f"linux-{arch}"
         tag = "".join(version.split(".")[:2])
         env["SETUPTOOLS_EXT_SUFFIX"] = f".cpython-{tag}-{arch}-linux-gnu.so"
-    return env | {"CMAKE_ARGS": " ".join(cmake), "SKBUILD_CMAKE_DEFINE": "WEFT_WERROR=ON"}
+    return env | {"CMAKE_ARGS": " ".join(cmake), "SKBUILD_CMAKE_DEFINE": "TREADLE_WERROR=ON"}
 
 
 def debian_headers(scratch: Path, python: str, arch: str) -> Path:
@@ -181,7 +181,7 @@ def check_wheel(wheel: Path) -> None:
 
 def check_same_again(wheel: Path, sdist: Path, version: str, arch: str) -> None:
     """Build once more, elsewhere, and compare the bytes."""
-    with tempfile.TemporaryDirectory(prefix="weft-again-") as elsewhere:
+    with tempfile.TemporaryDirectory(prefix="treadle-again-") as elsewhere:
         again = build_wheel(sdist, version, arch, Path(elsewhere))
         require(digest(again) == digest(wheel), f"{wheel.name}: two builds differ")
     print(f"{wheel.name}: two builds, same bytes, sha256 {digest(wheel)}")

@@ -9,15 +9,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("weft", "jax", "jaxlib", "flax", "equinox", "optax", "numpy")
+_PACKAGES = ("treadle", "jax", "jaxlib", "flax", "equinox", "optax", "numpy")
 
 
 def describe() -> dict[str, Any]:
     """Versions, processor, devices and how busy the machine is."""
     import jax
 
-    import weft
-    from weft import _core
+    import treadle
+    from treadle import _core
 
     versions = {}
     for package in _PACKAGES:
@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    versions["weft"] = weft.__version__
+    versions["treadle"] = treadle.__version__
     return {
         "python": platform.python_version(),
         "versions": versions,

@@ -26,7 +26,7 @@ def page(results: dict[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
-        f"<title>Weft benchmarks</title>\n<style>{_STYLE}</style>\n{body}\n</html>\n"
+        f"<title>Treadle benchmarks</title>\n<style>{_STYLE}</style>\n{body}\n</html>\n"
     )
 
 

@@ -15,7 +15,7 @@ def report(results: dict[str, Any]) -> str:
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
-        "# Weft benchmarks",
+        "# Treadle benchmarks",
         "",
         f"{results['date']}, commit {machine['commit']}, {results['size']} run.",
         f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} at the start; "
@@ -64,7 +64,7 @@ def section(name: str, suite: dict[str, Any]) -> list[str]:
         lines.append("")
         notes = list(row["notes"])
         if "profile" in row["extra"]:
-            notes.append(f"`weft.profile`: {parts(row['extra']['profile'])}")
+            notes.append(f"`treadle.profile`: {parts(row['extra']['profile'])}")
         lines += [f"- {note}" for note in notes]
         if notes:
             lines.append("")
@@ -124,7 +124,7 @@ def _phases(case: dict[str, Any]) -> list[str]:
 _TIMES = (["case", "µs", "quartiles", "ratio", "added µs"], _times)
 # The first key that a case has decides how the row is shown.
 _LAYOUTS: dict[str, tuple[list[str], Any]] = {
-    "dispatch": (["call", "verify", "gather", "dispatch", "scatter", "share of weft"], _phases),
+    "dispatch": (["call", "verify", "gather", "dispatch", "scatter", "share of treadle"], _phases),
     "tail": (
         [
             "case",

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 _COLOURS = {
     "jax.jit, flat": "#333333",
     "jax.jit, nested dicts": "#888888",
-    "weft.jit": "#d1495b",
+    "treadle.jit": "#d1495b",
     "flax nnx.jit, graph updates": "#30638e",
     "flax nnx.jit, tree mode": "#5b9bd5",
     "flax nnx.cached_partial": "#66a182",
@@ -26,7 +26,7 @@ _COLOURS = {
 
 def _svg(draw: Callable[[Any], None], height: float = 4.0) -> str:
     # Text as text keeps the page small and searchable; a fixed salt keeps ids the same from run to run.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "weft", "font.size": 9}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "treadle", "font.size": 9}):
         figure, axes = plt.subplots(figsize=(8, height))
         draw(axes)
         for side in ("top", "right"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from page.targets import FLAX_GRAPH, HAND_FLAT, WEFT, Measured, find, targets
+from page.targets import FLAX_GRAPH, HAND_FLAT, TREADLE, Measured, find, targets
 
 _PHASES = ("verify", "gather", "scatter")
 _ONE_LEAF = "1 leaves, all changed"
@@ -19,12 +19,13 @@ def remaining_costs(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def parts(profile: dict[str, Any]) -> str:
-    """Where a call of Weft's spends its time, in words."""
+    """Where a call of Treadle's spends its time, in words."""
     own = sum(profile[phase] for phase in _PHASES)
     named = ", ".join(f"{phase} {profile[phase]:.1f}" for phase in _PHASES)
     return (
-        f"{own:.1f} µs of a call are Weft's own ({named}; scatter also frees the arrays that it replaces, as any code "
-        f"must), {profile['dispatch']:.1f} µs JAX's call of the compiled step with {profile['leaves_in']} arrays in "
+        f"{own:.1f} µs of a call are Treadle's own ({named}; scatter also frees the arrays that it "
+        f"replaces, as any code must), {profile['dispatch']:.1f} µs JAX's call of the compiled "
+        f"step with {profile['leaves_in']} arrays in "
         f"and {profile['leaves_out']} out"
     )
 
@@ -34,7 +35,7 @@ def _explained(results: dict[str, Any], line: Measured) -> list[str]:
         return ["the tables below have all that was measured."]
     if line.case == FLAX_GRAPH:
         return _against_flax(results, line.row)
-    if line.case == "weft.jit, a module":
+    if line.case == "treadle.jit, a module":
         return _one_leaf(results, line.row)
     ours = line.row["cases"][line.case]
     if "tail" in ours:
@@ -47,7 +48,7 @@ def _explained(results: dict[str, Any], line: Measured) -> list[str]:
         )
     profile = line.row["extra"].get("profile")
     if profile is not None:
-        said.append(f"By `weft.profile`, {parts(profile)}.")
+        said.append(f"By `treadle.profile`, {parts(profile)}.")
     return said
 
 
@@ -57,11 +58,11 @@ def _more_or_less(microseconds: float) -> str:
 
 def _against_flax(results: dict[str, Any], row: dict[str, Any]) -> list[str]:
     """The ratio is bounded by what JAX takes for the step itself, whoever calls it."""
-    hand, ours, theirs = (row["cases"][name] for name in (HAND_FLAT, WEFT, FLAX_GRAPH))
+    hand, ours, theirs = (row["cases"][name] for name in (HAND_FLAT, TREADLE, FLAX_GRAPH))
     said = [
         f"the hand-written step itself takes {hand['us']:.0f} µs here, to which flax adds "
-        f"{theirs['added_us']:.0f} µs and Weft {ours['added_us']:.0f} µs. A wrapper that added nothing at all would be "
-        f"{theirs['ratio']:.1f} times faster than flax."
+        f"{theirs['added_us']:.0f} µs and Treadle {ours['added_us']:.0f} µs. A wrapper that added nothing "
+        f"at all would be {theirs['ratio']:.1f} times faster than flax."
     ]
     bare = find(results, "breakdown", lambda row: "us_per_output" in row["extra"])
     if bare is not None:
@@ -72,7 +73,7 @@ def _against_flax(results: dict[str, Any], row: dict[str, Any]) -> list[str]:
         )
     profile = row["extra"].get("profile")
     if profile is not None:
-        said.append(f"By `weft.profile`, {parts(profile)}.")
+        said.append(f"By `treadle.profile`, {parts(profile)}.")
     return said
 
 
@@ -82,13 +83,13 @@ def _tail(row: dict[str, Any]) -> list[str]:
         f"{name}: {case['p50']:.0f} µs at p50, {case['p99']:.0f} at p99, {case['p99.9']:.0f} at p99.9 of "
         f"{case['steps']} steps, with {sum(case['collections_per_1000_steps']):.1f} garbage collections per 1000 steps."
         for name, case in row["cases"].items()
-        if name in (HAND_FLAT, WEFT)
+        if name in (HAND_FLAT, TREADLE)
     ]
 
 
 def _one_leaf(results: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    array = row["cases"]["weft.jit, an array"]["added_us"]
-    module = row["cases"]["weft.jit, a module"]["added_us"]
+    array = row["cases"]["treadle.jit, an array"]["added_us"]
+    module = row["cases"]["treadle.jit, a module"]["added_us"]
     said = [
         f"{array:.2f} µs are added to a call that has a bare array as its argument, and {module - array:.2f} µs more "
         "where a module and its Variable have to be verified."

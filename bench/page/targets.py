@@ -9,7 +9,7 @@ from typing import Any
 HAND_FLAT = "jax.jit, flat"
 HAND_NESTED = "jax.jit, nested dicts"
 HAND_TURNS = "jax.jit, flat, states in turn"
-WEFT = "weft.jit"
+TREADLE = "treadle.jit"
 FLAX_GRAPH = "flax nnx.jit, graph updates"
 
 
@@ -23,7 +23,7 @@ class Measured:
     spread: str = ""
     met: bool | None = None
     row: dict[str, Any] | None = None
-    case: str = WEFT
+    case: str = TREADLE
     """Row and case that it was measured on, for what the remaining cost is made of."""
 
 
@@ -53,7 +53,7 @@ def targets(results: dict[str, Any]) -> Iterator[Measured]:
         results,
         "eager",
         lambda row: row["name"] == "split + merge",
-        ("weft", "jax.tree, nested dicts"),
+        ("treadle", "jax.tree, nested dicts"),
         "eager `split` + `merge`, 602 leaves, against `jax.tree.flatten` + `unflatten`",
         3.0,
     )
@@ -62,7 +62,7 @@ def targets(results: dict[str, Any]) -> Iterator[Measured]:
         results,
         "tracing",
         lambda row: True,
-        (WEFT, HAND_NESTED),
+        (TREADLE, HAND_NESTED),
         "tracing a training step, against tracing hand-written",
         1.15,
     )
@@ -82,7 +82,7 @@ def _training(results: dict[str, Any]) -> Iterator[Measured]:
                 results,
                 "training" if leaves < 3000 else "training-large",
                 lambda row, leaves=leaves: row["leaves"] == leaves,
-                (WEFT, base),
+                (TREADLE, base),
                 f"training step, {leaves} leaves, against hand-written on {shown}",
                 limit,
             )
@@ -110,11 +110,11 @@ def _one_leaf(results: dict[str, Any]) -> Measured:
     line = Measured("one-leaf call, fixed cost over `jax.jit`", "≤ 0.6 µs")
     row = find(results, "one-leaf", lambda row: row["name"] == "one leaf in, one out")
     if row is not None:
-        case = row["cases"]["weft.jit, a module"]
+        case = row["cases"]["treadle.jit, a module"]
         line.value = f"{case['added_us']:.2f} µs (best batches: {case['added_us_best']:.2f})"
         line.spread = f"{case['added_us_low']:.2f} to {case['added_us_high']:.2f}"
         line.met = case["added_us"] <= 0.6
-        line.row, line.case = row, "weft.jit, a module"
+        line.row, line.case = row, "treadle.jit, a module"
     return line
 
 
@@ -123,7 +123,7 @@ def _warm(results: dict[str, Any]) -> Measured:
         results,
         "warm",
         lambda row: True,
-        ("weft.jit, warm", HAND_TURNS),
+        ("treadle.jit, warm", HAND_TURNS),
         "warm call, 602 leaves, against hand-written on as many flat tuples in turn",
         1.3,
     )
@@ -132,8 +132,8 @@ def _warm(results: dict[str, Any]) -> Measured:
 def _tail(results: dict[str, Any]) -> Measured:
     line = Measured("p99.9 / p50 of a hot call, against hand-written's", "as hand-written")
     row = find(results, "tail", lambda row: True)
-    if row is not None and WEFT in row["cases"]:
-        ours, theirs = row["cases"][WEFT]["tail"], row["cases"][HAND_FLAT]["tail"]
+    if row is not None and TREADLE in row["cases"]:
+        ours, theirs = row["cases"][TREADLE]["tail"], row["cases"][HAND_FLAT]["tail"]
         line.value, line.spread = f"{ours:.2f}", f"hand-written: {theirs:.2f}"
         # One slow step in a thousand is noise on a shared machine: a quarter more is as good.
         line.met = ours <= 1.25 * theirs
@@ -142,10 +142,10 @@ def _tail(results: dict[str, Any]) -> Measured:
 
 
 def _imports(results: dict[str, Any]) -> Measured:
-    line = Measured("`import weft` after `import jax`", "≤ 15 ms")
+    line = Measured("`import treadle` after `import jax`", "≤ 15 ms")
     row = find(results, "imports", lambda row: True)
     if row is not None:
-        case = row["cases"]["import weft"]
+        case = row["cases"]["import treadle"]
         line.value = f"{case['us'] / 1e3:.1f} ms"
         line.spread = f"{case['us_low'] / 1e3:.1f} to {case['us_high'] / 1e3:.1f}"
         line.met = case["us"] <= 15_000
@@ -153,15 +153,15 @@ def _imports(results: dict[str, Any]) -> Measured:
 
 
 def _flax(results: dict[str, Any]) -> Iterator[Measured]:
-    """What flax takes against what Weft takes, and what either adds to the step that both have to run."""
+    """What flax takes against what Treadle takes, and what either adds to the step that both have to run."""
     what = "600-leaf step, times faster than flax `nnx.jit`"
     line = _times_faster(results, "training", _is_600_leaf_step, what)
     yield line
     if "allocator" in results["suites"]:
         yield _times_faster(results, "allocator", _is_600_leaf_step, f"{what}, {_ALLOCATOR}")
-    added = Measured("cost added to a 602-leaf step: flax `nnx.jit` against weft", "shown")
+    added = Measured("cost added to a 602-leaf step: flax `nnx.jit` against treadle", "shown")
     if line.row is not None and "added_us" in line.row["cases"][FLAX_GRAPH]:
-        theirs, ours = line.row["cases"][FLAX_GRAPH], line.row["cases"][WEFT]
+        theirs, ours = line.row["cases"][FLAX_GRAPH], line.row["cases"][TREADLE]
         added.value = f"{theirs['added_us']:.0f} µs against {ours['added_us']:.0f} µs"
         added.spread = " against ".join(
             f"{case['added_us_low']:.0f} to {case['added_us_high']:.0f}" for case in (theirs, ours)
@@ -185,7 +185,7 @@ def _times_faster(
 ) -> Measured:
     line = Measured(what, "≥ 10")
     row = find(results, suite, test)
-    found = ratio_between(row, FLAX_GRAPH, WEFT) if row else None
+    found = ratio_between(row, FLAX_GRAPH, TREADLE) if row else None
     if found is not None:
         line.value, line.spread = f"{found[0]:.1f}", f"{found[1]:.1f} to {found[2]:.1f}"
         line.met = found[0] >= 10
@@ -194,13 +194,13 @@ def _times_faster(
 
 
 def _flax_models(results: dict[str, Any]) -> Iterator[Measured]:
-    """Models of flax through Weft: the row furthest from the target counts."""
+    """Models of flax through Treadle: the row furthest from the target counts."""
     rows = results["suites"].get("flax", {}).get("rows", [])
     line = Measured("steps of flax models, against hand-written on a flat tuple", "≤ 1.10 each")
-    found = [(row["cases"][WEFT]["ratio"], row) for row in rows if WEFT in row["cases"]]
+    found = [(row["cases"][TREADLE]["ratio"], row) for row in rows if TREADLE in row["cases"]]
     if found:
         ratio, row = max(found, key=lambda pair: pair[0])
-        case = row["cases"][WEFT]
+        case = row["cases"][TREADLE]
         line.value = f"{ratio:.3f} at most ({row['name']})"
         line.spread = f"{case['ratio_low']:.3f} to {case['ratio_high']:.3f}"
         line.met = ratio <= 1.10
@@ -214,14 +214,14 @@ def _flax_models(results: dict[str, Any]) -> Iterator[Measured]:
 
 def _no_peer_is_faster(results: dict[str, Any]) -> Measured:
     """Peers are libraries; hand-written code has lines of its own above."""
-    line = Measured("dispatch rows on which a peer library is faster than Weft", "none")
+    line = Measured("dispatch rows on which a peer library is faster than Treadle", "none")
     faster, seen = [], 0
     for suite in ("training", "training-large", "state", "sweep", "flax", "allocator"):
         for row in results["suites"].get(suite, {}).get("rows", []):
-            if WEFT not in row["cases"]:
+            if TREADLE not in row["cases"]:
                 continue
             seen += 1
-            ours = row["cases"][WEFT]["us"]
+            ours = row["cases"][TREADLE]["us"]
             faster += [
                 f"{name} on {row['name']}"
                 for name, case in row["cases"].items()

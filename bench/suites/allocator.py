@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import models
 from harness import allocator
 from harness.timing import Effort, Row
-from peers import HAND_DONATED, HAS_FLAX, WEFT_DONATED
+from peers import HAND_DONATED, HAS_FLAX, TREADLE_DONATED
 from suites.dispatch import train_row
 from suites.flax_models import actor_critic_row
 
@@ -16,7 +16,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     """Nothing where the other allocator could not be had."""
     if not allocator.is_in_use():
         return
-    yield _named(train_row(models.mlp(50), effort, slow=(HAND_DONATED, WEFT_DONATED)))
+    yield _named(train_row(models.mlp(50), effort, slow=(HAND_DONATED, TREADLE_DONATED)))
     if HAS_FLAX:
         yield _named(actor_critic_row(effort))
 

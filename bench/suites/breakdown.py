@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import models
 import peers
 import stateful
-import weft
+import treadle
 from harness.timing import Effort, Row, interleave
 
 PHASES = ("verify", "gather", "dispatch", "scatter")
@@ -21,18 +21,20 @@ PHASES = ("verify", "gather", "dispatch", "scatter")
 
 def rows(effort: Effort) -> Iterator[Row]:
     yield outputs_row(effort)
-    row = Row(name="where the time of a hot call goes (µs)", base=peers.WEFT)
+    row = Row(name="where the time of a hot call goes (µs)", base=peers.TREADLE)
     calls = 400 if effort.full else 100
     for leaves in (1, 10, 100, 1000):
         model = stateful.counters(leaves)
-        objects = stateful.weft_objects(model)
+        objects = stateful.treadle_objects(model)
         x = jnp.asarray(model.data())
-        step = weft.jit(lambda *args, model=model: model.function(stateful.WEFT_ACCESS, *args))
+        step = treadle.jit(
+            lambda *args, model=model: model.function(stateful.TREADLE_ACCESS, *args)
+        )
         row.cases[f"{leaves} leaves, all changed"] = _phases(step, (*objects, x), calls)
     model = models.mlp(50)
-    step = weft.jit(peers.weft_train_step(model))
+    step = treadle.jit(peers.treadle_train_step(model))
     row.cases["training step, 602 leaves"] = _phases(
-        step, (*peers.weft_state(model), *map(jnp.asarray, model.batch())), calls
+        step, (*peers.treadle_state(model), *map(jnp.asarray, model.batch())), calls
     )
     row.rounds = calls
     yield row

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from harness.timing import Effort, Row, interleave
-from peers import WEFT, Case
+from peers import TREADLE, Case
 
 # Compiling once more just to read the program is only worth it while it is small.
 _COMPILED_TEXT_LEAVES = 150
@@ -68,8 +68,8 @@ def compare_cases(
         name, {peer: case.step for peer, case in cases.items()}, effort, base=base, leaves=leaves
     )
     row.notes = notes
-    if WEFT in cases and cases[WEFT].profile is not None:
-        row.extra["profile"] = cases[WEFT].profile().as_dict()
+    if TREADLE in cases and cases[TREADLE].profile is not None:
+        row.extra["profile"] = cases[TREADLE].profile().as_dict()
     return row
 
 

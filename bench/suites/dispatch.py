@@ -27,7 +27,7 @@ def train_rows(effort: Effort) -> Iterator[Row]:
     row.notes += agreement_of(row, makers_for(small))
     yield row
     yield train_row(models.mlp(50), effort)
-    slow = (peers.FLAX_TREE, peers.FLAX_CACHED, peers.HAND_DONATED, peers.WEFT_DONATED)
+    slow = (peers.FLAX_TREE, peers.FLAX_CACHED, peers.HAND_DONATED, peers.TREADLE_DONATED)
     yield train_row(models.transformer(8 if effort.full else 2), effort, slow)
 
 
@@ -37,7 +37,7 @@ def agreement_of(row: Row, makers: dict[str, Callable[[], peers.Case]]) -> list[
 
 
 def large_train_rows(effort: Effort) -> Iterator[Row]:
-    slow = (*_SLOW_AT_SCALE, peers.FLAX_GRAPH, peers.HAND_DONATED, peers.WEFT_DONATED)
+    slow = (*_SLOW_AT_SCALE, peers.FLAX_GRAPH, peers.HAND_DONATED, peers.TREADLE_DONATED)
     yield train_row(models.mlp(250), effort, slow)
 
 

@@ -11,20 +11,20 @@ import optax
 
 import models
 import peers
-import weft
+import treadle
 from harness.timing import Effort, Row, interleave
 
 TREE = "jax.tree, nested dicts"
 
 
-class Pair(weft.Module):
+class Pair(treadle.Module):
     def __init__(self, model: Any, optimizer: Any) -> None:
         self.model = model
         self.optimizer = optimizer
 
 
 def _setup() -> tuple[Any, Any, Any]:
-    """The 602 leaves of a 50-block MLP with Adam: nested dicts, weft's objects, flax's."""
+    """The 602 leaves of a 50-block MLP with Adam: nested dicts, treadle's objects, flax's."""
     model = models.mlp(50)
     tree = peers.as_arrays(model.params())
     nested = {
@@ -33,7 +33,7 @@ def _setup() -> tuple[Any, Any, Any]:
         "nu": tree,
         "step": jnp.zeros(()),
     }
-    ours = Pair(*peers.weft_state(model))
+    ours = Pair(*peers.treadle_state(model))
     theirs = None
     if peers.HAS_FLAX:
         from flax import nnx
@@ -47,9 +47,9 @@ def _setup() -> tuple[Any, Any, Any]:
 
 def rows(effort: Effort) -> Iterator[Row]:
     nested, ours, theirs = _setup()
-    leaves = len(jax.tree.leaves(weft.state(ours)))
+    leaves = len(jax.tree.leaves(treadle.state(ours)))
     flat, treedef = jax.tree.flatten(nested)
-    parts = weft.split(ours)
+    parts = treadle.split(ours)
     flax = nnx = None
     if theirs is not None:
         from flax import nnx
@@ -57,9 +57,9 @@ def rows(effort: Effort) -> Iterator[Row]:
         flax = nnx.split(theirs)
 
     def row(
-        name: str, base: Callable[[], Any], weft_case: Callable[[], Any], flax_case: Any
+        name: str, base: Callable[[], Any], treadle_case: Callable[[], Any], flax_case: Any
     ) -> Row:
-        cases = {TREE: base, "weft": weft_case}
+        cases = {TREE: base, "treadle": treadle_case}
         if flax_case is not None and theirs is not None:
             cases["flax"] = flax_case
         return interleave(name, cases, effort, base=TREE, leaves=leaves)
@@ -71,40 +71,40 @@ def rows(effort: Effort) -> Iterator[Row]:
     yield row(
         "split + merge",
         lambda: round_trip(nested),
-        lambda: weft.merge(*weft.split(ours)),
+        lambda: treadle.merge(*treadle.split(ours)),
         lambda: nnx.merge(*nnx.split(theirs)),
     )
     yield row(
         "split",
         lambda: jax.tree.flatten(nested),
-        lambda: weft.split(ours),
+        lambda: treadle.split(ours),
         lambda: nnx.split(theirs),
     )
     yield row(
         "merge",
         lambda: jax.tree.unflatten(treedef, flat),
-        lambda: weft.merge(*parts),
+        lambda: treadle.merge(*parts),
         lambda: nnx.merge(*flax),
     )
     yield row(
         "split by two filters",
         lambda: jax.tree.flatten(nested),
-        lambda: weft.split(ours, weft.Param, ...),
+        lambda: treadle.split(ours, treadle.Param, ...),
         lambda: nnx.split(theirs, nnx.Param, ...),
     )
     yield row(
         "update with a whole state",
         lambda: jax.tree.map(lambda old, new: new, nested, nested),
-        lambda: weft.update(ours, parts[1]),
+        lambda: treadle.update(ours, parts[1]),
         lambda: nnx.update(theirs, flax[1]),
     )
     yield row(
-        "clone", lambda: round_trip(nested), lambda: weft.clone(ours), lambda: nnx.clone(theirs)
+        "clone", lambda: round_trip(nested), lambda: treadle.clone(ours), lambda: nnx.clone(theirs)
     )
     yield row(
         "state(Param)",
         lambda: jax.tree.flatten(nested),
-        lambda: weft.state(ours, weft.Param),
+        lambda: treadle.state(ours, treadle.Param),
         lambda: nnx.state(theirs, nnx.Param),
     )
 
@@ -128,7 +128,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     yield row(
         "pop of one Intermediate in each of 50 blocks",
         pop_dicts,
-        sow_and_pop(ours.model, weft.Intermediate, weft.pop),
+        sow_and_pop(ours.model, treadle.Intermediate, treadle.pop),
         sow_and_pop(theirs.model, nnx.Intermediate, nnx.pop) if theirs is not None else None,
     )
     state = parts[1]

@@ -1,4 +1,4 @@
-"""Training steps of models written with flax.nnx, through Weft, flax and hand-written `jax.jit`."""
+"""Training steps of models written with flax.nnx, through Treadle, flax and hand-written `jax.jit`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-import weft
+import treadle
 from harness.timing import Effort, Row
 from peers import (
     FLAX_CACHED,
@@ -18,7 +18,7 @@ from peers import (
     FLAX_TREE,
     HAND_FLAT,
     HAS_FLAX,
-    WEFT,
+    TREADLE,
     Case,
     flax_mode,
     flax_modes,
@@ -52,7 +52,7 @@ def actor_critic_row(effort: Effort) -> Row:
 
 
 def _row(name: str, training: Any, effort: Effort) -> Row:
-    leaves = len(jax.tree.leaves(weft.state(list(training.make()))))
+    leaves = len(jax.tree.leaves(treadle.state(list(training.make()))))
     return compare_cases(
         f"flax model, {name}",
         makers(training),
@@ -70,7 +70,7 @@ def _row(name: str, training: Any, effort: Effort) -> Row:
 def makers(training: Any) -> dict[str, Callable[[], Case]]:
     made: dict[str, Callable[[], Case]] = {
         HAND_FLAT: lambda: hand_flat(training),
-        WEFT: lambda: through_weft(training),
+        TREADLE: lambda: through_treadle(training),
     }
     for mode in flax_modes():
         made[mode] = lambda mode=mode: through_flax(training, mode)
@@ -106,15 +106,15 @@ def hand_flat(training: Any) -> Case:
     )
 
 
-def through_weft(training: Any) -> Case:
+def through_treadle(training: Any) -> Case:
     objects, batch = training.make(), training.batch()
-    step = weft.jit(training.step)
+    step = treadle.jit(training.step)
     return Case(
-        WEFT,
+        TREADLE,
         lambda: step(*objects, *batch),
-        lambda: jax.tree.leaves(weft.state(list(objects))),
+        lambda: jax.tree.leaves(treadle.state(list(objects))),
         lambda: step.lower(*objects, *batch),
-        lambda: weft.profile(step, *objects, *batch),
+        lambda: treadle.profile(step, *objects, *batch),
     )
 
 

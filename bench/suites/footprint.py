@@ -44,7 +44,9 @@ print((used() - before) / count)
 def _child(code: str) -> float:
     # An installed package comes with its bytecode; whoever switched it off for a source tree still measures that.
     with_bytecode = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    with_bytecode["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / "weft-bench-bytecode")
+    with_bytecode["PYTHONPYCACHEPREFIX"] = str(
+        Path(tempfile.gettempdir()) / "treadle-bench-bytecode"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -57,8 +59,10 @@ def _child(code: str) -> float:
 
 def import_rows(effort: Effort) -> Iterator[Row]:
     statements = {
-        "import weft": "import weft",
-        "import weft, and use jit, Linear and Optimizer": "import weft; weft.jit, weft.Linear, weft.Optimizer",
+        "import treadle": "import treadle",
+        "import treadle, and use jit, Linear and Optimizer": (
+            "import treadle; treadle.jit, treadle.Linear, treadle.Optimizer"
+        ),
     }
     if peers.HAS_EQUINOX:
         statements["import equinox"] = "import equinox"
@@ -69,15 +73,15 @@ def import_rows(effort: Effort) -> Iterator[Row]:
     for turn in range(rounds + 1):
         for name, statement in statements.items():
             # Peers take seconds; in the short run two turns of theirs tell enough.
-            if turn > 2 and not effort.full and "weft" not in statement:
+            if turn > 2 and not effort.full and "treadle" not in statement:
                 continue
             taken = _child(_IMPORT.format(statement=statement))
             # The first turn may write bytecode.
             if turn:
                 seconds[name].append(taken)
-    row = Row(name="import, after jax", base="import weft", rounds=rounds)
+    row = Row(name="import, after jax", base="import treadle", rounds=rounds)
     for name in statements:
-        own = seconds["import weft"][: len(seconds[name])]
+        own = seconds["import treadle"][: len(seconds[name])]
         row.cases[name] = summary(seconds[name], own)
     yield row
 
@@ -88,7 +92,7 @@ def memory_rows(effort: Effort) -> Iterator[Row]:
             "from types import SimpleNamespace",
             "SimpleNamespace(value=array)",
         ),
-        "weft.Param": ("import weft", "weft.Param(array)"),
+        "treadle.Param": ("import treadle", "treadle.Param(array)"),
     }
     if peers.HAS_FLAX:
         kinds["flax nnx.Param"] = ("from flax import nnx", "nnx.Param(array)")

@@ -17,19 +17,19 @@ _CHILD = """
 import gc, json, os, time
 import jax.numpy as jnp
 import psutil
-import weft
+import treadle
 
 array = jnp.zeros(())
 
-class Link(weft.Module):
+class Link(treadle.Module):
     pass
 
 def wide(n):
-    return weft.List([weft.Param(array) for _ in range(n)])
+    return treadle.List([treadle.Param(array) for _ in range(n)])
 
 def deep(n):
     inner = Link()
-    inner.w = weft.Param(array)
+    inner.w = treadle.Param(array)
     for _ in range(n):
         outer = Link()
         outer.inner = inner
@@ -55,14 +55,14 @@ def measure(operation):
     gc.enable()
     return min(seconds), grown
 
-weft.merge(*weft.split({shape}(1000)))
+treadle.merge(*treadle.split({shape}(1000)))
 before = used()
 model = {shape}({size})
 objects = used() - before
-found = {{"split": measure(lambda: weft.split(model))}}
-parts = weft.split(model)
-found["merge"] = measure(lambda: weft.merge(*parts))
-found["update"] = measure(lambda: weft.update(model, parts[1]))
+found = {{"split": measure(lambda: treadle.split(model))}}
+parts = treadle.split(model)
+found["merge"] = measure(lambda: treadle.merge(*parts))
+found["update"] = measure(lambda: treadle.update(model, parts[1]))
 print(json.dumps([objects, found]))
 """
 

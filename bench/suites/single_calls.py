@@ -12,25 +12,25 @@ import jax.numpy as jnp
 
 import models
 import peers
-import weft
+import treadle
 from harness.timing import Effort, Row, interleave
 
 
-class Cell(weft.Module):
+class Cell(treadle.Module):
     def __init__(self) -> None:
-        self.value = weft.Param(jnp.ones(3))
+        self.value = treadle.Param(jnp.ones(3))
 
 
 def one_leaf_rows(effort: Effort) -> Iterator[Row]:
     x = jnp.ones(3)
     cell = Cell()
     plain = jax.jit(lambda x: x + 1)
-    of_array = weft.jit(lambda x: x + 1)
-    of_module = weft.jit(lambda m: m.value.value + 1)
+    of_array = treadle.jit(lambda x: x + 1)
+    of_module = treadle.jit(lambda m: m.value.value + 1)
     cases: dict[str, Any] = {
         "jax.jit": lambda: plain(x),
-        "weft.jit, an array": lambda: of_array(x),
-        "weft.jit, a module": lambda: of_module(cell),
+        "treadle.jit, an array": lambda: of_array(x),
+        "treadle.jit, a module": lambda: of_module(cell),
     }
     if peers.HAS_FLAX:
         from flax import nnx
@@ -58,7 +58,7 @@ def one_leaf_rows(effort: Effort) -> Iterator[Row]:
     def advance(m: Any) -> None:
         m.value.value = m.value.value + 1
 
-    step = weft.jit(advance)
+    step = treadle.jit(advance)
 
     def by_hand() -> Any:
         nonlocal held
@@ -66,14 +66,16 @@ def one_leaf_rows(effort: Effort) -> Iterator[Row]:
         return held
 
     yield _short_calls(
-        "one leaf, written back", {"jax.jit": by_hand, "weft.jit": lambda: step(changing)}, effort
+        "one leaf, written back",
+        {"jax.jit": by_hand, "treadle.jit": lambda: step(changing)},
+        effort,
     )
 
 
 def _short_calls(name: str, cases: dict[str, Any], effort: Effort) -> Row:
     """Calls of a few microseconds, in very many short batches next to each other.
 
-    What Weft adds is less than what the machine's speed drifts by from one second to the next. So it is the
+    What Treadle adds is less than what the machine's speed drifts by from one second to the next. So it is the
     median of the differences round by round that counts; the difference of the best batches leaves out
     whatever disturbed the others, and is given beside it.
     """
@@ -103,13 +105,13 @@ def warm_rows(effort: Effort) -> Iterator[Row]:
     x, y = map(jnp.asarray, model.batch())
     # More than a jitted function tries by identity.
     copies = 8
-    step = weft.jit(peers.weft_train_step(model))
-    pairs = [peers.weft_state(model) for _ in range(copies)]
+    step = treadle.jit(peers.treadle_train_step(model))
+    pairs = [peers.treadle_state(model) for _ in range(copies)]
     turns = itertools.cycle(pairs)
     hand = peers.hand_flat(model)
     # On as many states: arrays that were not used last time cost a hand-written step more, too.
     hand_turns = peers.hand_flat(model, states=copies)
-    hot = peers.weft_jit(model)
+    hot = peers.treadle_jit(model)
 
     def warm() -> Any:
         module, optimizer = next(turns)
@@ -123,8 +125,8 @@ def warm_rows(effort: Effort) -> Iterator[Row]:
         {
             peers.HAND_TURNS: hand_turns.step,
             peers.HAND_FLAT: hand.step,
-            "weft.jit, hot": hot.step,
-            "weft.jit, warm": warm,
+            "treadle.jit, hot": hot.step,
+            "treadle.jit, warm": warm,
         },
         effort,
         base=peers.HAND_TURNS,

@@ -22,7 +22,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     model = models.mlp(50)
     steps = 20_000 if effort.full else 2_000 if effort.max_rounds > 3 else 50
     slower = max(50, steps // 20)
-    names = [peers.HAND_FLAT, peers.WEFT, peers.FLAX_GRAPH]
+    names = [peers.HAND_FLAT, peers.TREADLE, peers.FLAX_GRAPH]
     if effort.full:
         names += [peers.HAND_NESTED, peers.FLAX_PARTIAL, peers.EQUINOX]
     makers = peers.makers(names)
@@ -47,7 +47,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         done += 1
         for name, case in cases.items():
             count = (
-                steps if name in (peers.HAND_FLAT, peers.HAND_NESTED, peers.WEFT) else slower
+                steps if name in (peers.HAND_FLAT, peers.HAND_NESTED, peers.TREADLE) else slower
             ) // turns
             before = [generation["collections"] for generation in gc.get_stats()]
             times[name] += _latencies(case.step, count)

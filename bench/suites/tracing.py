@@ -11,7 +11,7 @@ import optax
 
 import models
 import peers
-import weft
+import treadle
 from harness.timing import Effort, Row, interleave
 
 
@@ -22,17 +22,17 @@ def rows(effort: Effort) -> Iterator[Row]:
     x, y = map(jnp.asarray, model.batch())
     tx = optax.adam(1e-3)
     tree = peers._hand_state(model, tx)
-    module, optimizer = peers.weft_state(model)
-    hand_step, weft_step = peers._hand_step(model, tx), peers.weft_train_step(model)
+    module, optimizer = peers.treadle_state(model)
+    hand_step, treadle_step = peers._hand_step(model, tx), peers.treadle_train_step(model)
 
     # JAX remembers traces by function: each turn needs a new one.
     def by_hand() -> Any:
         jax.jit(lambda *args: hand_step(*args)).trace(tree, x, y)
 
-    def by_weft() -> Any:
-        weft.jit(lambda *args: weft_step(*args)).trace(module, optimizer, x, y)
+    def by_treadle() -> Any:
+        treadle.jit(lambda *args: treadle_step(*args)).trace(module, optimizer, x, y)
 
-    cases = {peers.HAND_NESTED: by_hand, peers.WEFT: by_weft}
+    cases = {peers.HAND_NESTED: by_hand, peers.TREADLE: by_treadle}
     if peers.HAS_FLAX:
         from flax import nnx
 

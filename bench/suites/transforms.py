@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import models
 import peers
-import weft
+import treadle
 from harness.timing import Effort, Row, interleave
 
 _STEPS = 4
@@ -20,16 +20,16 @@ def rows(effort: Effort) -> Iterator[Row]:
     model = models.mlp(5)
     x, y = map(jnp.asarray, model.batch())
     params = peers.as_arrays(model.params())
-    ours = peers.WeftModule(params)
+    ours = peers.TreadleModule(params)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * _STEPS), params)
-    stacked_ours = peers.WeftModule(stacked)
+    stacked_ours = peers.TreadleModule(stacked)
     xs = jnp.stack([x] * _STEPS)
 
     def hand_loss(p: Any, x: Any) -> Any:
         return model.loss(peers.view(p), peers.identity, x, y)
 
     def our_loss(m: Any, x: Any) -> Any:
-        return model.loss(m, peers.weft_get, x, y)
+        return model.loss(m, peers.treadle_get, x, y)
 
     def hand_body(x: Any, p: Any) -> Any:
         return x + hand_loss(p, x), None
@@ -52,26 +52,26 @@ def rows(effort: Effort) -> Iterator[Row]:
         "jit of value_and_grad": (lambda: hand_jit(params, x), lambda: our_jit(ours, x)),
         "cond": (
             lambda: jax.lax.cond(True, hand_loss, hand_loss, params, x),
-            lambda: weft.cond(True, our_loss, our_loss, ours, x),
+            lambda: treadle.cond(True, our_loss, our_loss, ours, x),
         ),
         "eval_shape": (
             lambda: jax.eval_shape(hand_loss, params, x).shape,
-            lambda: weft.eval_shape(our_loss, ours, x).shape,
+            lambda: treadle.eval_shape(our_loss, ours, x).shape,
         ),
     }
-    hand_grad, our_grad = jax.grad(hand_loss), weft.grad(our_loss)
-    hand_value, our_value = jax.value_and_grad(hand_loss), weft.value_and_grad(our_loss)
-    hand_vmap, our_vmap = jax.vmap(hand_loss), weft.vmap(our_loss)
-    hand_remat, our_remat = jax.checkpoint(hand_loss), weft.remat(our_loss)
+    hand_grad, our_grad = jax.grad(hand_loss), treadle.grad(our_loss)
+    hand_value, our_value = jax.value_and_grad(hand_loss), treadle.value_and_grad(our_loss)
+    hand_vmap, our_vmap = jax.vmap(hand_loss), treadle.vmap(our_loss)
+    hand_remat, our_remat = jax.checkpoint(hand_loss), treadle.remat(our_loss)
     hand_jit, our_jit = (
         jax.jit(jax.value_and_grad(hand_loss)),
-        weft.jit(weft.value_and_grad(our_loss)),
+        treadle.jit(treadle.value_and_grad(our_loss)),
     )
-    our_scan = weft.scan(our_body, carry_argnum=1)
+    our_scan = treadle.scan(our_body, carry_argnum=1)
 
-    for name, (hand, weft_case) in cases.items():
+    for name, (hand, treadle_case) in cases.items():
         row = interleave(
-            f"eager {name}", {"jax": hand, "weft": weft_case}, effort, base="jax", leaves=20
+            f"eager {name}", {"jax": hand, "treadle": treadle_case}, effort, base="jax", leaves=20
         )
         row.notes.append("most of an eager call is JAX running or tracing one operation at a time")
         yield row

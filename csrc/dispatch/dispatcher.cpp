@@ -12,7 +12,7 @@
 #include "graph/effects.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // Plans tried by their guards before the arguments are walked: enough for a few models taking turns.
@@ -465,7 +465,7 @@ PyType_Slot slots[] = {{Py_tp_new, reinterpret_cast<void *>(dispatcher_new)},
                        {Py_tp_methods, methods},
                        {0, nullptr}};
 
-PyType_Spec spec = {"weft._core.Dispatcher", sizeof(Dispatcher), 0,
+PyType_Spec spec = {"treadle._core.Dispatcher", sizeof(Dispatcher), 0,
                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | py::kHasVectorcall | py::kMethodDescriptor, slots};
 
 }  // namespace
@@ -475,4 +475,4 @@ void bind_dispatcher(nb::module_ &m) {
   m.attr("Dispatcher") = type;
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -1,10 +1,10 @@
-// The callable that `weft.jit` returns.
+// The callable that `treadle.jit` returns.
 #pragma once
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 void bind_dispatcher(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

@@ -4,7 +4,7 @@
 
 #include "errors.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // Nested and concurrent calls use one each.
@@ -98,4 +98,4 @@ void bind_outputs(nb::module_ &m) {
       py::checked(PyCFunction_NewEx(&unflatten_method, nullptr, nb::object(m.attr("__name__")).ptr()));
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -3,7 +3,7 @@
 
 #include "debug.h"
 
-namespace weft {
+namespace treadle {
 
 // The pytree node a traced function returns. Invariant: `effects` is an Effects, `leaves` a tuple with one entry per
 // output.
@@ -27,4 +27,4 @@ void recycle_outputs(nb::object &&result);
 
 void bind_outputs(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

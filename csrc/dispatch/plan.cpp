@@ -4,7 +4,7 @@
 #include "graph/statics.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // Arguments nested deeper than this take the warm path, whose walk has no depth limit.
@@ -404,4 +404,4 @@ bool Plan::match_container(const GraphDef &def, uint32_t &at, PyObject *value, C
   }
 }
 
-}  // namespace weft
+}  // namespace treadle

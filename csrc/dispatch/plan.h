@@ -5,7 +5,7 @@
 
 #include "graph/walk.h"
 
-namespace weft {
+namespace treadle {
 
 // The arguments of a call as the interpreter passes them.
 struct Arguments {
@@ -95,7 +95,7 @@ class Plan {
     std::vector<AttributeCheck> attributes;               // of all nodes, by reference
     std::vector<uint32_t> attributes_end;                 // where those of each reference end
     std::vector<std::shared_ptr<const KeyOrder>> orders;  // keep the names alive
-    std::vector<ForeignGuard> foreign;                    // by reference; empty if all are weft's
+    std::vector<ForeignGuard> foreign;                    // by reference; empty if all are treadle's
     bool foreign_at_top_level = true;                     // none of their Variables was made inside a transform
     std::vector<bool> scalars;                            // leaves that were numbers; empty if none was
     std::vector<uint32_t> unstable;                       // constants whose value can change in place
@@ -114,4 +114,4 @@ class Plan {
   [[maybe_unused, no_unique_address]] Counted<Kept::Plan> counted_;
 };
 
-}  // namespace weft
+}  // namespace treadle

@@ -8,7 +8,7 @@
 #include "graph/node_types.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 
 PyTypeObject *variable_cell_type = nullptr;
 PyTypeObject *object_node_type = nullptr;
@@ -245,7 +245,7 @@ PyType_Slot cell_slots[] = {{Py_tp_new, reinterpret_cast<void *>(cell_new)},
                             {Py_tp_methods, cell_methods},
                             {0, nullptr}};
 
-PyType_Spec cell_spec = {"weft._core.VariableCell", sizeof(VariableCell), 0,
+PyType_Spec cell_spec = {"treadle._core.VariableCell", sizeof(VariableCell), 0,
                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, cell_slots};
 
 // ---- ObjectNode ---------------------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ PyType_Slot node_slots[] = {{Py_tp_new, reinterpret_cast<void *>(node_new)},
                             {Py_tp_methods, node_methods},
                             {0, nullptr}};
 
-PyType_Spec node_spec = {"weft._core.ObjectNode", sizeof(ObjectNode), 0,
+PyType_Spec node_spec = {"treadle._core.ObjectNode", sizeof(ObjectNode), 0,
                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, node_slots};
 
 // ---- VariableState ------------------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ PyObject *rebuild_state(PyObject *, PyObject *args) {
 PyObject *state_reduce(PyObject *self, PyObject *) {
   return guarded([&]() -> PyObject * {
     VariableState *state = as_state(self);
-    nb::object rebuild = nb::module_::import_("weft._core").attr("_rebuild_variable_state");
+    nb::object rebuild = nb::module_::import_("treadle._core").attr("_rebuild_variable_state");
     nb::object metadata = state->metadata != nullptr ? nb::borrow<nb::object>(state->metadata) : nb::none();
     nb::tuple arguments =
         nb::make_tuple(nb::borrow<nb::object>(state->type), nb::borrow<nb::object>(state->value), metadata);
@@ -477,8 +477,8 @@ PyType_Slot state_slots[] = {{Py_tp_new, reinterpret_cast<void *>(state_new)},
                              {Py_tp_methods, state_methods},
                              {0, nullptr}};
 
-PyType_Spec state_spec = {"weft._core.VariableState", sizeof(VariableState), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                          state_slots};
+PyType_Spec state_spec = {"treadle._core.VariableState", sizeof(VariableState), 0,
+                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, state_slots};
 
 PyMethodDef rebuild_state_method = {"_rebuild_variable_state", rebuild_state, METH_VARARGS,
                                     "Unpickle a VariableState from (type, value, metadata)."};
@@ -541,4 +541,4 @@ void bind_cells(nb::module_ &m) {
   m.attr("_rebuild_variable_state") = py::checked(PyCFunction_NewEx(&rebuild_state_method, nullptr, module_name.ptr()));
 }
 
-}  // namespace weft
+}  // namespace treadle

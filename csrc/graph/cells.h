@@ -3,7 +3,7 @@
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 // A mutable cell. Invariant: `value` and `trace` are owned and never null once constructed; `metadata` is an owned dict
 // that nobody mutates in place, or null when empty, so pointer equality of metadata implies equality.
@@ -45,4 +45,4 @@ PyObject *normalized_metadata(PyObject *metadata);
 
 void bind_cells(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

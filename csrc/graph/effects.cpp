@@ -7,7 +7,7 @@
 #include "graph/transaction.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 nb::object *g_effects_type = nullptr;
@@ -593,4 +593,4 @@ void bind_effects(nb::module_ &m) {
       nb::arg("effects"), nb::arg("refs"), nb::arg("in_leaves"), nb::arg("out_leaves"));
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -4,7 +4,7 @@
 #include "graph/rebuild.h"
 #include "graph/walk.h"
 
-namespace weft {
+namespace treadle {
 
 // Where a leaf's value comes from after the call: an input leaf that stayed, or an output of the transform.
 struct LeafOrigin {
@@ -26,12 +26,13 @@ struct AttributeChange {
 class Effects {
  public:
   nb::object before, after;
-  std::vector<LeafOrigin> origins;                     // per leaf of `after`
-  std::vector<uint32_t> input_of;                      // per leaf of `after`: the input leaf it continues, or kNone
-  std::vector<uint32_t> out_leaf;                      // per output: the leaf of `after`
-  std::vector<uint32_t> changed_values;                // Variables whose value is an output
-  std::vector<uint32_t> changed_metadata;              // Variables whose metadata differ, nodes whose data marks do
-  std::vector<std::shared_ptr<const Layout>> layouts;  // per changed value, null for weft's; empty if all are weft's
+  std::vector<LeafOrigin> origins;         // per leaf of `after`
+  std::vector<uint32_t> input_of;          // per leaf of `after`: the input leaf it continues, or kNone
+  std::vector<uint32_t> out_leaf;          // per output: the leaf of `after`
+  std::vector<uint32_t> changed_values;    // Variables whose value is an output
+  std::vector<uint32_t> changed_metadata;  // Variables whose metadata differ, nodes whose data marks do
+  std::vector<std::shared_ptr<const Layout>>
+      layouts;  // per changed value, null for treadle's; empty if all are treadle's
   std::vector<AttributeChange> sets, removals;
   std::vector<uint32_t> result_leaves;  // leaves of `after` that the result holds
   bool result_has_refs = false;
@@ -74,4 +75,4 @@ nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &
 
 void bind_effects(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

@@ -6,7 +6,7 @@
 #include "graph/cells.h"
 #include "graph/node_types.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 enum class Test : uint8_t { True, False, Type, Tag, Path, Any, All, Not, Call };
@@ -83,7 +83,7 @@ bool is_true(const nb::object &object) {
   return result == 1;
 }
 
-// A Variable type of another library counts as weft's type of the same meaning, too.
+// A Variable type of another library counts as treadle's type of the same meaning, too.
 bool is_kind_of(PyTypeObject *type, PyTypeObject *wanted) {
   if (PyType_IsSubtype(type, wanted)) return true;
   const Layout *layout = node_type(type)->layout.get();
@@ -180,4 +180,4 @@ nb::object partition(const GraphDef &def, nb::tuple filters, nb::handle leaves) 
   return result;
 }
 
-}  // namespace weft
+}  // namespace treadle

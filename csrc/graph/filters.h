@@ -3,9 +3,9 @@
 
 #include "graph/graphdef.h"
 
-namespace weft {
+namespace treadle {
 
 // For each leaf the index of the first of `filters` (compiled specs, see filters.py) that matches it, or -1.
 nb::object partition(const GraphDef &def, nb::tuple filters, nb::handle leaves);
 
-}  // namespace weft
+}  // namespace treadle

@@ -11,7 +11,7 @@
 #include "graph/statics.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 nb::object *g_graphdef_type = nullptr;
@@ -441,7 +441,7 @@ void validate(const GraphDef &def) {
     }
     return at;
   };
-  // Weft's own nodes mark nothing; others mark data by a dict or a frozenset.
+  // Treadle's own nodes mark nothing; others mark data by a dict or a frozenset.
   auto has_marks = [&](uint32_t r) {
     uint32_t extra = def.refs[r].extra;
     const Layout *layout = node_type(def.ref_type(r))->layout.get();
@@ -499,7 +499,7 @@ nb::object unpickle(const nb::tuple &state) {
   int version = nb::cast<int>(state[0]);
   if (version != kPickleVersion) {
     throw nb::value_error(("this GraphDef was pickled in format " + std::to_string(version) +
-                           ", and this weft reads format " + std::to_string(kPickleVersion))
+                           ", and this treadle reads format " + std::to_string(kPickleVersion))
                               .c_str());
   }
   nb::object object = new_graphdef();
@@ -900,11 +900,11 @@ void bind_graphdef(nb::module_ &m) {
       "__deepcopy__", [](nb::handle self, nb::handle) { return nb::borrow<nb::object>(self); }, nb::arg("memo").none());
   cls.def("__copy__", [](nb::handle self) { return nb::borrow<nb::object>(self); });
   cls.def("__reduce__", [](const GraphDef &def) {
-    return nb::make_tuple(nb::module_::import_("weft._core").attr("_unpickle_graphdef"),
+    return nb::make_tuple(nb::module_::import_("treadle._core").attr("_unpickle_graphdef"),
                           nb::make_tuple(pickle_state(def)));
   });
   nb::object module_name = m.attr("__name__");
   m.attr("_unpickle_graphdef") = py::checked(PyCFunction_NewEx(&unpickle_method, nullptr, module_name.ptr()));
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -12,7 +12,7 @@
 #include "graph/reading.h"
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 inline constexpr uint32_t kNone = 0xffffffffu;
 
@@ -136,4 +136,4 @@ nb::object first_difference(const GraphDef &a, const GraphDef &b);
 
 void bind_graphdef(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

@@ -5,7 +5,7 @@
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 // Open addressing over one block of memory: walks look up every object they meet, and a node a entry would dominate
 // them. Invariant: the number of slots is a power of two and at least a third of them are empty. Addresses are not
@@ -63,4 +63,4 @@ class IdTable {
   size_t count_ = 0;
 };
 
-}  // namespace weft
+}  // namespace treadle

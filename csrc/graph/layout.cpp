@@ -7,7 +7,7 @@
 #include "graph/statics.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // Distinct contents remembered at most: a program has a few, unless it makes metadata up as it goes.
@@ -278,4 +278,4 @@ std::unique_ptr<Layout> read_layout(const nb::object &type, const nb::object &de
   return layout;
 }
 
-}  // namespace weft
+}  // namespace treadle

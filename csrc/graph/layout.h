@@ -1,5 +1,5 @@
-// Where a library other than weft keeps what the engine reads and writes. Its objects stay its own; described once per
-// type, they are walked, guarded, rebuilt and updated like weft's.
+// Where a library other than treadle keeps what the engine reads and writes. Its objects stay its own; described once
+// per type, they are walked, guarded, rebuilt and updated like treadle's.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 // A `__slots__` member of a class: neither reading nor writing runs Python. Invariant: once bound, `descriptor_` is a
 // member descriptor, and instances of its class keep the slot at `offset_`.
@@ -57,7 +57,7 @@ struct Snapshot {
 struct Layout {
   // A Variable: slots that hold its raw value, its metadata (a dict of its own) and what remembers its trace.
   Slot value, metadata, trace;
-  nb::object counterpart;                  // weft's type of the same meaning
+  nb::object counterpart;                  // treadle's type of the same meaning
   nb::object refuse;                       // metadata -> reason or None: why it cannot be walked
   std::vector<nb::object> refused_values;  // types of values that cannot be leaves
   nb::object refused_value_reason;
@@ -111,7 +111,7 @@ nb::object index_or_name(PyObject *name);
 // An instance without `__init__`, and without the type's own `__new__`.
 nb::object bare_instance(PyTypeObject *type);
 
-// From a description as weft/_foreign.py has it.
+// From a description as treadle/_foreign.py has it.
 std::unique_ptr<Layout> read_layout(const nb::object &type, const nb::object &description);
 
-}  // namespace weft
+}  // namespace treadle

@@ -7,7 +7,7 @@
 #include "graph/cells.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 struct Entry {
@@ -116,7 +116,7 @@ bool is_registered_named_tuple(PyObject *object) {
   return !parts.is_none() && !nb::object(parts[1]).is(type_object(Py_TYPE(object)));
 }
 
-constexpr const char *kWatchedType = "weft.watched_type";
+constexpr const char *kWatchedType = "treadle.watched_type";
 
 // Called when a type dies; `self` is a capsule around its address.
 PyObject *forget(PyObject *self, PyObject *) {
@@ -205,7 +205,7 @@ void register_node_type(nb::handle type, nb::object flatten, nb::object create, 
 bool from_constant_package(const nb::object &object) {
   const bool is_module = PyObject_TypeCheck(object.ptr(), &PyModule_Type) != 0;
   std::string root = root_package(object, is_module ? "__name__" : "__module__");
-  for (std::string_view known : {"builtins", "jax", "jaxlib", "numpy", "ml_dtypes", "optax", "weft", "math",
+  for (std::string_view known : {"builtins", "jax", "jaxlib", "numpy", "ml_dtypes", "optax", "treadle", "math",
                                  "functools", "operator", "itertools", "typing", "collections"}) {
     if (root == known) return true;
   }
@@ -239,4 +239,4 @@ void bind_node_types(nb::module_ &m) {
       nb::arg("object").none());
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -6,7 +6,7 @@
 #include "graph/layout.h"
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 enum class Kind : uint8_t {
   None,
@@ -67,4 +67,4 @@ inline bool is_reference(Kind kind) { return kind == Kind::Variable || kind == K
 
 void bind_node_types(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

@@ -10,7 +10,7 @@
 #include "graph/node_types.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // Values nested deeper count as unknown: they are rare, and capturing must not exhaust the C stack.
@@ -224,7 +224,7 @@ bool is_constant_object(const nb::object &value) {
   std::string root = root_of(nb::getattr(type, names().module, nb::none()));
   // Functions of numpy, but not its random generators.
   if (root == "numpy") return PyCallable_Check(value.ptr()) != 0;
-  for (std::string_view package : {"jax", "jaxlib", "ml_dtypes", "optax", "typing", "weft"}) {
+  for (std::string_view package : {"jax", "jaxlib", "ml_dtypes", "optax", "typing", "treadle"}) {
     if (root == package) return true;
   }
   return false;
@@ -654,4 +654,4 @@ bool scalars_equal(PyObject *a, PyObject *b) {
   return py::equal(a, b);
 }
 
-}  // namespace weft
+}  // namespace treadle

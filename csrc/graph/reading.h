@@ -8,7 +8,7 @@
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 // What hashing does with values that have no hash: metadata may hold them, statics may not.
 enum class Unhashable : uint8_t { Refused, Allowed };
@@ -92,4 +92,4 @@ inline size_t mix(size_t seed, size_t value) {
   return seed * 0xff51afd7ed558ccdULL;
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -3,7 +3,7 @@
 #include "graph/cells.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // A container under construction. Invariant: `target` has room for exactly `count` children.
@@ -188,4 +188,4 @@ std::pair<nb::object, std::vector<nb::object>> unflatten(const GraphDef &def, co
   return {std::move(root), std::move(refs)};
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -3,7 +3,7 @@
 
 #include "graph/graphdef.h"
 
-namespace weft {
+namespace treadle {
 
 // Where a leaf's value comes from while an expression is built.
 using LeafSource = std::vector<PyObject *>;
@@ -39,4 +39,4 @@ void fill_node(const GraphDef &def, uint32_t ref, const nb::object &node, const 
 // Fresh objects for the whole graph: the root and the objects by reference id.
 std::pair<nb::object, std::vector<nb::object>> unflatten(const GraphDef &def, const LeafSource &leaves);
 
-}  // namespace weft
+}  // namespace treadle

@@ -4,7 +4,7 @@
 #include "graph/cells.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // Type and metadata of a VariableState, as JAX compares them between trees. Invariant: `type` is owned and non-null;
@@ -114,7 +114,7 @@ PyType_Slot aux_slots[] = {{Py_tp_new, reinterpret_cast<void *>(aux_new)},
                            {Py_tp_methods, aux_methods},
                            {0, nullptr}};
 
-PyType_Spec aux_spec = {"weft._core.VariableStateAux", sizeof(StateAux), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+PyType_Spec aux_spec = {"treadle._core.VariableStateAux", sizeof(StateAux), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                         aux_slots};
 
 const VariableState &state_of(PyObject *object) {
@@ -170,4 +170,4 @@ void bind_state_pytree(nb::module_ &m) {
   }
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -2,7 +2,7 @@
 
 #include "graph/node_types.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // Classifying types never met runs code, which must not change the metadata; at worst an entry is then missed.
@@ -95,4 +95,4 @@ size_t metadata_hash(PyObject *metadata) {
   return total;
 }
 
-}  // namespace weft
+}  // namespace treadle

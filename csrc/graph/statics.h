@@ -4,7 +4,7 @@
 #include "graph/reading.h"
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 // Hash of a value without a reading; consistent with `static_equal`. Throws the Python error of an unhashable value.
 size_t static_hash(PyObject *value);
@@ -23,4 +23,4 @@ bool has_metadata_reading(PyObject *metadata);
 bool metadata_equal(PyObject *a, PyObject *b);
 size_t metadata_hash(PyObject *metadata);
 
-}  // namespace weft
+}  // namespace treadle

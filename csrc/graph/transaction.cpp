@@ -2,7 +2,7 @@
 
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 
 nb::object owner_of(PyObject *object, const NodeType &info) {
   if (info.layout) return info.layout->owner(object, info.kind == Kind::Variable);
@@ -104,4 +104,4 @@ void Transaction::undo(Change &change) noexcept {
   PyErr_Clear();
 }
 
-}  // namespace weft
+}  // namespace treadle

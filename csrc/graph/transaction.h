@@ -6,7 +6,7 @@
 #include "graph/cells.h"
 #include "graph/node_types.h"
 
-namespace weft {
+namespace treadle {
 
 // The canonical weak reference to the trace of `object`, a node or Variable; null if anyone may change it.
 nb::object owner_of(PyObject *object, const NodeType &info);
@@ -66,4 +66,4 @@ class Transaction {
   bool done_ = false;
 };
 
-}  // namespace weft
+}  // namespace treadle

@@ -7,7 +7,7 @@
 #include "graph/transaction.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 struct Place {
@@ -172,4 +172,4 @@ void bind_update(nb::module_ &m) {
   m.def("nest", &nest, nb::arg("paths"), nb::arg("values"));
 }
 
-}  // namespace weft
+}  // namespace treadle

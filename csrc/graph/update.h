@@ -3,7 +3,7 @@
 
 #include "graph/walk.h"
 
-namespace weft {
+namespace treadle {
 
 // Writes `values[i]` as leaf `indices[i]` of the walked graph: all or nothing.
 void set_leaves(const Flat &flat, nb::handle indices, nb::handle values);
@@ -13,4 +13,4 @@ nb::object nest(nb::handle paths, nb::handle values);
 
 void bind_update(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

@@ -6,7 +6,7 @@
 #include "graph/transaction.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 const NodeType &variable_type(nb::handle object) {
@@ -60,7 +60,7 @@ nb::object new_variable_of(nb::handle type, nb::handle value, nb::dict entries) 
   return new_variable(kind, value.ptr(), normalized_metadata(own.ptr()), owner);
 }
 
-// Weft's Variable type that a type of another library stands for; other types stand for themselves.
+// Treadle's Variable type that a type of another library stands for; other types stand for themselves.
 nb::object counterpart(nb::handle type) {
   if (!PyType_Check(type.ptr())) throw nb::type_error("counterpart: expected a type");
   const NodeType *info = node_type(reinterpret_cast<PyTypeObject *>(type.ptr()));
@@ -80,4 +80,4 @@ void bind_variables(nb::module_ &m) {
   m.def("counterpart", &counterpart, nb::arg("type"));
 }
 
-}  // namespace weft
+}  // namespace treadle

@@ -3,8 +3,8 @@
 
 #include "python_compat.h"
 
-namespace weft {
+namespace treadle {
 
 void bind_variables(nb::module_ &m);
 
-}  // namespace weft
+}  // namespace treadle

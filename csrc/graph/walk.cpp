@@ -7,7 +7,7 @@
 #include "graph/statics.h"
 #include "settings.h"
 
-namespace weft {
+namespace treadle {
 namespace {
 
 // Insertion orders remembered at most. A program has as many as it has kinds of modules; the bound only matters for
@@ -172,9 +172,10 @@ void Walker::open(const Frame &frame) {
   if (frame.ref == kNone && depth >= 1024 && (depth & (depth - 1)) == 0) {
     for (size_t i = 0; i < frames_.size(); ++i) {
       if (frames_[i].ref == kNone && frames_[i].object == frame.object) {
-        raise_graph_error(path_to(i),
-                          "is a plain container that contains itself; use weft.List or weft.Dict, which are nodes with "
-                          "identity");
+        raise_graph_error(
+            path_to(i),
+            "is a plain container that contains itself; use treadle.List or treadle.Dict, which are nodes with "
+            "identity");
       }
     }
   }
@@ -596,4 +597,4 @@ Flat flatten_call(nb::handle args, nb::handle kwargs, nb::handle static_argnums,
                            static_arguments(static_argnums, static_argnames));
 }
 
-}  // namespace weft
+}  // namespace treadle

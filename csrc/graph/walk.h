@@ -7,7 +7,7 @@
 #include "graph/graphdef.h"
 #include "graph/id_table.h"
 
-namespace weft {
+namespace treadle {
 
 // Attribute names of one insertion order, and how those that are children sort. Invariant: `sorted[rank[i]]` is
 // `inserted[i]`, or `rank[i]` is kNone for a name that the layout hides.
@@ -130,4 +130,4 @@ class UnpackedCall {
 };
 StaticArguments static_arguments(nb::handle positions, nb::handle names);
 
-}  // namespace weft
+}  // namespace treadle

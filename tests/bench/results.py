@@ -45,7 +45,7 @@ def results(**suites: list[dict[str, Any]]) -> dict[str, Any]:
             "size": "quick",
             "date": "2026-01-01T00:00:00+00:00",
             "machine": {
-                "versions": {"weft": "0"},
+                "versions": {"treadle": "0"},
                 "python": "3",
                 "commit": "abc",
                 "build": "a build",
@@ -74,10 +74,10 @@ PROFILE = {
 }
 
 
-def training(weft: float, flax: float) -> dict[str, Any]:
+def training(treadle: float, flax: float) -> dict[str, Any]:
     cases = {
         "jax.jit, flat": case(1.0, 0.0),
-        "weft.jit": case(weft),
+        "treadle.jit": case(treadle),
         "flax nnx.jit, graph updates": case(flax),
     }
     return row("a training step", "jax.jit, flat", cases, leaves=602, profile=PROFILE)

@@ -1,4 +1,4 @@
-"""`make bench-compare` names what got slower beyond noise, and fails only for Weft's own cases."""
+"""`make bench-compare` names what got slower beyond noise, and fails only for Treadle's own cases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> tuple[int
     return done.returncode, done.stdout
 
 
-OLD = results(training=[training(weft=1.02, flax=5.0)])
+OLD = results(training=[training(treadle=1.02, flax=5.0)])
 
 
 def test_equal_results_differ_in_nothing(tmp_path: Path) -> None:
@@ -40,16 +40,16 @@ def test_equal_results_differ_in_nothing(tmp_path: Path) -> None:
     assert "compared: 2 cases" in said
 
 
-def test_a_slower_case_of_weft_is_named_and_fails(tmp_path: Path) -> None:
-    status, said = compare(tmp_path, OLD, results(training=[training(weft=1.30, flax=5.0)]))
+def test_a_slower_case_of_treadle_is_named_and_fails(tmp_path: Path) -> None:
+    status, said = compare(tmp_path, OLD, results(training=[training(treadle=1.30, flax=5.0)]))
     assert status == 1
     assert "slower beyond noise: 1" in said
-    assert "1.27x     1.020 ->    1.300  weft.jit: a training step" in said
+    assert "1.27x     1.020 ->    1.300  treadle.jit: a training step" in said
 
 
 @pytest.mark.parametrize("flax", [4.0, 6.5])
 def test_a_peer_that_changed_is_named_and_does_not_fail(tmp_path: Path, flax: float) -> None:
-    status, said = compare(tmp_path, OLD, results(training=[training(weft=1.02, flax=flax)]))
+    status, said = compare(tmp_path, OLD, results(training=[training(treadle=1.02, flax=flax)]))
     assert status == 0
     assert f"{'slower' if flax > 5 else 'faster'} beyond noise: 1" in said
     assert "flax nnx.jit, graph updates: a training step" in said
@@ -67,8 +67,8 @@ def test_a_peer_that_changed_is_named_and_does_not_fail(tmp_path: Path, flax: fl
 )
 def test_noise_is_no_change(tmp_path: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
     old, new = (
-        results(training=[row("a row", "base", {"base": case(1.0), "weft.jit": weft})])
-        for weft in (before, after)
+        results(training=[row("a row", "base", {"base": case(1.0), "treadle.jit": treadle})])
+        for treadle in (before, after)
     )
     status, said = compare(tmp_path, old, new)
     assert status == 0

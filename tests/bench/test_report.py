@@ -28,29 +28,29 @@ BARE = row(
 
 
 def test_a_target_that_is_met_needs_no_explanation() -> None:
-    text = report(results(training=[training(weft=1.03, flax=11.0)]))
+    text = report(results(training=[training(treadle=1.03, flax=11.0)]))
     assert target(text, "training step, 602 leaves").endswith("| yes |")
     assert target(text, "600-leaf step").endswith("| 10.7 | 10.5 to 10.9 | yes |")
-    assert "By `weft.profile`" not in text
+    assert "By `treadle.profile`" not in text
 
 
 def test_a_missed_target_is_explained_by_the_profile_of_its_row() -> None:
-    text = report(results(training=[training(weft=1.20, flax=15.0)]))
+    text = report(results(training=[training(treadle=1.20, flax=15.0)]))
     assert target(text, "training step, 602 leaves, against hand-written on a flat").endswith(
         "**no** |"
     )
-    said = next(line for line in text.splitlines() if "By `weft.profile`" in line)
+    said = next(line for line in text.splitlines() if "By `treadle.profile`" in line)
     assert "20 µs more than jax.jit, flat" in said
-    assert "46.0 µs of a call are Weft's own (verify 11.0, gather 2.0, scatter 33.0" in said
+    assert "46.0 µs of a call are Treadle's own (verify 11.0, gather 2.0, scatter 33.0" in said
     assert "444.0 µs JAX's call of the compiled step with 602 arrays in and 603 out" in said
 
 
 def test_where_jax_itself_bounds_the_ratio_the_report_says_so() -> None:
-    text = report(results(training=[training(weft=1.0, flax=5.0)], breakdown=[BARE]))
+    text = report(results(training=[training(treadle=1.0, flax=5.0)], breakdown=[BARE]))
     assert target(text, "600-leaf step").endswith("**no** |")
     said = next(line for line in text.splitlines() if line.startswith("600-leaf step"))
     assert "hand-written step itself takes 100 µs" in said
-    assert "flax adds 400 µs and Weft 0 µs" in said
+    assert "flax adds 400 µs and Treadle 0 µs" in said
     assert "added nothing at all would be 5.0 times faster" in said
     assert "4.0 µs for each array that comes out" in said
     assert "| 400 µs against 0 µs |" in target(text, "cost added to a 602-leaf step")
@@ -59,8 +59,8 @@ def test_where_jax_itself_bounds_the_ratio_the_report_says_so() -> None:
 def one_leaf(added: float) -> dict[str, Any]:
     cases = {
         "jax.jit": case(1.0, 0.0, base_us=10),
-        "weft.jit, an array": case(1 + added / 20, base_us=10),
-        "weft.jit, a module": case(1 + added / 10, base_us=10),
+        "treadle.jit, an array": case(1 + added / 20, base_us=10),
+        "treadle.jit, a module": case(1 + added / 10, base_us=10),
     }
     for found in cases.values():
         found["added_us_best"] = found["us_best"] - 10
@@ -100,13 +100,13 @@ def test_the_page_has_the_plots_and_needs_no_other_file() -> None:
     pytest.importorskip("matplotlib", reason="the page's plots need the benchmarks' own packages")
     from page.html import page
 
-    text = page(results(training=[training(weft=1.0, flax=5.0)], breakdown=[BARE]))
+    text = page(results(training=[training(treadle=1.0, flax=5.0)], breakdown=[BARE]))
     pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     assert len(pictures) == 1
     assert ElementTree.fromstring(pictures[0]).get("viewBox")
     assert "<metadata>" not in text
     assert "src=" not in text
-    assert "weft.jit</text>" in text
+    assert "treadle.jit</text>" in text
 
 
 def test_growth_with_size_is_drawn_in_files_of_their_own(tmp_path: Path) -> None:

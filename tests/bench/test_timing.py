@@ -17,15 +17,15 @@ EFFORT = timing.Effort(row_seconds=2, batch_seconds=0.02, min_rounds=9, max_roun
 
 
 def test_a_step_of_milliseconds_runs_ten_times_a_batch_and_a_slow_peer_once() -> None:
-    costs = {"hand": 0.006, "weft": 0.0062, "flax": 0.042}
+    costs = {"hand": 0.006, "treadle": 0.0062, "flax": 0.042}
     turns, rounds = timing.share_out(costs, "hand", EFFORT)
     assert [turns[case].count for case in costs] == [10, 10, 1]
-    assert turns["hand"].rounds == turns["weft"].rounds == rounds >= EFFORT.min_rounds
+    assert turns["hand"].rounds == turns["treadle"].rounds == rounds >= EFFORT.min_rounds
     assert EFFORT.far_rounds <= turns["flax"].rounds <= rounds
 
 
 def test_what_traces_each_time_gets_no_steps_to_warm_up() -> None:
-    turns, rounds = timing.share_out({"hand": 0.5, "weft": 0.6, "flax": 1.2}, "hand", EFFORT)
+    turns, rounds = timing.share_out({"hand": 0.5, "treadle": 0.6, "flax": 1.2}, "hand", EFFORT)
     assert [(turn.count, turn.lead) for turn in turns.values()] == [(1, 0)] * 3
     assert (rounds, turns["flax"].rounds) == (EFFORT.min_rounds, EFFORT.far_rounds)
 
@@ -49,7 +49,7 @@ def test_ratios_and_differences_are_taken_round_by_round() -> None:
 
 @pytest.mark.parametrize("collect", [True, False])
 def test_each_case_is_timed_and_the_collector_is_left_as_it_was(collect: bool) -> None:
-    done = {"hand": 0, "weft": 0}
+    done = {"hand": 0, "treadle": 0}
 
     def step(name: str) -> None:
         done[name] += 1

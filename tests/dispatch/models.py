@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import weft as nnx
+import treadle as nnx
 
 WIDTH = 2
 LEAVES = 602

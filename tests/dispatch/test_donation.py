@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 from tests.dispatch.models import Tower
 
 
@@ -107,7 +107,7 @@ def test_a_donating_step_keeps_no_more_alive_than_by_hand() -> None:
     model = Tower(10)
 
     @nnx.jit(donate_state=True)
-    def by_weft(model: Tower) -> None:
+    def by_treadle(model: Tower) -> None:
         for block in model.blocks:
             block.kernel.value = block.kernel.value * 2
 
@@ -119,7 +119,7 @@ def test_a_donating_step_keeps_no_more_alive_than_by_hand() -> None:
         leaves = by_hand(leaves)
 
     assert growth(hand_step) == 0
-    assert growth(lambda: by_weft(model)) == 0
+    assert growth(lambda: by_treadle(model)) == 0
 
 
 def test_a_donating_step_aliases_its_buffers_as_by_hand() -> None:

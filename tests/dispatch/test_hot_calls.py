@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from jax._src import test_util
 
-import weft as nnx
+import treadle as nnx
 from tests.dispatch.models import (
     LEAVES,
     Tower,

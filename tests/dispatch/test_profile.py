@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
-from weft.transforms.profile import _on_glibc_malloc
+import treadle as nnx
+from treadle.transforms.profile import _on_glibc_malloc
 
 X = jnp.ones(3)
 
@@ -168,5 +168,5 @@ def test_a_clean_call_gets_no_advice() -> None:
 
 
 def test_another_callable_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"made by weft\.jit"):
+    with pytest.raises(TypeError, match=r"made by treadle\.jit"):
         nnx.profile(jax.jit(lambda x: x), X)

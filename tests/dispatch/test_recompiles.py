@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-import weft as nnx
+import treadle as nnx
 from tests.dispatch import models as shared_models
 from tests.dispatch.models import Tower, train, training
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 for needed in ("matplotlib", "sklearn", "tqdm"):
-    pytest.importorskip(needed, reason="the examples need weft[examples]")
+    pytest.importorskip(needed, reason="the examples need treadle[examples]")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_one_epoch_learns_and_reports_what_it_read(digits):
     assert {len(values) for values in trained.history.values()} == {1}
 
 
-def test_the_hand_written_step_computes_what_the_step_through_weft_does(digits):
+def test_the_hand_written_step_computes_what_the_step_through_treadle_does(digits):
     train, _ = digits.load()
     images, labels = jnp.asarray(train.images[:8]), jnp.asarray(train.labels[:8])
     objects = digits.fresh_objects()
@@ -59,14 +59,14 @@ def test_the_table_has_a_line_for_each_way(digits, monkeypatch):
     def maker(name):
         return lambda images, labels: lambda: ran.append(name)
 
-    ways = {name: maker(name) for name in ("weft.jit", digits_timing.BASE)}
+    ways = {name: maker(name) for name in ("treadle.jit", digits_timing.BASE)}
     table = digits_timing.compare_steps(ways, jnp.ones(2), jnp.ones(2), rounds=4).splitlines()
     assert [line.startswith(name) for name, line in zip(ways, table[1:], strict=False)] == [
         True
     ] * 2
     assert table[2].endswith(" 1.000")
     assert "flax is not installed" in table[3]
-    assert ran.count("weft.jit") == ran.count(digits_timing.BASE) == 3 + 4
+    assert ran.count("treadle.jit") == ran.count(digits_timing.BASE) == 3 + 4
 
 
 @pytest.mark.parametrize(("accuracy", "status"), [(0.5, 1), (0.98, 0)])

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
-pytest.importorskip("tqdm", reason="the examples need weft[examples]")
+pytest.importorskip("tqdm", reason="the examples need treadle[examples]")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_training_lowers_the_loss(text, capsys):
 @pytest.mark.parametrize(("loss", "status"), [(5.0, 1), (1.0, 0)])
 def test_the_exit_status_tells_whether_enough_was_learned(text, monkeypatch, capsys, loss, status):
     monkeypatch.setattr(text, "train", lambda model, steps, seed: loss)
-    monkeypatch.setattr(text, "write", lambda *args: "def weft(): ...")
+    monkeypatch.setattr(text, "write", lambda *args: "def treadle(): ...")
     monkeypatch.setattr("sys.argv", ["text_transformer.py", "--short"])
     assert text.main() == status
-    assert "def weft(): ..." in capsys.readouterr().out
+    assert "def treadle(): ..." in capsys.readouterr().out

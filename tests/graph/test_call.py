@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 
 class Counter(nnx.Module):

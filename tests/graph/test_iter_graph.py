@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 
 class Pair(NamedTuple):

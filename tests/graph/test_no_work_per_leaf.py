@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 
 class Layer(nnx.Module):

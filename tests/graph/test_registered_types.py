@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 
 def make_type(**broken: Any) -> type[Any]:

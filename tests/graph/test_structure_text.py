@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
-from weft import _core
+import treadle as nnx
+from treadle import _core
 
 
 class Part(nnx.Module):

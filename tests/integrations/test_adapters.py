@@ -10,9 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-import weft
-from weft import _adapters
-from weft._adapters import adapt
+import treadle
+from treadle import _adapters
+from treadle._adapters import adapt
 
 nnx: Any = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
 
@@ -21,16 +21,16 @@ def test_those_who_do_not_use_flax_do_not_pay_for_it() -> None:
     program = """
 import sys
 import jax.numpy as jnp
-import weft
-model = weft.Linear(2, 3, rngs=weft.Rngs(0))
-weft.jit(lambda model, x: model(x))(model, jnp.ones((1, 2)))
-assert not [name for name in sys.modules if name.startswith(("flax", "weft.integrations"))]
+import treadle
+model = treadle.Linear(2, 3, rngs=treadle.Rngs(0))
+treadle.jit(lambda model, x: model(x))(model, jnp.ones((1, 2)))
+assert not [name for name in sys.modules if name.startswith(("flax", "treadle.integrations"))]
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_type_is_described_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from weft.integrations import flax as adapter
+    from treadle.integrations import flax as adapter
 
     asked: list[type] = []
     describe = adapter.describe
@@ -40,7 +40,7 @@ def test_a_type_is_described_once(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
     for _ in range(3):
-        weft.jit(lambda m: None)(Mine())
+        treadle.jit(lambda m: None)(Mine())
     assert asked.count(Mine) == 1
 
 
@@ -53,11 +53,11 @@ def test_subclasses_in_other_modules_are_known_and_other_types_are_not() -> None
 
     assert adapt(Mine).kind == "node"
     assert adapt(Weight).kind == "variable"
-    assert adapt(Weight).counterpart is weft.Param
-    assert adapt(nnx.RngCount).counterpart is weft.RngCount
-    assert adapt(nnx.Variable).counterpart is weft.Variable
+    assert adapt(Weight).counterpart is treadle.Param
+    assert adapt(nnx.RngCount).counterpart is treadle.RngCount
+    assert adapt(nnx.Variable).counterpart is treadle.Variable
     assert adapt(dict) is None
-    assert adapt(weft.Module) is None
+    assert adapt(treadle.Module) is None
 
 
 def test_an_adapter_that_knows_nothing_of_a_type_leaves_it_to_those_of_its_bases(
@@ -74,8 +74,8 @@ def test_an_adapter_that_knows_nothing_of_a_type_leaves_it_to_those_of_its_bases
 
 
 def test_a_flax_type_cannot_be_registered_again() -> None:
-    with pytest.raises(weft.NodeTypeError, match="is a graph node type already"):
-        weft.register_graph_node_type(
+    with pytest.raises(treadle.NodeTypeError, match="is a graph node type already"):
+        treadle.register_graph_node_type(
             nnx.Linear, lambda n: ((), None), lambda s: None, lambda *a: None, lambda *a: None
         )
 
@@ -84,23 +84,23 @@ def test_a_variable_backed_by_a_ref_is_an_error_that_names_it() -> None:
     option = "ref" if hasattr(nnx.Variable, "ref") else "use_ref"
     model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
     model.bias = nnx.Param(jnp.ones(2), **{option: True})
-    with pytest.raises(weft.GraphError, match=r"model\.bias is .* backed by a jax\.Ref"):
-        weft.jit(lambda model: None)(model)
+    with pytest.raises(treadle.GraphError, match=r"model\.bias is .* backed by a jax\.Ref"):
+        treadle.jit(lambda model: None)(model)
 
 
 @pytest.mark.skipif(not hasattr(nnx.Variable, "hijax"), reason="this flax has no hijax Variables")
 def test_a_hijax_variable_is_an_error_that_names_it() -> None:
     model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
     model.bias = nnx.Param(jnp.ones(2), hijax=True)
-    with pytest.raises(weft.GraphError, match=r"model\.bias is .* hijax mode"):
-        weft.jit(lambda model: None)(model)
-    with pytest.raises(weft.GraphError, match=r"variable is .* hijax mode"):
-        weft.jit(lambda variable: None)(model.bias)
+    with pytest.raises(treadle.GraphError, match=r"model\.bias is .* hijax mode"):
+        treadle.jit(lambda model: None)(model)
+    with pytest.raises(treadle.GraphError, match=r"variable is .* hijax mode"):
+        treadle.jit(lambda variable: None)(model.bias)
 
 
 def test_a_module_of_the_bridge_is_an_error_that_names_it() -> None:
     class Bridged(nnx.bridge.Module):
         pass
 
-    with pytest.raises(weft.GraphError, match=r"model is a flax\.nnx\.bridge\.Module"):
-        weft.jit(lambda model: None)(Bridged())
+    with pytest.raises(treadle.GraphError, match=r"model is a flax\.nnx\.bridge\.Module"):
+        treadle.jit(lambda model: None)(Bridged())

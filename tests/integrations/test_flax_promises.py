@@ -1,4 +1,4 @@
-"""What weft promises of its own objects holds for those of flax."""
+"""What treadle promises of its own objects holds for those of flax."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import weft
+import treadle
 
 pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
 from flax import nnx
 
 from tests.integrations.flax_models import add, listed
 
-# Why a growing number of arrays says nothing about weft: a program of jax alone shows it.
+# Why a growing number of arrays says nothing about treadle: a program of jax alone shows it.
 ABORTED = "jax keeps the constants of a trace that an exception ends"
 HAS_DATA_NUMBERS = hasattr(nnx, "List")
 
@@ -36,7 +36,7 @@ def test_the_callers_objects_change_and_stay_themselves() -> None:
     counter = Counter()
     variable = counter.count
 
-    @weft.jit
+    @treadle.jit
     def step(counter: Any) -> Any:
         add(counter.count, 1.0)
         counter.rate = 0.25
@@ -50,7 +50,7 @@ def test_the_callers_objects_change_and_stay_themselves() -> None:
 def test_inside_are_objects_of_flax_at_the_level_of_the_trace() -> None:
     seen: list[Any] = []
 
-    @weft.jit
+    @treadle.jit
     def step(counter: Any) -> None:
         seen.extend([type(counter), type(counter.count), isinstance(counter.count, nnx.Variable)])
         counter.count._trace_state.is_valid() or seen.append("stale Variable")
@@ -66,7 +66,7 @@ def test_inside_are_objects_of_flax_at_the_level_of_the_trace() -> None:
 
 
 def test_new_attributes_keep_their_mark_as_data() -> None:
-    @weft.jit
+    @treadle.jit
     def grow(counter: Any) -> None:
         counter.extra = nnx.Param(jnp.ones(3))
 
@@ -85,7 +85,7 @@ def test_numbers_marked_as_data_are_traced_and_others_are_structure() -> None:
             self.moving = nnx.data(1)
             self.fixed = nnx.static(2)
 
-    @weft.jit
+    @treadle.jit
     def step(box: Any) -> None:
         box.moving = box.moving + box.fixed
 
@@ -103,7 +103,7 @@ def test_what_is_shared_is_one_object_inside_and_out() -> None:
     tied.a = tied.b = linear
     tied.weight = linear.kernel
 
-    @weft.jit
+    @treadle.jit
     def step(tied: Any, same: Any) -> Any:
         assert tied.a is tied.b is same
         assert tied.weight is same.kernel
@@ -116,7 +116,7 @@ def test_what_is_shared_is_one_object_inside_and_out() -> None:
 
 
 def test_swapped_and_removed_children() -> None:
-    @weft.jit
+    @treadle.jit
     def change(module: Any) -> None:
         module.a, module.b = module.b, module.a
         del module.c
@@ -134,7 +134,7 @@ def test_a_cycle_comes_back_as_one() -> None:
     module = nnx.Module()
     module.inner = Counter()
     vars(module.inner)["outer"] = module
-    weft.jit(lambda m: add(m.inner.outer.inner.count, 1.0))(module)
+    treadle.jit(lambda m: add(m.inner.outer.inner.count, 1.0))(module)
     assert value(module.inner.count) == 1.0
     assert module.inner.outer is module
 
@@ -143,7 +143,7 @@ def test_an_error_leaves_everything_as_it_was() -> None:
     counter = Counter()
     before = counter.count[...]
 
-    @weft.jit
+    @treadle.jit
     def fails(counter: Any) -> None:
         add(counter.count, 1.0)
         counter.rate, counter.extra = 3.0, Counter()
@@ -167,26 +167,26 @@ def test_a_captured_variable_cannot_be_changed() -> None:
         return x
 
     with pytest.raises(Exception, match="trace level"):
-        weft.jit(step)(jnp.ones(1))
+        treadle.jit(step)(jnp.ones(1))
     assert value(counter.count) == 0.0
 
 
 @pytest.mark.others_keep("array", reason=ABORTED)
 def test_writing_back_at_another_level_is_an_error() -> None:
     counter = Counter()
-    inner = weft.jit(lambda counter: add(counter.count, 1.0))
+    inner = treadle.jit(lambda counter: add(counter.count, 1.0))
 
     def step(x: jax.Array) -> jax.Array:
         inner(counter)
         return x
 
-    with pytest.raises(weft.TraceContextError, match="'BatchStat' from different trace level"):
+    with pytest.raises(treadle.TraceContextError, match="'BatchStat' from different trace level"):
         jax.jit(step)(jnp.ones(1))
     assert value(counter.count) == 0.0
 
 
 def test_models_of_one_structure_share_a_trace() -> None:
-    step = weft.jit(lambda model, x: model(x))
+    step = treadle.jit(lambda model, x: model(x))
     x = jnp.ones((1, 2))
     first, second = (nnx.Linear(2, 3, rngs=nnx.Rngs(seed)) for seed in (0, 1))
     for model in (first, second, first, nnx.clone(second)):
@@ -197,7 +197,7 @@ def test_models_of_one_structure_share_a_trace() -> None:
 
 @pytest.mark.parametrize("hot", [False, True])
 def test_a_change_of_structure_is_seen(hot: bool) -> None:
-    step = weft.jit(lambda counter, x: x * counter.rate)
+    step = treadle.jit(lambda counter, x: x * counter.rate)
     counter = Counter()
     x = jnp.ones(())
     for _ in range(2 if hot else 1):
@@ -209,7 +209,7 @@ def test_a_change_of_structure_is_seen(hot: bool) -> None:
 
 def test_metadata_changed_in_place_is_seen() -> None:
     seen: list[Any] = []
-    step = weft.jit(lambda counter: seen.append(counter.count.mine))
+    step = treadle.jit(lambda counter: seen.append(counter.count.mine))
     counter = Counter()
     counter.count._var_metadata["mine"] = 1
     step(counter)
@@ -227,13 +227,13 @@ def test_metadata_changed_inside_reaches_the_caller() -> None:
             counter.count.mine = 3
 
     counter, other = Counter(), Counter()
-    weft.jit(step)(counter)
+    treadle.jit(step)(counter)
     assert counter.count.get_metadata()["mine"] == 3
     assert "mine" not in other.count.get_metadata()
 
 
 def test_a_value_replaced_or_a_variable_exchanged_is_seen() -> None:
-    step = weft.jit(lambda counter: counter.count[...] * 1.0)
+    step = treadle.jit(lambda counter: counter.count[...] * 1.0)
     counter = Counter()
     step(counter)
     add(counter.count, 4.0)
@@ -243,14 +243,14 @@ def test_a_value_replaced_or_a_variable_exchanged_is_seen() -> None:
     assert step.num_traces == 1
 
 
-def test_lists_dicts_and_optimizers_mixed_with_weft_objects() -> None:
+def test_lists_dicts_and_optimizers_mixed_with_treadle_objects() -> None:
     import optax
 
     layers = listed([nnx.Linear(2, 2, rngs=nnx.Rngs(0)) for _ in range(11)])
-    mixed = weft.Dict(layers=layers, own=weft.Param(jnp.ones(2)))
-    optimizer = weft.Optimizer(mixed, optax.sgd(0.1), wrt=weft.Param)
+    mixed = treadle.Dict(layers=layers, own=treadle.Param(jnp.ones(2)))
+    optimizer = treadle.Optimizer(mixed, optax.sgd(0.1), wrt=treadle.Param)
 
-    @weft.jit
+    @treadle.jit
     def step(mixed: Any, optimizer: Any, x: jax.Array) -> Any:
         def loss(mixed: Any) -> Any:
             y = x
@@ -258,19 +258,19 @@ def test_lists_dicts_and_optimizers_mixed_with_weft_objects() -> None:
                 y = layer(y)
             return (y * mixed["own"].value).sum()
 
-        value, grads = weft.value_and_grad(loss)(mixed)
+        value, grads = treadle.value_and_grad(loss)(mixed)
         optimizer.update(mixed, grads)
         return value
 
     losses = [float(step(mixed, optimizer, jnp.ones((1, 2)))) for _ in range(3)]
     assert losses[2] < losses[1] < losses[0]
     assert step._counts["hot"] == 2
-    assert ("layers", 10, "kernel") in weft.state(mixed).flat_state()
+    assert ("layers", 10, "kernel") in treadle.state(mixed).flat_state()
 
 
 def test_a_metric_accumulates_in_a_jitted_function() -> None:
     metrics = nnx.MultiMetric(loss=nnx.metrics.Average("loss"), seen=nnx.metrics.Average("seen"))
-    step = weft.jit(lambda metrics, x: metrics.update(loss=x, seen=2 * x))
+    step = treadle.jit(lambda metrics, x: metrics.update(loss=x, seen=2 * x))
     for x in (1.0, 2.0, 3.0):
         step(metrics, jnp.array(x))
     found = metrics.compute()
@@ -279,7 +279,7 @@ def test_a_metric_accumulates_in_a_jitted_function() -> None:
 
 def test_a_plan_keeps_no_model_alive() -> None:
     model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
-    step = weft.jit(lambda model, x: model(x))
+    step = treadle.jit(lambda model, x: model(x))
     step(model, jnp.ones((1, 2)))
     step(model, jnp.ones((1, 2)))
     gone = weakref.ref(model)

@@ -1,4 +1,4 @@
-"""Real models of flax train through weft.jit exactly as through nnx.jit."""
+"""Real models of flax train through treadle.jit exactly as through nnx.jit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-import weft
+import treadle
 
 pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
 from flax import nnx
@@ -33,7 +33,7 @@ def test_fifty_steps_are_those_of_nnx_jit(name: str) -> None:
     training = models.TRAININGS[name]()
     batch = training.batch()
     ours, theirs = training.make(), training.make()
-    step, peer = weft.jit(training.step), nnx.jit(training.step)
+    step, peer = treadle.jit(training.step), nnx.jit(training.step)
     losses = [step(*ours, *batch) for _ in range(STEPS)]
     expected = [peer(*theirs, *batch) for _ in range(STEPS)]
     np.testing.assert_allclose(np.asarray(losses), np.asarray(expected), rtol=1e-4, atol=1e-5)
@@ -47,7 +47,7 @@ def test_fifty_steps_are_those_of_nnx_jit(name: str) -> None:
 def test_decoding_gives_the_same_tokens() -> None:
     training = models.transformer()
     ours, theirs = training.make()[0], training.make()[0]
-    tokens = models.decode(ours, weft.jit, 3, 12)
+    tokens = models.decode(ours, treadle.jit, 3, 12)
     assert tokens == models.decode(theirs, nnx.jit, 3, 12)
     for a, b in zip(arrays(ours), arrays(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -56,7 +56,7 @@ def test_decoding_gives_the_same_tokens() -> None:
 def test_tied_embeddings_stay_one_table() -> None:
     training = models.transformer()
     model, optimizer = training.make()
-    weft.jit(training.step)(model, optimizer, *training.batch())
+    treadle.jit(training.step)(model, optimizer, *training.batch())
     assert model.output is model.embed
-    tables = [path for path in weft.state(model).flat_state() if path[-1] == "embedding"]
+    tables = [path for path in treadle.state(model).flat_state() if path[-1] == "embedding"]
     assert tables == [("embed", "embedding")]

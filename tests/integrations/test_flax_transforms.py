@@ -1,4 +1,4 @@
-"""Weft's transforms on objects of flax, and the two libraries' transforms inside each other."""
+"""Treadle's transforms on objects of flax, and the two libraries' transforms inside each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft
+import treadle
 
 pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
 from flax import nnx
@@ -29,7 +29,7 @@ def loss(model: Any, x: Any) -> Any:
 
 def test_gradients_are_those_of_flax() -> None:
     model = linear()
-    grads = weft.grad(loss)(model, X)
+    grads = treadle.grad(loss)(model, X)
     expected = nnx.grad(loss)(model, X)
     for name in ("kernel", "bias"):
         np.testing.assert_allclose(grads[name].value, expected[name][...], rtol=1e-6)
@@ -38,40 +38,40 @@ def test_gradients_are_those_of_flax() -> None:
 
 def test_a_gradient_lets_statistics_through() -> None:
     norm = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
-    value, grads = weft.value_and_grad(loss, wrt=nnx.Param)(norm, X)
+    value, grads = treadle.value_and_grad(loss, wrt=nnx.Param)(norm, X)
     assert sorted(grads) == ["bias", "scale"]
     assert not np.allclose(norm.mean[...], 0.0)
     assert np.isfinite(value)
 
 
 def test_vmap_makes_and_maps_an_ensemble() -> None:
-    make = weft.vmap(lambda rngs: nnx.Linear(2, 2, rngs=rngs), axis_size=4)
+    make = treadle.vmap(lambda rngs: nnx.Linear(2, 2, rngs=rngs), axis_size=4)
     rngs = nnx.Rngs(0)
     ensemble = make(rngs)
     assert ensemble.kernel.shape == (4, 2, 2)
     assert not np.allclose(ensemble.kernel[0], ensemble.kernel[1])
     assert rngs.default.key.shape == ()
-    out = weft.vmap(lambda model, x: model(x), in_axes=(0, None))(ensemble, X)
+    out = treadle.vmap(lambda model, x: model(x), in_axes=(0, None))(ensemble, X)
     assert out.shape == (4, 3, 2)
 
 
-def test_vmap_splits_the_streams_of_flax_as_those_of_weft() -> None:
+def test_vmap_splits_the_streams_of_flax_as_those_of_treadle() -> None:
     def draw(rngs: Any) -> Any:
         return jax.random.normal(rngs.noise(), ())
 
-    ours, theirs = weft.Rngs(noise=3), nnx.Rngs(noise=3)
-    draws = weft.vmap(draw, axis_size=5)
+    ours, theirs = treadle.Rngs(noise=3), nnx.Rngs(noise=3)
+    draws = treadle.vmap(draw, axis_size=5)
     np.testing.assert_allclose(draws(theirs), draws(ours))
     assert int(theirs.noise.count[...]) == int(ours.noise.count.value) == 1
-    with weft.split_rngs(theirs, splits=2):
+    with treadle.split_rngs(theirs, splits=2):
         assert theirs.noise.key.shape == (2,)
     assert theirs.noise.key.shape == ()
 
 
 def test_scan_runs_stacked_layers() -> None:
-    layers = weft.vmap(lambda rngs: nnx.Linear(2, 2, rngs=rngs), axis_size=3)(nnx.Rngs(0))
-    run = weft.scan(
-        lambda x, layer: layer(x), in_axes=(weft.Carry, 0), out_axes=weft.Carry, length=3
+    layers = treadle.vmap(lambda rngs: nnx.Linear(2, 2, rngs=rngs), axis_size=3)(nnx.Rngs(0))
+    run = treadle.scan(
+        lambda x, layer: layer(x), in_axes=(treadle.Carry, 0), out_axes=treadle.Carry, length=3
     )
     expected = X
     for i in range(3):
@@ -98,21 +98,21 @@ def test_mapped_axes_come_and_go_in_the_metadata_of_flax() -> None:
     def body(row: Any) -> None:
         seen.append(row.w.get_metadata()[key])
 
-    weft.vmap(body, in_axes=(0,), transform_metadata=metadata)(row)
+    treadle.vmap(body, in_axes=(0,), transform_metadata=metadata)(row)
     assert seen == [("model",)]
     assert row.w.get_metadata()[key] == ("layers", "model")
-    assert tuple(weft.get_partition_spec(row).w.value) == ("layers", "model")
+    assert tuple(treadle.get_partition_spec(row).w.value) == ("layers", "model")
 
 
 def test_remat_and_cond() -> None:
     model = linear()
     expected = loss(model, X)
-    np.testing.assert_allclose(weft.remat(loss)(model, X), expected, rtol=1e-6)
+    np.testing.assert_allclose(treadle.remat(loss)(model, X), expected, rtol=1e-6)
 
     def grow(model: Any) -> None:
         add(model.bias, 1.0)
 
-    weft.jit(lambda p, m: weft.cond(p, grow, lambda m: None, m))(jnp.array(True), model)
+    treadle.jit(lambda p, m: treadle.cond(p, grow, lambda m: None, m))(jnp.array(True), model)
     np.testing.assert_allclose(model.bias[...], 1.0)
 
 
@@ -133,25 +133,25 @@ def test_transforms_of_flax_run_inside() -> None:
 
     ours, theirs = make(nnx.Rngs(0)), make(nnx.Rngs(0))
     for _ in range(2):
-        np.testing.assert_allclose(weft.jit(step)(ours, X), nnx.jit(step)(theirs, X), rtol=1e-5)
+        np.testing.assert_allclose(treadle.jit(step)(ours, X), nnx.jit(step)(theirs, X), rtol=1e-5)
     np.testing.assert_allclose(ours.kernel[...], theirs.kernel[...], rtol=1e-4, atol=1e-5)
 
 
 def test_transforms_of_flax_run_outside() -> None:
-    inner = weft.jit(loss)
+    inner = treadle.jit(loss)
     model = linear()
     expected = nnx.grad(loss)(model, X)
     grads = nnx.jit(lambda model, x: nnx.grad(inner)(model, x))(model, X)
     np.testing.assert_allclose(grads["kernel"][...], expected["kernel"][...], rtol=1e-5)
 
-    count = weft.jit(lambda model: add(model.bias, 1.0))
+    count = treadle.jit(lambda model: add(model.bias, 1.0))
     nnx.jit(lambda model: count(model))(model)
     np.testing.assert_allclose(model.bias[...], 1.0)
 
 
 def test_donated_state_comes_back() -> None:
     model = linear()
-    step = weft.jit(lambda model: add(model.bias, 1.0), donate_state=True)
+    step = treadle.jit(lambda model: add(model.bias, 1.0), donate_state=True)
     for _ in range(3):
         step(model)
     np.testing.assert_allclose(model.bias[...], 3.0)
@@ -166,12 +166,12 @@ def test_methods_and_other_entrances_of_a_jitted_function() -> None:
         def __init__(self) -> None:
             self.w = nnx.Param(jnp.ones(2))
 
-        @weft.jit
+        @treadle.jit
         def __call__(self, x: Any) -> Any:
             return (self.w[...] * x).sum()
 
     model = Model()
     assert float(model(jnp.ones(2))) == 2.0
-    step = weft.jit(lambda model, x: model.w[...] * x)
+    step = treadle.jit(lambda model, x: model.w[...] * x)
     assert step.eval_shape(model, jnp.ones(2)).shape == (2,)
     assert "mul" in step.lower(model, jnp.ones(2)).as_text()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import weft as nnx
+import treadle as nnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> jax.Array:
 
 
 def make(name: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """The layer `name` of weft and of flax, with equal Variables of random values."""
+    """The layer `name` of treadle and of flax, with equal Variables of random values."""
     layer = getattr(nnx, name)
     # The values are replaced below, and compiling the usual initializers takes most of the time.
     for option in ("kernel_init", "embedding_init"):

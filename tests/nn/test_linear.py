@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 from tests.nn.peers import assert_same_call, assert_same_gradients, make, normal
 
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
-from weft.nn import dtypes
+import treadle as nnx
+from treadle.nn import dtypes
 
 
 @pytest.mark.parametrize("name", nnx.activations.__all__)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-import weft as nnx
-from weft.errors import format_path, format_paths
+import treadle as nnx
+from treadle.errors import format_path, format_paths
 
 
 @pytest.mark.parametrize(

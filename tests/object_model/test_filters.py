@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
-from weft.filters import compile_filters, group_leaves
+import treadle as nnx
+from treadle.filters import compile_filters, group_leaves
 
 
 class Model(nnx.Module):
@@ -154,7 +154,7 @@ def test_types_of_bare_leaves_are_asked_each_time() -> None:
 
 
 def test_group_leaves_gives_ids_and_the_remainder() -> None:
-    from weft import _core
+    from treadle import _core
 
     flat = _core.flatten(Model())
     groups = group_leaves(flat.graphdef, flat.leaves, (nnx.Param, "none"), exhaustive=False)

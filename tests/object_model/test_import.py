@@ -1,4 +1,4 @@
-"""Importing weft: what it brings along, and what it must not."""
+"""Importing treadle: what it brings along, and what it must not."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import textwrap
 
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 
 def run(program: str) -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=300)
 
 
-def test_importing_weft_brings_neither_optax_nor_flax_nor_layers() -> None:
+def test_importing_treadle_brings_neither_optax_nor_flax_nor_layers() -> None:
     run(
         """
-        import sys, weft
-        heavy = {"optax", "flax", "weft.nn", "weft.training", "weft.transforms"} & set(sys.modules)
+        import sys, treadle
+        heavy = {"optax", "flax", "treadle.nn", "treadle.training", "treadle.transforms"} & set(sys.modules)
         assert not heavy, heavy
         """
     )
 
 
 def test_layers_come_when_asked_for() -> None:
-    run("import weft; weft.Linear; weft.nn.Linear is weft.Linear or exit(1)")
+    run("import treadle; treadle.Linear; treadle.nn.Linear is treadle.Linear or exit(1)")
 
 
 def test_unknown_names_are_attribute_errors() -> None:
-    with pytest.raises(AttributeError, match="module 'weft' has no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="module 'treadle' has no attribute 'nonsense'"):
         _ = nnx.nonsense
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-import weft as nnx
+import treadle as nnx
 
 
 @pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
@@ -159,7 +159,7 @@ def test_axes_are_added_and_removed_everywhere(as_state: bool) -> None:
 def test_values_are_spread_over_devices() -> None:
     program = """
         import jax, jax.numpy as jnp
-        import weft as nnx
+        import treadle as nnx
         assert len(jax.devices()) == 4
         mesh = jax.make_mesh((2, 2), ("data", "model"))
         init = nnx.with_partitioning(jax.nn.initializers.ones, ("data", "model"), mesh)

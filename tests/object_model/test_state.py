@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
-from weft.state import State
+import treadle as nnx
+from treadle.state import State
 
 
 class Layer(nnx.Module):

@@ -1,4 +1,4 @@
-"""`python -m weft` tells about the installation and checks that it works."""
+"""`python -m treadle` tells about the installation and checks that it works."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sys
 import jax
 import pytest
 
-import weft
-from weft import __main__ as main_module
-from weft import _core
+import treadle
+from treadle import __main__ as main_module
+from treadle import _core
 
 
 def test_it_names_versions_build_and_devices_and_checks_itself() -> None:
     process = subprocess.run(
-        [sys.executable, "-m", "weft"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "treadle"], capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stdout + process.stderr
     facts = dict(line.split(maxsplit=1) for line in process.stdout.splitlines() if line)
-    assert facts["weft"].startswith(weft.__version__)
+    assert facts["treadle"].startswith(treadle.__version__)
     assert "build" in facts["extension"]
     assert facts["jax"] == jax.__version__
     assert "cpu" in facts["devices"]
@@ -36,12 +36,14 @@ def test_a_wrong_result_is_reported_with_a_failing_status(
 
 
 def test_the_extension_is_of_the_same_version() -> None:
-    assert weft.__version__ == _core.__version__
+    assert treadle.__version__ == _core.__version__
 
 
 def test_the_metadata_is_of_the_same_version() -> None:
     try:
-        installed = importlib.metadata.version("weft")
+        installed = importlib.metadata.version("treadle")
     except importlib.metadata.PackageNotFoundError:
-        pytest.skip("weft is used from its source tree and not installed, so there is no metadata")
-    assert weft.__version__ == installed
+        pytest.skip(
+            "treadle is used from its source tree and not installed, so there is no metadata"
+        )
+    assert treadle.__version__ == installed

@@ -1,4 +1,4 @@
-"""Where weft cannot be imported, it says why in one sentence."""
+"""Where treadle cannot be imported, it says why in one sentence."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import jax
 import jax._src.core as jax_core
 import pytest
 
-from weft import _requirements
+from treadle import _requirements
 
 
 def fake_jax(version: str, **tree_util: object) -> SimpleNamespace:
     return SimpleNamespace(__version__=version, tree_util=SimpleNamespace(**tree_util))
 
 
-def import_weft_with(prelude: str) -> str:
-    """The last line of what `import weft` prints after `prelude`, in a process of its own."""
+def import_treadle_with(prelude: str) -> str:
+    """The last line of what `import treadle` prints after `prelude`, in a process of its own."""
     process = subprocess.run(
-        [sys.executable, "-c", f"{prelude}\nimport weft"],
+        [sys.executable, "-c", f"{prelude}\nimport treadle"],
         capture_output=True,
         text=True,
         check=False,
@@ -56,14 +56,14 @@ def test_a_jax_without_the_internals_names_what_is_missing() -> None:
 
 
 def test_importing_with_an_old_jax_is_one_sentence_and_not_an_attribute_error() -> None:
-    said = import_weft_with("import jax; jax.__version__ = '0.4.30'")
-    assert said.startswith("ImportError: weft ")
+    said = import_treadle_with("import jax; jax.__version__ = '0.4.30'")
+    assert said.startswith("ImportError: treadle ")
     assert "jax 0.4.30 is installed" in said
 
 
 def test_importing_without_jax_is_one_sentence() -> None:
-    said = import_weft_with("import sys; sys.modules['jax'] = None")
-    assert said.startswith("ImportError: weft ")
+    said = import_treadle_with("import sys; sys.modules['jax'] = None")
+    assert said.startswith("ImportError: treadle ")
     assert "pip install jax" in said
 
 
@@ -71,10 +71,10 @@ def test_a_source_tree_without_its_extension_says_how_to_build_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    package = tmp_path / "python" / "weft"
+    package = tmp_path / "python" / "treadle"
     installed = _requirements.extension_problem(package)
     assert installed is not None
-    assert "pip install --force-reinstall weft" in installed
+    assert "pip install --force-reinstall treadle" in installed
 
     (tmp_path / "CMakeLists.txt").touch()
     source_tree = _requirements.extension_problem(package)

@@ -1,6 +1,6 @@
 """How many examples Hypothesis tries.
 
-``WEFT_HYPOTHESIS_PROFILE=long`` tries a hundred times as many as the default profile, and other
+``TREADLE_HYPOTHESIS_PROFILE=long`` tries a hundred times as many as the default profile, and other
 ones each time.
 """
 
@@ -23,4 +23,4 @@ settings.register_profile(
     derandomize=False,
     print_blob=True,
 )
-settings.load_profile(os.environ.get("WEFT_HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile(os.environ.get("TREADLE_HYPOTHESIS_PROFILE", "ci"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from weft import _core
+from treadle import _core
 
 from .graphs import Graph, Palette
 from .outcome import assert_same_outcome
@@ -51,7 +51,7 @@ class Direct:
 
 
 def dispatcher(function: Callable[[Any], Any], capacity: int = 3) -> Any:
-    """What `weft.jit` would return, were there nothing to compile."""
+    """What `treadle.jit` would return, were there nothing to compile."""
     return _core.Dispatcher(Direct(function), frozenset(), frozenset(), capacity)
 
 

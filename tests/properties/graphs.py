@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import weft as nnx
-from tests.reference.kinds import WEFT, teach
+import treadle as nnx
+from tests.reference.kinds import TREADLE, teach
 from tests.reference.model import NodeKind
 
 from .outsiders import Folio, Ledger, Rack, Shed, Tank, Vat
@@ -169,7 +169,7 @@ OWN = Palette(
     (lambda _: Block(), lambda _: nnx.Dict(), lambda _: nnx.List(), lambda _: Other(), new_box),
     ("list", "tuple", "dict", "pair", "point"),
 )
-# With objects of a library that is described to weft.
+# With objects of a library that is described to treadle.
 MIXED = Palette(
     (nnx.Param, Tank, nnx.BatchStat, Vat),
     (new_shed, lambda _: Block(), new_shed, lambda _: nnx.List(), new_box),
@@ -209,7 +209,7 @@ def build(source: Source, *, shuffle: int | None = None, palette: Palette = OWN)
     children: list[list[tuple[str, Any]]] = [[]]
     for _ in range(source.pick((4, 2, 7, 1, 11, 0))):
         new = source.weighted([(3, new_variable), (3, new_node)])(source, palette)
-        nodes = [i for i, known in enumerate(objects) if not WEFT.is_variable(known)]
+        nodes = [i for i, known in enumerate(objects) if not TREADLE.is_variable(known)]
         objects.append(new)
         children.append([])
         if nodes:  # most objects are reached through one that was made earlier
@@ -217,7 +217,7 @@ def build(source: Source, *, shuffle: int | None = None, palette: Palette = OWN)
             free = [name for name in NAMES if name not in dict(siblings)]
             siblings.append((source.pick(free or NAMES), new))
     for node, known in zip(objects, children, strict=True):
-        if not WEFT.is_variable(node):
+        if not TREADLE.is_variable(node):
             extra = source.weighted([(3, 0), (3, 1), (2, 2), (1, 3)])
             more = [
                 (source.pick(NAMES), value(source, objects, order, palette)) for _ in range(extra)

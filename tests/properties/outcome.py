@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tests.reference.kinds import WEFT
+from tests.reference.kinds import TREADLE
 from tests.reference.model import Walk, first_difference, walk
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def assert_same_outcome(seen: Graph, seen_result: Any, kept: Graph, kept_result:
 
     So do the objects that are no longer part of the graph: the caller may still hold them.
     """
-    ours = walk((seen.root, seen_result, seen.objects), WEFT)
-    theirs = walk((kept.root, kept_result, kept.objects), WEFT)
+    ours = walk((seen.root, seen_result, seen.objects), TREADLE)
+    theirs = walk((kept.root, kept_result, kept.objects), TREADLE)
     assert first_difference(ours.root, theirs.root) is None, (ours.root, theirs.root)
     assert identities(ours, seen) == identities(theirs, kept)
     assert_same_leaves(ours.leaves, theirs.leaves)

@@ -1,8 +1,8 @@
-"""A library that is not weft, small enough to build random graphs of.
+"""A library that is not treadle, small enough to build random graphs of.
 
 Its Variables keep values, metadata and the trace they were made in in slots, its nodes keep their
 attributes in a plain ``__dict__`` beside the library's own books, and its mappings are walked by value.
-An adapter describes them to weft as it would those of any other library.
+An adapter describes them to treadle as it would those of any other library.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 
-import weft as nnx
+import treadle as nnx
 from tests.reference.kinds import teach, teach_variable
 from tests.reference.model import NodeKind, VariableKind
-from weft import _adapters
-from weft._adapters import Description, MappingLayout, NodeLayout, VariableLayout
-from weft._bootstrap import _trace_source
+from treadle import _adapters
+from treadle._adapters import Description, MappingLayout, NodeLayout, VariableLayout
+from treadle._bootstrap import _trace_source
 
 
 class Memory:
@@ -201,7 +201,7 @@ for _mapping in (Ledger, Folio):
 
 
 def describe(kind: type[Any]) -> Description | None:
-    """What weft is told of the library's types."""
+    """What treadle is told of the library's types."""
     if issubclass(kind, Tank):
         return VariableLayout(
             value="_held",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-import weft as nnx
-from tests.reference.kinds import WEFT
+import treadle as nnx
+from tests.reference.kinds import TREADLE
 from tests.reference.model import walk
 
 from . import graphs
@@ -30,9 +30,9 @@ class View:
     def __init__(self, root: Any, source: Source, palette: graphs.Palette) -> None:
         self.source = source
         self.palette = palette
-        self.refs = walk(root, WEFT).refs
-        self.variables = [r for r in self.refs if WEFT.is_variable(r)]
-        self.nodes = [r for r in self.refs if not WEFT.is_variable(r)]
+        self.refs = walk(root, TREADLE).refs
+        self.variables = [r for r in self.refs if TREADLE.is_variable(r)]
+        self.nodes = [r for r in self.refs if not TREADLE.is_variable(r)]
         self.results: list[Any] = []
 
     def variable(self) -> Any:
@@ -58,7 +58,7 @@ class View:
 
 def children(node: Any) -> list[tuple[Any, Any]]:
     """Keys and values of any node."""
-    kind = WEFT.node_kind(node)
+    kind = TREADLE.node_kind(node)
     assert kind is not None
     return list(kind.children(node))
 
@@ -134,8 +134,8 @@ def untie(view: View) -> None:
     if place is None:
         return
     child = dict(children(place[0]))[place[1]]
-    if WEFT.is_variable(child):
-        copy = type(child)(child.value, **dict(WEFT.metadata(child)))
+    if TREADLE.is_variable(child):
+        copy = type(child)(child.value, **dict(TREADLE.metadata(child)))
         graphs.set_item(*place, copy)
 
 

@@ -11,10 +11,10 @@ import contextlib
 import pickle
 from typing import Any
 
-import weft as nnx
-from tests.reference.kinds import WEFT
+import treadle as nnx
+from tests.reference.kinds import TREADLE
 from tests.reference.model import first_difference, walk
-from weft import _core
+from treadle import _core
 
 from .dispatch import check_dispatch
 from .graphs import MIXED, OWN, Graph, Palette, build, build_argument
@@ -25,7 +25,7 @@ from .source import Source
 
 def check_walk(graph: Graph, twin: Graph) -> Any:
     """Leaves, references, paths and equality are the oracle's."""
-    expected = walk(graph.root, WEFT)
+    expected = walk(graph.root, TREADLE)
     flat = _core.flatten(graph.root)
     assert [id(x) for x in flat.leaves] == [id(x) for x in expected.leaves]
     assert [id(x) for x in flat.refs] == [id(x) for x in expected.refs]
@@ -39,7 +39,7 @@ def check_walk(graph: Graph, twin: Graph) -> Any:
 def check_rebuild(graph: Graph) -> None:
     """A rebuilt graph is equal and has no object in common."""
     copied = nnx.merge(*nnx.split(graph.root))
-    ours, theirs = walk(copied, WEFT), walk(graph.root, WEFT)
+    ours, theirs = walk(copied, TREADLE), walk(graph.root, TREADLE)
     assert first_difference(ours.root, theirs.root) is None
     assert_same_leaves(ours.leaves, theirs.leaves)
     assert not {id(ref) for ref in ours.refs} & {id(ref) for ref in theirs.refs}

@@ -8,12 +8,12 @@ import jax
 import pytest
 from hypothesis import given
 
-import weft as nnx
-from tests.reference.kinds import WEFT
+import treadle as nnx
+from tests.reference.kinds import TREADLE
 from tests.reference.model import entries, first_difference, partition, walk
-from weft import _core
-from weft.errors import FilterError
-from weft.filters import compile_filters
+from treadle import _core
+from treadle.errors import FilterError
+from treadle.filters import compile_filters
 
 from .graphs import NAMES, Scale, build
 from .outcome import assert_same_leaves
@@ -70,7 +70,7 @@ def test_first_match_wins_as_in_the_oracle(data: bytes, choices: bytes) -> None:
     graph = build(Source(data))
     filters, descriptions = draw_several(Source(choices))
     flat = _core.flatten(graph.root)
-    expected = partition(descriptions, entries(walk(graph.root, WEFT), WEFT))
+    expected = partition(descriptions, entries(walk(graph.root, TREADLE), TREADLE))
     assert list(flat.graphdef.partition(compile_filters(filters), flat.leaves)) == expected
 
 
@@ -78,8 +78,8 @@ def test_first_match_wins_as_in_the_oracle(data: bytes, choices: bytes) -> None:
 def test_split_by_filters_gives_each_leaf_to_one_state(data: bytes, choices: bytes) -> None:
     graph = build(Source(data))
     filters, descriptions = draw_several(Source(choices))
-    found = walk(graph.root, WEFT)
-    expected = partition(descriptions, entries(found, WEFT))
+    found = walk(graph.root, TREADLE)
+    expected = partition(descriptions, entries(found, TREADLE))
     if -1 in expected:
         with pytest.raises(FilterError):
             nnx.split(graph.root, *filters)
@@ -96,7 +96,7 @@ def test_split_by_filters_gives_each_leaf_to_one_state(data: bytes, choices: byt
         for path, leaf in wanted.items():
             held = seen[path]
             assert (held.value if isinstance(held, nnx.VariableState) else held) is leaf
-    merged = walk(nnx.merge(graphdef, *states), WEFT)
+    merged = walk(nnx.merge(graphdef, *states), TREADLE)
     assert first_difference(merged.root, found.root) is None
     assert_same_leaves(merged.leaves, found.leaves)
 
@@ -105,7 +105,7 @@ def test_split_by_filters_gives_each_leaf_to_one_state(data: bytes, choices: byt
 def test_state_by_filters_selects_as_split_does(data: bytes, choices: bytes) -> None:
     graph = build(Source(data))
     filter_, description = draw(Source(choices))
-    found = walk(graph.root, WEFT)
-    groups = partition([description], entries(found, WEFT))
+    found = walk(graph.root, TREADLE)
+    groups = partition([description], entries(found, TREADLE))
     wanted = {p for p, group in zip(found.leaf_paths, groups, strict=True) if group == 0}
     assert set(dict(nnx.state(graph.root, filter_).flat_state())) == wanted

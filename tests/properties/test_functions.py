@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 
-import weft as nnx
+import treadle as nnx
 
 
 @dataclasses.dataclass(frozen=True)

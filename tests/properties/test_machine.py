@@ -1,4 +1,4 @@
-"""A state machine: twin graphs live through one history, one of them through Weft's functions."""
+"""A state machine: twin graphs live through one history, one of them through Treadle's functions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-import weft as nnx
-from tests.reference.kinds import WEFT
+import treadle as nnx
+from tests.reference.kinds import TREADLE
 from tests.reference.model import first_difference, walk
-from weft import _core
+from treadle import _core
 
 from .graphs import Graph, build_argument
 from .outcome import assert_same_leaves, assert_same_outcome, identities
@@ -65,15 +65,15 @@ class GraphMachine(RuleBasedStateMachine):
     @rule()
     def copy_by_split_and_merge(self) -> None:
         merged = nnx.merge(*nnx.split(self.lifted.root))
-        ours, theirs = walk(merged, WEFT), walk(self.lifted.root, WEFT)
+        ours, theirs = walk(merged, TREADLE), walk(self.lifted.root, TREADLE)
         assert first_difference(ours.root, theirs.root) is None
         assert_same_leaves(ours.leaves, theirs.leaves)
 
     @invariant()
     def both_are_equal(self) -> None:
         assert_same_outcome(self.lifted, None, self.plain, None)
-        assert identities(walk(self.lifted.root, WEFT), self.lifted) == identities(
-            walk(self.plain.root, WEFT), self.plain
+        assert identities(walk(self.lifted.root, TREADLE), self.lifted) == identities(
+            walk(self.plain.root, TREADLE), self.plain
         )
 
 

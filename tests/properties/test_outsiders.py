@@ -1,12 +1,12 @@
-"""Objects of another library, described to weft, agree with the oracle as weft's own do."""
+"""Objects of another library, described to treadle, agree with the oracle as treadle's own do."""
 
 from __future__ import annotations
 
 import jax
 from hypothesis import given
 
-import weft as nnx
-from weft import _core
+import treadle as nnx
+from treadle import _core
 
 from . import target
 from .graphs import MIXED, build, build_argument

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import example, given
 
-import weft as nnx
-from tests.reference.kinds import WEFT
+import treadle as nnx
+from tests.reference.kinds import TREADLE
 from tests.reference.model import walk
 
 from .graphs import build_argument
@@ -119,7 +119,7 @@ def test_programs_run_twice_through_one_jitted_function(data: bytes, program: by
 
 def doubled(root: Any, program: bytes) -> None:
     """What loops may do, whose carry keeps its structure, shapes and dtypes: new values."""
-    variables = [ref for ref in walk(root, WEFT).refs if isinstance(ref, nnx.Variable)]
+    variables = [ref for ref in walk(root, TREADLE).refs if isinstance(ref, nnx.Variable)]
     for choice in program if variables else b"":
         variable = variables[choice % len(variables)]
         variable.value = variable.value * 2 + 1
@@ -149,7 +149,7 @@ LOOPS: dict[str, Callable[[Callable[[Any], None], Any], Any]] = {
 def test_values_in_loops(loop: Any, data: bytes, program: bytes) -> None:
     plain, lifted = build_argument(Source(data)), build_argument(Source(data))
     for graph in (plain, lifted):
-        for ref in walk(graph.root, WEFT).refs:
+        for ref in walk(graph.root, TREADLE).refs:
             if isinstance(ref, nnx.Variable):
                 ref.value = jnp.asarray(ref.value, jnp.float32)
     for _ in range(3):

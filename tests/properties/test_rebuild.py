@@ -7,10 +7,10 @@ import pickle
 
 from hypothesis import given
 
-import weft as nnx
-from tests.reference.kinds import WEFT
+import treadle as nnx
+from tests.reference.kinds import TREADLE
 from tests.reference.model import first_difference, rebuild, scatter, walk
-from weft import _core
+from treadle import _core
 
 from .graphs import Graph, build
 from .outcome import assert_same_leaves, assert_same_outcome, pickled
@@ -21,7 +21,7 @@ from .strategies import graph_bytes, program_bytes
 
 def assert_equal_copy(copied: object, root: object) -> None:
     """A copy has the same structure and leaves, and no object in common."""
-    ours, theirs = walk(copied, WEFT), walk(root, WEFT)
+    ours, theirs = walk(copied, TREADLE), walk(root, TREADLE)
     assert first_difference(ours.root, theirs.root) is None
     assert_same_leaves(ours.leaves, theirs.leaves)
     assert not {id(ref) for ref in ours.refs} & {id(ref) for ref in theirs.refs}
@@ -33,14 +33,14 @@ def test_unflatten_gives_an_equal_graph_of_fresh_objects(data: bytes) -> None:
     flat = _core.flatten(graph.root)
     root, refs = _core.unflatten(flat.graphdef, flat.leaves)
     assert_equal_copy(root, graph.root)
-    assert [id(ref) for ref in refs] == [id(ref) for ref in walk(root, WEFT).refs]
+    assert [id(ref) for ref in refs] == [id(ref) for ref in walk(root, TREADLE).refs]
 
 
 @given(graph_bytes)
 def test_the_oracles_own_rebuild_is_what_the_engine_walks(data: bytes) -> None:
     graph = build(Source(data))
-    found = walk(graph.root, WEFT)
-    root, _ = rebuild(found.root, found.leaves, WEFT)
+    found = walk(graph.root, TREADLE)
+    root, _ = rebuild(found.root, found.leaves, TREADLE)
     assert_equal_copy(root, graph.root)
     assert _core.flatten(root).graphdef == _core.flatten(graph.root).graphdef
 
@@ -70,12 +70,12 @@ def test_pickle_round_trip(data: bytes) -> None:
 def test_update_moves_a_state_into_an_equal_graph(data: bytes) -> None:
     """Arrays and values alike, also those inside tuples; all by the same objects as before."""
     source, target = (nnx.Dict(root=build(Source(data)).root) for _ in range(2))
-    objects = walk(target, WEFT).refs
-    for i, ref in enumerate(walk(source, WEFT).refs):
+    objects = walk(target, TREADLE).refs
+    for i, ref in enumerate(walk(source, TREADLE).refs):
         if isinstance(ref, nnx.Variable):
             ref.raw_value = float(i)
     nnx.update(target, nnx.state(source))
-    ours, theirs = walk(target, WEFT), walk(source, WEFT)
+    ours, theirs = walk(target, TREADLE), walk(source, TREADLE)
     assert [id(ref) for ref in ours.refs] == [id(ref) for ref in objects]
     assert first_difference(ours.root, theirs.root) is None
     assert [id(leaf) for leaf in ours.leaves] == [id(leaf) for leaf in theirs.leaves]
@@ -96,9 +96,9 @@ def test_effects_of_a_program_reach_the_callers_objects(data: bytes, program: by
     assert_same_outcome(outer, returned, plain, expected)
 
     # The oracle's scatter agrees as well, objects that have left the graph included.
-    found = walk(twin.root, WEFT)
-    stand_in, made = rebuild(found.root, found.leaves, WEFT)
+    found = walk(twin.root, TREADLE)
+    stand_in, made = rebuild(found.root, found.leaves, TREADLE)
     inner = [made[i] for i in range(len(made))]
     result = run(stand_in, Source(program))
-    root, result, _ = scatter(walk((stand_in, result, inner), WEFT), inner, found.refs, WEFT)
+    root, result, _ = scatter(walk((stand_in, result, inner), TREADLE), inner, found.refs, TREADLE)
     assert_same_outcome(Graph(root, twin.objects), result, plain, expected)

@@ -6,9 +6,9 @@ import copy
 
 from hypothesis import given, note
 
-from tests.reference.kinds import WEFT
+from tests.reference.kinds import TREADLE
 from tests.reference.model import differences, first_difference, walk
-from weft import _core
+from treadle import _core
 
 from .graphs import build
 from .programs import run
@@ -20,7 +20,7 @@ from .target import check_pickle
 @given(graph_bytes)
 def test_leaves_references_and_paths_come_in_canonical_order(data: bytes) -> None:
     graph = build(Source(data))
-    expected = walk(graph.root, WEFT)
+    expected = walk(graph.root, TREADLE)
     note(str(expected.root))
     flat = _core.flatten(graph.root)
     assert [id(x) for x in flat.leaves] == [id(x) for x in expected.leaves]
@@ -49,7 +49,7 @@ def test_insertion_order_does_not_show_in_the_structure(data: bytes, seed: int) 
 def test_graphdefs_are_equal_exactly_if_the_oracle_says_so(data: bytes, other: bytes) -> None:
     one, two = build(Source(data)), build(Source(other))
     a, b = _core.flatten(one.root).graphdef, _core.flatten(two.root).graphdef
-    expected = first_difference(walk(one.root, WEFT).root, walk(two.root, WEFT).root)
+    expected = first_difference(walk(one.root, TREADLE).root, walk(two.root, TREADLE).root)
     assert (a == b) == (expected is None)
     assert (a.difference(b) is None) == (expected is None)
 
@@ -59,7 +59,7 @@ def test_any_change_of_structure_is_seen_and_explained(data: bytes, program: byt
     one, two = build(Source(data)), build(Source(data))
     run(two.root, Source(program), steps=2)
     a, b = _core.flatten(one.root).graphdef, _core.flatten(two.root).graphdef
-    expected = list(differences(walk(one.root, WEFT).root, walk(two.root, WEFT).root))
+    expected = list(differences(walk(one.root, TREADLE).root, walk(two.root, TREADLE).root))
     assert (a == b) == (not expected)
     assert (a != b) == bool(expected)
     if not expected:
@@ -83,9 +83,9 @@ def test_graphdef_survives_pickle_and_deepcopy(data: bytes) -> None:
 @given(graph_bytes)
 def test_walking_changes_nothing_and_repeats_exactly(data: bytes) -> None:
     graph = build(Source(data))
-    before = walk(graph.root, WEFT)
+    before = walk(graph.root, TREADLE)
     first, second = _core.flatten(graph.root), _core.flatten(graph.root)
-    after = walk(graph.root, WEFT)
+    after = walk(graph.root, TREADLE)
     assert first_difference(before.root, after.root) is None
     assert [id(x) for x in before.leaves] == [id(x) for x in after.leaves]
     assert first.graphdef == second.graphdef

@@ -1,4 +1,4 @@
-"""What the oracle is told about Weft: which objects are nodes and Variables, and how to read them.
+"""What the oracle is told about Treadle: which objects are nodes and Variables, and how to read them.
 
 Only public names are used, and `vars` for the attributes of a module.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import weft as nnx
+import treadle as nnx
 
 from .model import Kinds, NodeKind, VariableKind
 
@@ -85,7 +85,7 @@ def _variable_kind(cls: type) -> VariableKind:
     return _variables.get(cls, _own)
 
 
-WEFT = Kinds(
+TREADLE = Kinds(
     node_kind=_node_kind,
     is_variable=lambda value: isinstance(value, nnx.Variable) or type(value) in _variables,
     metadata=lambda variable: _variable_kind(type(variable)).metadata(variable),

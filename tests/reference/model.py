@@ -1,4 +1,4 @@
-"""The semantics of Weft's graphs, written down once more in plain Python.
+"""The semantics of Treadle's graphs, written down once more in plain Python.
 
 This is the oracle of the property tests: it is small, recursive and slow, and shares no code with
 the engine. It knows objects only through a `Kinds` table (see `kinds.py`), which says what is a

@@ -1,4 +1,4 @@
-"""The oracle itself, on graphs small enough to check by eye, of classes foreign to Weft."""
+"""The oracle itself, on graphs small enough to check by eye, of classes foreign to Treadle."""
 
 from __future__ import annotations
 

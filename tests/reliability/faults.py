@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import weft as nnx
+import treadle as nnx
 from tests.reference.kinds import teach
 from tests.reference.model import NodeKind
 

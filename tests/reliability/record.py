@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from tests.reference.kinds import WEFT
+from tests.reference.kinds import TREADLE
 from tests.reference.model import first_difference, walk
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Record:
 
     def __init__(self, root: Any) -> None:
         self.root = root
-        self.found = walk(root, WEFT)
+        self.found = walk(root, TREADLE)
         self.attributes = [
             [(key, id(value)) for key, value in vars(ref).items()]
             if hasattr(ref, "__dict__")
@@ -72,7 +72,7 @@ def reachable(root: Any) -> list[Any]:
 
 def reference_counts(root: Any) -> list[int]:
     """Reference counts of all nodes, Variables and leaves, in canonical order."""
-    found = walk(root, WEFT)
+    found = walk(root, TREADLE)
     objects = [*found.refs, *found.leaves]
     del found
     gc.collect()

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
+import treadle as nnx
 from tests.properties.outsiders import Rack, Tank
-from tests.reference.kinds import WEFT
+from tests.reference.kinds import TREADLE
 from tests.reference.model import walk
-from weft import _core
+from treadle import _core
 
 from .faults import Model, change, predicate
 from .record import Record
@@ -252,7 +252,7 @@ def survive_every_failure(job: Job, model: Any) -> int:
     job.undo()
     job.run()
     job.undo()
-    objects = [*walk(model, WEFT).refs, *walk(model, WEFT).leaves]
+    objects = [*walk(model, TREADLE).refs, *walk(model, TREADLE).leaves]
     gc.collect()
     counts = list(map(sys.getrefcount, objects))
     for n in range(1, MAX_ALLOCATIONS):

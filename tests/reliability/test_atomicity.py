@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
-from tests.reference.kinds import WEFT
+import treadle as nnx
+from tests.reference.kinds import TREADLE
 from tests.reference.model import first_difference, walk
 
 from .faults import Fault, Model, Operation, change, fuse, predicate
@@ -61,7 +61,7 @@ def outcome(operation: Operation) -> Any:
     """What the operation leaves of a model when nothing fails."""
     model = Model()
     operation(model)
-    return walk(model, WEFT)
+    return walk(model, TREADLE)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -79,7 +79,7 @@ def test_a_fault_anywhere_in_user_code_changes_nothing(name: str) -> None:
         except Fault:
             before.assert_unchanged()
             operation(model)  # the fuse is blown: now it works
-            after = walk(model, WEFT)
+            after = walk(model, TREADLE)
             assert first_difference(after.root, expected.root) is None, fuse.where
             for seen, wanted in zip(after.leaves, expected.leaves, strict=True):
                 assert jnp.array_equal(seen, wanted), fuse.where

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 from .record import Record
 
@@ -192,7 +192,7 @@ def test_edited_pickles_are_refused_or_describe_a_sound_graph() -> None:
             wrong.ref_paths()
             wrong.difference(graphdef)
             repr(wrong)
-            from weft import _core
+            from treadle import _core
 
             _core.unflatten(wrong, [jnp.zeros(1)] * wrong.num_leaves)
         except Exception:
@@ -238,7 +238,7 @@ def test_loading_a_graphdef_calls_the_core_only() -> None:
     loaded = Names(io.BytesIO(pickle.dumps(nnx.graphdef(Block())))).load()
     assert loaded == nnx.graphdef(Block())
     functions = {name for name, found in Names.found.items() if not isinstance(found, type)}
-    assert functions == {"weft._core._unpickle_graphdef"}
+    assert functions == {"treadle._core._unpickle_graphdef"}
 
 
 # --- arrays --------------------------------------------------------------------------------------

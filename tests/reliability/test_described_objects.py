@@ -1,4 +1,4 @@
-"""Objects of other libraries, which weft can only watch: they change in place, and behind its back."""
+"""Objects of other libraries, which treadle can only watch: they change in place, and behind its back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
+import treadle as nnx
 from tests.properties.outsiders import Ledger, Memory, Rack, Shed, Tank
 
 from .test_reentrancy import Trigger

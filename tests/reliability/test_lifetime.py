@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
-from weft import _core
+import treadle as nnx
+from treadle import _core
 
 from .record import reference_counts
 

@@ -18,8 +18,8 @@ PROGRAM = """
     import gc, sys
     import _testcapi
     import jax.numpy as jnp
-    import weft as nnx
-    from weft import _core
+    import treadle as nnx
+    from treadle import _core
     from tests.reliability.faults import Model
     from tests.reliability.record import Record
 

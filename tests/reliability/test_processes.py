@@ -14,11 +14,11 @@ import cloudpickle
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 MODEL = """
     import gc, threading
-    import jax, jax.numpy as jnp, weft as nnx
+    import jax, jax.numpy as jnp, treadle as nnx
     class Model(nnx.Module):
         def __init__(self):
             self.w = nnx.Param(jnp.ones(2))
@@ -171,12 +171,12 @@ def test_a_model_sent_to_another_process_computes_the_same() -> None:
     done = run("""
         import pickle, sys, subprocess
         code = '''
-        import sys, pickle, weft as nnx
+        import sys, pickle, treadle as nnx
         graphdef, other = pickle.load(sys.stdin.buffer)
         assert graphdef == other and hash(graphdef) == hash(other)
         '''
         import textwrap
-        from weft import Dict, Param
+        from treadle import Dict, Param
         d = Dict(a=Param(jnp.ones(1)), text="static", f=jnp.sum)
         data = pickle.dumps((nnx.graphdef(d), nnx.graphdef(nnx.clone(d))))
         subprocess.run([sys.executable, "-c", textwrap.dedent(code)], input=data, check=True)
@@ -189,12 +189,12 @@ def test_a_second_import_is_refused_and_harms_nothing(core: str) -> None:
     """As notebooks and test runners do that empty `sys.modules`."""
     done = run(f"""
         import sys
-        for name in [name for name in sys.modules if name.split(".")[0] == "weft"]:
-            if name != "weft._core" or {core == "is dropped"}:
+        for name in [name for name in sys.modules if name.split(".")[0] == "treadle"]:
+            if name != "treadle._core" or {core == "is dropped"}:
                 del sys.modules[name]
         for _ in range(2):
             try:
-                import weft
+                import treadle
             except ImportError as error:
                 print(error)
         print(float(step(model)[0]), len(nnx.split(model)), step._counts["hot"])
@@ -212,9 +212,9 @@ def test_modules_may_be_loaded_again_in_place() -> None:
     done = run("""
         import importlib, sys
         importlib.reload(nnx)
-        importlib.reload(sys.modules["weft.filters"])
+        importlib.reload(sys.modules["treadle.filters"])
         try:
-            importlib.reload(sys.modules["weft._bootstrap"])
+            importlib.reload(sys.modules["treadle._bootstrap"])
         except ImportError as error:
             print(error)
         print(float(step(model)[0]), float(nnx.jit(lambda m: m.w.value)(model)[0]))

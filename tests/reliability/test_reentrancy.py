@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 from .faults import Fault
 

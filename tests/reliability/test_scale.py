@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
-from weft import _core
+import treadle as nnx
+from treadle import _core
 
 from .record import works_or_names
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 from .test_described_objects import make as described
 from .test_described_objects import step as described_step
@@ -147,7 +147,7 @@ def test_a_thread_that_changes_the_model_causes_errors_at_most() -> None:
 
 
 def test_a_thread_that_changes_described_objects_causes_errors_at_most() -> None:
-    """Another library's objects change in place, even where weft's own would be copied."""
+    """Another library's objects change in place, even where treadle's own would be copied."""
     shed = described()
     described_step(shed)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 from .faults import Fault
 from .record import Record, assert_no_tracers
@@ -330,9 +330,9 @@ LEVELS: dict[str, Callable[[Callable[[], Any]], Any]] = {
     "jax.jit": lambda f: jax.jit(f)(),
     "jax.grad": lambda f: jax.grad(lambda x: (f(), x)[1])(1.0),
     "jax.vmap": lambda f: jax.vmap(lambda x: (f(), x)[1])(jnp.ones(2)),
-    "weft.jit": lambda f: nnx.jit(f)(),
-    "weft.grad": lambda f: nnx.grad(lambda x: (f(), x)[1])(1.0),
-    "weft.remat": lambda f: nnx.remat(lambda x: (f(), x)[1])(1.0),
+    "treadle.jit": lambda f: nnx.jit(f)(),
+    "treadle.grad": lambda f: nnx.grad(lambda x: (f(), x)[1])(1.0),
+    "treadle.remat": lambda f: nnx.remat(lambda x: (f(), x)[1])(1.0),
     "jax.lax.scan": lambda f: jax.lax.scan(lambda c, x: (f(), (c, x))[1], 0.0, jnp.ones(2)),
     "jax.lax.cond": lambda f: jax.lax.cond(jnp.array(True), lambda: (f(), 1)[1], lambda: 2),
     "jax.lax.while_loop": lambda f: jax.lax.while_loop(
@@ -341,10 +341,10 @@ LEVELS: dict[str, Callable[[Callable[[], Any]], Any]] = {
     "jax.checkpoint": lambda f: jax.checkpoint(lambda x: (f(), x)[1])(1.0),
     "jax.eval_shape": lambda f: jax.eval_shape(lambda: (f(), 1.0)[1]),
     "jax.make_jaxpr": lambda f: jax.make_jaxpr(lambda: (f(), 1.0)[1])(),
-    "weft.vmap": lambda f: nnx.vmap(lambda x: (f(), x)[1])(jnp.ones(2)),
-    "weft.scan": lambda f: nnx.scan(lambda c, x: (f(), (c, x))[1])(0.0, jnp.ones(2)),
-    "weft.cond": lambda f: nnx.cond(jnp.array(True), lambda: (f(), 1)[1], lambda: 2),
-    "weft.eval_shape": lambda f: nnx.eval_shape(lambda: (f(), 1.0)[1]),
+    "treadle.vmap": lambda f: nnx.vmap(lambda x: (f(), x)[1])(jnp.ones(2)),
+    "treadle.scan": lambda f: nnx.scan(lambda c, x: (f(), (c, x))[1])(0.0, jnp.ones(2)),
+    "treadle.cond": lambda f: nnx.cond(jnp.array(True), lambda: (f(), 1)[1], lambda: 2),
+    "treadle.eval_shape": lambda f: nnx.eval_shape(lambda: (f(), 1.0)[1]),
 }
 
 
@@ -355,7 +355,7 @@ def _name(way: Callable[[Model], None]) -> str:
 @pytest.mark.others_keep(
     "array", reason="jax keeps the constants of a trace that an exception ends"
 )
-@pytest.mark.parametrize("level", ["jax.jit", "weft.grad"])
+@pytest.mark.parametrize("level", ["jax.jit", "treadle.grad"])
 @pytest.mark.parametrize("way", WAYS, ids=_name)
 def test_every_way_to_change_captured_objects_is_refused(
     way: Callable[[Model], None], level: str

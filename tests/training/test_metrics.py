@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
-from weft import metrics
+import treadle as nnx
+from treadle import metrics
 
 RNG = np.random.default_rng(0)
 LOGITS = jnp.asarray(RNG.normal(size=(3, 16, 5)), jnp.float32)

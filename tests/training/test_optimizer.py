@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 
 class MLP(nnx.Module):
@@ -442,9 +442,9 @@ def test_bad_arguments_are_explained(call, error, message):
 
 def test_optax_is_imported_only_when_an_optimizer_is_made():
     code = (
-        "import sys, weft; weft.Optimizer; assert 'optax' not in sys.modules;"
-        "m = weft.Linear(1, 1, rngs=weft.Rngs(0)); sys.modules['optax'] = None\n"
-        "try: weft.Optimizer(m, None)\n"
+        "import sys, treadle; treadle.Optimizer; assert 'optax' not in sys.modules;"
+        "m = treadle.Linear(1, 1, rngs=treadle.Rngs(0)); sys.modules['optax'] = None\n"
+        "try: treadle.Optimizer(m, None)\n"
         "except ImportError as error: print(error)"
     )
     done = subprocess.run(

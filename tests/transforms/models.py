@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import weft as nnx
+import treadle as nnx
 
 
 class Block(nnx.Module):

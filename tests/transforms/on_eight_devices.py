@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import weft as nnx
+import treadle as nnx
 from tests.transforms.models import assert_same
 
 STEPS = 4

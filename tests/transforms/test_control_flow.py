@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 from tests.transforms import models as shared_models
 from tests.transforms.models import Block, assert_same, values
-from weft.transforms import control_flow
+from treadle.transforms import control_flow
 
 
 def make():
@@ -503,7 +503,7 @@ def test_a_captured_variable_bound_again_is_read_anew():
 
 
 def _uses_of(layer):
-    """Calls that have a layer of weft's among what their functions captured, which is callable itself."""
+    """Calls that have a layer of treadle's among what their functions captured, which is callable itself."""
     return {
         "cond": lambda: nnx.cond(True, lambda x: layer(x), lambda x: x, jnp.ones(1)),
         "switch": lambda: nnx.switch(1, [lambda x: x, lambda x: layer(x)], jnp.ones(1)),

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import weft as nnx
+import treadle as nnx
 from tests.transforms.models import Block, assert_same, plain
 
 WIDTH = 2
@@ -78,7 +78,7 @@ def inputs(levels: tuple[str, ...], seed: int) -> jax.Array:
 
 
 def lifted(levels: tuple[str, ...]) -> Any:
-    """The program through weft."""
+    """The program through treadle."""
 
     def run(m, x):
         return m(x)

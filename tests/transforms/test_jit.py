@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-import weft as nnx
+import treadle as nnx
 
 
 class Model(nnx.Module):
@@ -202,7 +202,7 @@ def test_an_unknown_backend_is_refused_when_used() -> None:
         nnx.jit(lambda x: x, backend="nowhere")(jnp.ones(1))
 
 
-def test_abstracted_axes_is_refused_by_weft_or_by_a_jax_that_still_has_it() -> None:
+def test_abstracted_axes_is_refused_by_treadle_or_by_a_jax_that_still_has_it() -> None:
     with pytest.raises(ValueError, match="abstracted_axes"):
         nnx.jit(lambda x: x, abstracted_axes={0: "n"})(jnp.ones(3))
 

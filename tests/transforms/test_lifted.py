@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 from tests.transforms.models import Block, assert_same
 
 
@@ -241,7 +241,7 @@ def test_each_parameter_reaches_the_transform(kind, parameter, monkeypatch):
         return function
 
     name = _TRANSFORMS[kind]
-    where = "weft.transforms.jit" if kind == "Jit" else "weft.transforms.lifted"
+    where = "treadle.transforms.jit" if kind == "Jit" else "treadle.transforms.lifted"
     monkeypatch.setattr(importlib.import_module(where), name, record)
     # A value that no transform has as its default.
     value = {"state_axes": {nnx.Param: 3}, "transform_metadata": {"name": "x"}}.get(parameter, 7)

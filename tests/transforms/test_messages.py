@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
-import weft as nnx
+import treadle as nnx
 
 MESH = AbstractMesh((4,), ("d",), axis_types=(AxisType.Auto,))
 
@@ -257,7 +257,7 @@ def test_branches_over_different_objects_name_them(one, other, message, jitted):
         (1.0, jnp.ones(2), ("float32[]", "float32[2]")),
     ],
 )
-def test_branches_of_different_types_are_weft_s_error_in_both_orders(one, other, shown, jitted):
+def test_branches_of_different_types_are_treadle_s_error_in_both_orders(one, other, shown, jitted):
     for first, second, types in ((one, other, shown), (other, one, shown[::-1])):
 
         def run(p, first=first, second=second):

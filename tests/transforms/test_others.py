@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-import weft as nnx
+import treadle as nnx
 from tests.transforms.models import Block, assert_same, plain, values
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 
 class Block(nnx.Module):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-import weft as nnx
+import treadle as nnx
 from tests.transforms.models import assert_same, values
 
 

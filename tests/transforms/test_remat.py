@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
-import weft as nnx
+import treadle as nnx
 from tests.transforms.models import Block, assert_same, stacked, values
 
 

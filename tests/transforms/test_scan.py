@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 from tests.transforms.models import Block, assert_same, restacked, stacked, unstacked, values
 
 
@@ -527,7 +527,7 @@ def store(key, make):
             r"m\.s is carried.*must stay the same object.*another BatchStat in its place",
         ),
         (store("p", lambda m: m["q"]), r"m\.q is carried.*Dict'> to 'shared node'"),
-        (store("p", lambda m: 1), r"m\.p is carried.*changes from <class 'weft\..*Dict'> to 1"),
+        (store("p", lambda m: 1), r"m\.p is carried.*changes from <class 'treadle\..*Dict'> to 1"),
         (lambda m: m.pop("s"), r"m\.s is carried.*to '<absent>'"),
         (store("rate", lambda m: m["rate"] / 2), r"m\.rate is carried.*from 0\.5 to 0\.25"),
         (lambda m: store("rate", lambda _: 1)(m["q"]), r"m\.q\.rate is carried.*from 0\.5 to 1"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 
 class Model(nnx.Module):

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-import weft as nnx
+import treadle as nnx
 
 LAYERS, WIDTH, HEADS, VOCABULARY, LENGTH = 12, 16, 2, 11, 8
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import weft as nnx
+import treadle as nnx
 from tests.transforms.models import Block, assert_same, plain, restacked, stacked, unstacked, values
 
 

@@ -1,0 +1,270 @@
+"""The C++ module as Python sees it.
+
+`_core` walks graphs of Python objects; it knows nodes, Variables, leaves and filters, and nothing of
+training. Everything here is private to treadle: public names live in the modules that import it.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, final
+
+Path = tuple[Hashable, ...]
+
+class VariableCell:
+    """Base of `treadle.Variable`: a mutable cell with identity.
+
+    Instances have no ``__dict__``. Attribute *reads* of unknown names fall back to the metadata;
+    attribute *writes* of names that are not descriptors of the type store metadata (copy-on-write).
+    Every write checks the trace level and raises `TraceContextError`.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
+    raw_value: Any
+    """The stored value, no hooks. Writing checks the trace level."""
+    value: Any
+    """Reading calls ``self._get_hooked(raw_value)`` and writing ``self._set_hooked(value)`` when the type or
+    the metadata has hooks (see `_core.configure`), otherwise the same as `raw_value`."""
+    _metadata: Mapping[str, Any]
+    """Metadata dict. Treat as immutable: assign a new dict to change it (assigning checks the trace level)."""
+    def _init_cell(self, value: Any, metadata: dict[str, Any]) -> None:
+        """Set value and metadata without running hooks and without a trace check (used by `__init__`)."""
+    def _check_mutable(self) -> None:
+        """Raise `TraceContextError` if the cell belongs to another trace level."""
+    def _enter_trace(self) -> None:
+        """Make the current trace level the owner of the cell."""
+
+class ObjectNode:
+    """Base of `treadle.Object`: a graph node whose attributes are its ``__dict__``.
+
+    Setting and deleting attributes checks the trace level. `__new__` records the trace level.
+    A subclass may define the class attribute ``_transparent_ = "name"``: the children of the plain list or
+    dict stored under that attribute then appear in paths directly below the node (`List`, `Dict`).
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
+    def _check_mutable(self) -> None: ...
+    def _enter_trace(self) -> None: ...
+
+@final
+class VariableState:
+    """A Variable's value, type and metadata, detached from the Variable: one entry of a State."""
+
+    def __init__(self, type: type[Any], value: Any, /, **metadata: Any) -> None: ...
+    type: type[Any]
+    value: Any
+    _metadata: Mapping[str, Any]
+    def _replace_value(self, value: Any, /) -> VariableState: ...
+    # Added in Python, by treadle._variable_state:
+    def replace(self, value: Any = ..., **metadata: Any) -> VariableState: ...
+    def copy(self) -> VariableState: ...
+    def to_variable(self) -> Any: ...
+    def get_metadata(self) -> dict[str, Any]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+@final
+class VariableStateAux:
+    """Type and metadata of a `VariableState`, as JAX compares them between trees."""
+
+    def __init__(self, type: type[Any], metadata: dict[str, Any] | None, /) -> None: ...
+
+def _flatten_variable_state(state: VariableState, /) -> tuple[tuple[Any], VariableStateAux]:
+    """Children and structure, as JAX's pytree registry asks for them."""
+
+def _flatten_variable_state_with_keys(
+    state: VariableState, /
+) -> tuple[tuple[tuple[Any, Any]], VariableStateAux]: ...
+def _unflatten_variable_state(
+    structure: VariableStateAux, children: Iterable[Any], /
+) -> VariableState: ...
+
+@final
+class GraphDef:
+    """Immutable structure of a graph: root expression, node table, attribute table, variable table."""
+
+    num_leaves: int
+    num_refs: int
+    root_kind: str
+    """``"graph"`` (from `flatten`) or ``"call"`` (from `flatten_call`)."""
+    def paths(self) -> tuple[Path, ...]:
+        """Path of each leaf (the first one met in canonical order). Computed once, cached."""
+    def ref_paths(self) -> tuple[Path, ...]:
+        """Path of each reference (node or Variable), indexed by reference id."""
+    def leaf_refs(self) -> tuple[int, ...]:
+        """For each leaf the reference id of its Variable, or -1 for a bare array."""
+    def leaf_types(self) -> tuple[type[Any] | None, ...]:
+        """For each leaf its Variable type, or None for a bare array."""
+    def leaf_metadata(self) -> tuple[Mapping[str, Any] | None, ...]: ...
+    def ref_types(self) -> tuple[type[Any], ...]: ...
+    def path_index(self) -> Mapping[Path, int]:
+        """Path -> leaf id, cached."""
+    def partition(self, filters: tuple[Any, ...], leaves: Sequence[Any]) -> tuple[int, ...]:
+        """Index of the first matching filter per leaf, or -1. `filters` are compiled specs (see filters.py)."""
+    def reachable(self, ref: int) -> tuple[int, ...]:
+        """Ids of all leaves reachable from reference `ref`, ascending."""
+    def root_items(self) -> tuple[tuple[bool, int], ...]:
+        """The root expression's leaves in pytree order: (True, reference id) or (False, leaf id)."""
+    def difference(self, other: GraphDef) -> tuple[Path, Any, Any] | None:
+        """First difference as (path, value here, value there), None if equal."""
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object) -> bool: ...
+    def __reduce__(self) -> Any: ...
+
+@final
+class Flat:
+    """Result of a walk: structure, leaves and the objects met."""
+
+    graphdef: GraphDef
+    leaves: list[Any]
+    refs: list[Any]
+    """Node and Variable objects, indexed by reference id."""
+    def ref_id(self, obj: Any) -> int:
+        """Reference id of `obj`, -1 if it was not met."""
+
+def flatten(root: Any, /) -> Flat:
+    """Walk a graph whose root is a node, a Variable, or a pytree holding some."""
+
+def flatten_call(
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    static_argnums: frozenset[int],
+    static_argnames: frozenset[str],
+    /,
+) -> Flat:
+    """Walk the arguments of a call: outside nodes scalars and arrays are leaves, statics are compared."""
+
+def unflatten(graphdef: GraphDef, leaves: Sequence[Any], /) -> tuple[Any, list[Any]]:
+    """Build fresh objects: (root, objects by reference id). For a call the root is (args, kwargs)."""
+
+def set_leaves(flat: Flat, indices: Sequence[int], values: Sequence[Any], /) -> None:
+    """Write leaf values into the walked objects: all or nothing."""
+
+def nest(paths: Sequence[Path], values: Sequence[Any], /) -> dict[Any, Any]:
+    """Nested dict of `values` by `paths` (keys sorted as in the walk)."""
+
+@final
+class Effects:
+    """What a call did to its graph: an immutable description that carries no arrays and no objects.
+
+    Output leaves are numbered; unchanged leaves are not output.
+    """
+
+    num_out: int
+    changes_structure: bool
+    def same_as(self, other: Effects) -> bool:
+        """True if both say the same of calls of one structure."""
+    def outputs(self) -> tuple[tuple[str, int, Path], ...]:
+        """For each output leaf: ("leaf", input leaf id, path) for a changed input leaf,
+        ("new", -1, path) for a leaf of a new Variable or a new bare array in state,
+        ("result", position, path) for a leaf of the function's result in pytree order."""
+    def output_types(self) -> tuple[type[Any] | None, ...]: ...
+    def output_metadata(self) -> tuple[Mapping[str, Any] | None, ...]: ...
+    def final_leaves(self) -> tuple[tuple[bool, int], ...]:
+        """For each *input leaf*: (False, input leaf id) if it ends unchanged or holds another input's value,
+        (True, output id) if it changed. A leaf that no longer exists is (False, its own id)."""
+
+def trace_effects(
+    inner_refs: Sequence[Any],
+    graphdef: GraphDef,
+    in_leaves: Sequence[Any],
+    result: Any,
+    keep: bool | Sequence[bool],
+    /,
+) -> tuple[Effects, list[Any]]:
+    """Walk again after the user's function ran on the objects `inner_refs` (from `unflatten(graphdef, in_leaves)`):
+    what changed against `graphdef`, and the output leaves. Where `keep` is False (for all leaves, or
+    leaf by leaf) a leaf is output even if it did not change."""
+
+def apply_effects(
+    effects: Effects, refs: Sequence[Any], in_leaves: Sequence[Any], out_leaves: Sequence[Any], /
+) -> Any:
+    """Scatter into the caller's objects `refs` and return the rebuilt result: all or nothing."""
+
+@final
+class Outputs:
+    """Pytree node that carries output leaves through a JAX transform, with its Effects as aux data."""
+
+    def __init__(self, effects: Effects, leaves: Sequence[Any]) -> None: ...
+    effects: Effects
+    leaves: tuple[Any, ...]
+
+def _flatten_outputs(outputs: Outputs, /) -> tuple[tuple[Any, ...], Effects]: ...
+def _unflatten_outputs(effects: Effects, leaves: Sequence[Any], /) -> Outputs: ...
+
+@final
+class Dispatcher:
+    """The callable that `treadle.jit` returns: verify, gather, call, scatter.
+
+    `api` is its Python side: `plan(graphdef, leaves)` gives the compiled function, the donated leaves
+    and a list that the first trace puts its effects into, `on_error(graphdef, leaves, error)` a better
+    error or None, `copy(array)` a copy; attributes the dispatcher lacks are looked up there.
+    """
+
+    def __init__(
+        self,
+        api: Any,
+        static_argnums: frozenset[int],
+        static_argnames: frozenset[str],
+        capacity: int,
+    ) -> None: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def _timed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], /
+    ) -> tuple[Any, dict[str, Any]]:
+        """Call, and report nanoseconds, leaf counts and the class of the call."""
+
+    def _clear_plans(self) -> None: ...
+    _counts: dict[str, int]
+    _structures: list[GraphDef]
+
+def is_variable(obj: Any, /) -> bool:
+    """True for Variables, of treadle's and of libraries that an adapter describes."""
+
+# The following take a Variable of any library; others are a TypeError.
+
+def raw_value(variable: Any, /) -> Any: ...
+def set_raw_value(variable: Any, value: Any, /) -> None:
+    """Store a value without hooks; checks the trace level."""
+
+def metadata(variable: Any, /) -> Mapping[str, Any]:
+    """Metadata as it is now. Treat as immutable."""
+
+def set_metadata(variable: Any, entries: Mapping[str, Any], /) -> None:
+    """Replace all metadata; checks the trace level."""
+
+def new_variable(type: type[Any], value: Any, metadata: Mapping[str, Any], /) -> Any:
+    """A Variable of the current trace level, without running `__init__` or hooks."""
+
+def check_mutable(obj: Any, /) -> None:
+    """Raise `TraceContextError` if a Variable or node, of any library, belongs to another trace level."""
+
+def counterpart(type: type[Any], /) -> type[Any]:
+    """Treadle's Variable type of the same meaning; other types, and treadle's own, stand for themselves."""
+
+def register_node_type(
+    type: type[Any],
+    flatten: Callable[[Any], tuple[Iterable[tuple[Hashable, Any]], Hashable]],
+    create: Callable[[Hashable], Any],
+    set_key: Callable[[Any, Hashable, Any], None],
+    pop_key: Callable[[Any, Hashable], None],
+    /,
+) -> None: ...
+def is_node(obj: Any, /) -> bool:
+    """True for graph nodes and Variables."""
+
+def configure(**settings: Any) -> None:
+    """Called once by the package: error types, JAX's pytree registry, trace source, array predicate, adapters."""
+
+__file__: str
+__version__: str
+"""Version of treadle that the extension was built from."""
+
+def build_info() -> str:
+    """How the extension was compiled, in one line."""
+
+def _live_counts() -> dict[str, int]:
+    """How many objects of each class of the core there are. Only in debug builds."""
+
+def _fail_allocation(n: int) -> bool:
+    """Make the n-th C++ allocation of this thread from now fail, none if 0. Only in debug builds for Linux.
+
+    True if the failure asked for before has not happened yet.
+    """

@@ -1,0 +1,127 @@
+"""Exceptions, and how a place in an object graph is written in their messages.
+
+Every exception is a `GraphError`, and also the builtin that users of such an operation would catch
+(`ValueError`, `TypeError` or `KeyError`).
+"""
+
+from __future__ import annotations
+
+from keyword import iskeyword
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+__all__ = [
+    "FilterError",
+    "GraphError",
+    "LeafTypeError",
+    "NodeTypeError",
+    "StateError",
+    "StaticError",
+    "TraceContextError",
+    "format_path",
+]
+
+
+class GraphError(ValueError):
+    """Base of all errors that treadle raises about object graphs.
+
+    >>> import treadle as nnx
+    >>> issubclass(nnx.TraceContextError, nnx.GraphError)
+    True
+    """
+
+    # Kept apart so that a transform can name the argument of its function instead of `model`.
+    path: tuple[Hashable, ...] | None = None
+    reason: str | None = None
+
+
+class TraceContextError(GraphError):
+    """An object was changed at a trace level other than the one it was made at.
+
+    >>> import jax
+    >>> import treadle as nnx
+    >>> d = nnx.Dict(a=1)
+    >>> @jax.jit
+    ... def f():
+    ...     d["b"] = 2
+    >>> try:
+    ...     f()
+    ... except nnx.TraceContextError as error:
+    ...     print(error)
+    Cannot mutate 'Dict' from different trace level
+    """
+
+
+class StaticError(GraphError, TypeError):
+    """A static attribute cannot be hashed, so structures that hold it cannot be compared.
+
+    >>> import treadle as nnx
+    >>> try:
+    ...     nnx.graphdef(nnx.Dict(sizes={1, 2}))
+    ... except nnx.StaticError as error:
+    ...     print(str(error)[:52])
+    model.sizes holds a static value of type 'set' that
+    """
+
+
+class LeafTypeError(GraphError, TypeError):
+    """A value of the wrong kind was given for a Variable or an array of a graph."""
+
+
+class NodeTypeError(GraphError, TypeError):
+    """A node type was registered wrongly, or one of its functions broke its promise."""
+
+
+class FilterError(GraphError):
+    """Filters are out of order, select nothing that exists, or leave a remainder."""
+
+
+class StateError(GraphError, KeyError):
+    """Entries are missing from a State, or it holds some that the graph has no place for."""
+
+    # KeyError shows the repr of its argument, which makes a sentence unreadable.
+    __str__ = Exception.__str__
+
+
+def format_path(path: Iterable[Hashable], root: str = "model") -> str:
+    """Write a path as the Python expression that reaches it from `root`.
+
+    Args:
+        path: attribute names, indices and mapping keys, from the root down.
+        root: what to call the root.
+
+    Returns:
+        The expression, such as ``model.blocks[3].norm.scale``.
+
+    >>> from treadle.errors import format_path
+    >>> format_path(("blocks", 3, "norm", "scale"))
+    'model.blocks[3].norm.scale'
+    >>> format_path(("table", "per cent"), root="grads")
+    "grads.table['per cent']"
+    """
+    parts = [root]
+    for key in path:
+        if isinstance(key, str) and key.isidentifier() and not iskeyword(key):
+            parts.append(f".{key}")
+        else:
+            parts.append(f"[{key!r}]")
+    return "".join(parts)
+
+
+def format_paths(paths: Iterable[Iterable[Hashable]], root: str = "model", limit: int = 5) -> str:
+    """Write the first `limit` paths separated by commas, and say how many more there are."""
+    written = [format_path(path, root) for path in paths]
+    shown = ", ".join(written[:limit])
+    more = len(written) - limit
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def engine_error(reason: str, path: Iterable[Hashable], is_static: bool = False) -> GraphError:
+    """The exception for what the C++ engine found wrong: `reason` is said of what is at `path`."""
+    path = tuple(path)
+    kind = StaticError if is_static else GraphError
+    error = kind(f"{format_path(path)} {reason}")
+    error.path, error.reason = path, reason
+    return error
