@@ -3,14 +3,14 @@
 #include "debug.h"
 #include "dispatch/dispatcher.h"
 #include "dispatch/outputs.h"
-#include "graph/cells.h"
-#include "graph/effects.h"
-#include "graph/graphdef.h"
-#include "graph/node_types.h"
-#include "graph/state_pytree.h"
+#include "effects/effects.h"
 #include "graph/update.h"
-#include "graph/variables.h"
+#include "objects/cells.h"
+#include "objects/node_types.h"
+#include "objects/state_pytree.h"
+#include "objects/variables.h"
 #include "settings.h"
+#include "structure/graphdef.h"
 
 NB_MODULE(_core, m) {
   static bool initialized = false;

@@ -8,8 +8,8 @@
 
 #include "dispatch/outputs.h"
 #include "dispatch/plan.h"
+#include "effects/effects.h"
 #include "errors.h"
-#include "graph/effects.h"
 #include "settings.h"
 
 namespace treadle {

@@ -1,8 +1,8 @@
 #include "dispatch/plan.h"
 
-#include "graph/cells.h"
-#include "graph/statics.h"
+#include "objects/cells.h"
 #include "settings.h"
+#include "statics/statics.h"
 
 namespace treadle {
 namespace {

@@ -1,6 +1,6 @@
 #include "graph/rebuild.h"
 
-#include "graph/cells.h"
+#include "objects/cells.h"
 #include "settings.h"
 
 namespace treadle {

@@ -1,7 +1,7 @@
 // From tables to objects: fresh graphs, and values of expressions.
 #pragma once
 
-#include "graph/graphdef.h"
+#include "structure/graphdef.h"
 
 namespace treadle {
 

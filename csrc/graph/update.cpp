@@ -2,9 +2,9 @@
 
 #include <map>
 
-#include "graph/cells.h"
 #include "graph/rebuild.h"
-#include "graph/transaction.h"
+#include "objects/cells.h"
+#include "objects/transaction.h"
 #include "settings.h"
 
 namespace treadle {

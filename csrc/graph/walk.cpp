@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <unordered_map>
 
-#include "graph/cells.h"
-#include "graph/statics.h"
+#include "objects/cells.h"
 #include "settings.h"
+#include "statics/statics.h"
 
 namespace treadle {
 namespace {

@@ -4,8 +4,8 @@
 #include <memory>
 #include <vector>
 
-#include "graph/graphdef.h"
-#include "graph/id_table.h"
+#include "id_table.h"
+#include "structure/graphdef.h"
 
 namespace treadle {
 

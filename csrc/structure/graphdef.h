@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "debug.h"
-#include "graph/node_types.h"
-#include "graph/reading.h"
+#include "objects/node_types.h"
 #include "python_compat.h"
+#include "statics/reading.h"
 
 namespace treadle {
 

@@ -1,8 +1,8 @@
 // Hashing and comparing of static values: the parts of a graph that decide about retracing.
 #pragma once
 
-#include "graph/reading.h"
 #include "python_compat.h"
+#include "statics/reading.h"
 
 namespace treadle {
 

@@ -1,10 +1,10 @@
-#include "graph/node_types.h"
+#include "objects/node_types.h"
 
 #include <memory>
 #include <string_view>
 #include <unordered_map>
 
-#include "graph/cells.h"
+#include "objects/cells.h"
 #include "settings.h"
 
 namespace treadle {

@@ -1,11 +1,11 @@
-#include "graph/layout.h"
+#include "objects/layout.h"
 
 #include <cstring>
 #include <unordered_map>
 
-#include "graph/node_types.h"
-#include "graph/statics.h"
+#include "objects/node_types.h"
 #include "settings.h"
+#include "statics/statics.h"
 
 namespace treadle {
 namespace {

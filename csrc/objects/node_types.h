@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "graph/layout.h"
+#include "objects/layout.h"
 #include "python_compat.h"
 
 namespace treadle {

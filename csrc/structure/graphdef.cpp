@@ -1,4 +1,4 @@
-#include "graph/graphdef.h"
+#include "structure/graphdef.h"
 
 #include <nanobind/stl/string.h>
 
@@ -7,9 +7,9 @@
 
 #include "deferred_release.h"
 #include "errors.h"
-#include "graph/filters.h"
-#include "graph/statics.h"
 #include "settings.h"
+#include "statics/statics.h"
+#include "structure/filters.h"
 
 namespace treadle {
 namespace {

@@ -1,10 +1,10 @@
-#include "graph/filters.h"
+#include "structure/filters.h"
 
 #include <cstring>
 #include <string>
 
-#include "graph/cells.h"
-#include "graph/node_types.h"
+#include "objects/cells.h"
+#include "objects/node_types.h"
 
 namespace treadle {
 namespace {

@@ -1,4 +1,4 @@
-#include "graph/reading.h"
+#include "statics/reading.h"
 
 #include <cmath>
 #include <memory>
@@ -6,8 +6,8 @@
 #include <unordered_map>
 #include <utility>
 
-#include "graph/id_table.h"
-#include "graph/node_types.h"
+#include "id_table.h"
+#include "objects/node_types.h"
 #include "settings.h"
 
 namespace treadle {

@@ -1,6 +1,6 @@
-#include "graph/statics.h"
+#include "statics/statics.h"
 
-#include "graph/node_types.h"
+#include "objects/node_types.h"
 
 namespace treadle {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "graph/cells.h"
-#include "graph/node_types.h"
+#include "objects/cells.h"
+#include "objects/node_types.h"
 
 namespace treadle {
 

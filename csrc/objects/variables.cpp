@@ -1,9 +1,9 @@
-#include "graph/variables.h"
+#include "objects/variables.h"
 
-#include "graph/cells.h"
-#include "graph/node_types.h"
 #include "graph/rebuild.h"
-#include "graph/transaction.h"
+#include "objects/cells.h"
+#include "objects/node_types.h"
+#include "objects/transaction.h"
 #include "settings.h"
 
 namespace treadle {

@@ -1,11 +1,11 @@
-#include "graph/cells.h"
+#include "objects/cells.h"
 
 #include <utility>
 
 #include "debug.h"
 #include "deferred_release.h"
 #include "errors.h"
-#include "graph/node_types.h"
+#include "objects/node_types.h"
 #include "settings.h"
 
 namespace treadle {

@@ -1,7 +1,7 @@
 // Filters: which leaves of a graph a caller means.
 #pragma once
 
-#include "graph/graphdef.h"
+#include "structure/graphdef.h"
 
 namespace treadle {
 

@@ -1,7 +1,7 @@
-#include "graph/state_pytree.h"
+#include "objects/state_pytree.h"
 
 #include "errors.h"
-#include "graph/cells.h"
+#include "objects/cells.h"
 #include "settings.h"
 
 namespace treadle {

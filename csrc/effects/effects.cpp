@@ -1,11 +1,11 @@
-#include "graph/effects.h"
+#include "effects/effects.h"
 
 #include <unordered_set>
 
-#include "graph/cells.h"
-#include "graph/statics.h"
-#include "graph/transaction.h"
+#include "objects/cells.h"
+#include "objects/transaction.h"
 #include "settings.h"
+#include "statics/statics.h"
 
 namespace treadle {
 namespace {

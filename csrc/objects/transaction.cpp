@@ -1,4 +1,4 @@
-#include "graph/transaction.h"
+#include "objects/transaction.h"
 
 #include "settings.h"
 
