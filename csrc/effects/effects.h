@@ -1,8 +1,7 @@
-// What a call did to its graph, and carrying it over to the caller's objects.
+// What a call did to its graph.
 #pragma once
 
 #include "graph/rebuild.h"
-#include "graph/walk.h"
 
 namespace treadle {
 
@@ -26,13 +25,12 @@ struct AttributeChange {
 class Effects {
  public:
   nb::object before, after;
-  std::vector<LeafOrigin> origins;         // per leaf of `after`
-  std::vector<uint32_t> input_of;          // per leaf of `after`: the input leaf it continues, or kNone
-  std::vector<uint32_t> out_leaf;          // per output: the leaf of `after`
-  std::vector<uint32_t> changed_values;    // Variables whose value is an output
-  std::vector<uint32_t> changed_metadata;  // Variables whose metadata differ, nodes whose data marks do
-  std::vector<std::shared_ptr<const Layout>>
-      layouts;  // per changed value, null for treadle's; empty if all are treadle's
+  std::vector<LeafOrigin> origins;                     // per leaf of `after`
+  std::vector<uint32_t> input_of;                      // per leaf of `after`: the input leaf it continues, or kNone
+  std::vector<uint32_t> out_leaf;                      // per output: the leaf of `after`
+  std::vector<uint32_t> changed_values;                // Variables whose value is an output
+  std::vector<uint32_t> changed_metadata;              // Variables whose metadata differ, nodes whose data marks do
+  std::vector<std::shared_ptr<const Layout>> layouts;  // per changed value; empty if all Variables are treadle's
   std::vector<AttributeChange> sets, removals;
   std::vector<uint32_t> result_leaves;  // leaves of `after` that the result holds
   bool result_has_refs = false;
@@ -43,11 +41,16 @@ class Effects {
   uint32_t n_known() const { return n_known_; }
   uint32_t n_new() const { return after_def().n_refs() - n_known_; }
   uint32_t n_out() const { return static_cast<uint32_t>(out_leaf.size()); }
+  // The layout of the i-th changed value's Variable; null if it is treadle's.
+  const VariableLayout *layout(size_t i) const {
+    return layouts.empty() ? nullptr : std::get_if<VariableLayout>(layouts[i].get());
+  }
   void find_layouts();
   // True if both say the same of calls with the same arguments' structure.
   bool equals(const Effects &other) const;
   // Only Variable values change, and the result is made of leaves: the common case of a training step.
   bool values_only() const { return values_only_; }
+  int traverse(visitproc visit, void *arg) const;
   // To be called once, when all fields are set.
   void finish() {
     n_known_ = before_def().n_refs();
@@ -60,19 +63,22 @@ class Effects {
   bool values_only_ = false;
 };
 
-nb::object new_effects();
-Effects &effects_of(nb::handle object);
+inline Effects &effects_of(nb::handle object) { return Bound<Effects>::of(object); }
 
-// Walks `refs` (fresh objects of `before`, given `in_leaves`) and `result` again. `keep[i]` false forces input leaf i
-// to be output even if unchanged. Returns the Effects object; the output leaves are appended to `outputs`.
+// comparing.cpp: walks `refs` (fresh objects of `before`, given `in_leaves`) and `result` again. `keep[i]` false forces
+// input leaf i to be output even if unchanged. Returns the Effects object; the output leaves are appended to `outputs`.
 nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const LeafSource &in_leaves,
                          nb::handle result, const std::vector<bool> &keep, std::vector<nb::object> &outputs);
 
-// Scatters into the caller's objects and returns the result: all of it, or nothing and an exception. Other libraries'
-// Variables are not asked where they were made if `known_top_level` says that it was outside any transform.
+// applying.cpp: scatters into the caller's objects and returns the result: all of it, or nothing and an exception.
+// Other libraries' Variables are not asked where they were made if `known_top_level` says that it was outside any
+// transform.
 nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &refs, const LeafSource &in_leaves,
                          const LeafSource &out_leaves, bool known_top_level = false);
 
-void bind_effects(nb::module_ &m);
+// outputs.cpp: a row for each output: (kind, index, path), see `_core.pyi`.
+nb::tuple output_rows(const Effects &effects);
+nb::tuple output_types(const Effects &effects);
+nb::tuple output_metadata(const Effects &effects);
 
 }  // namespace treadle

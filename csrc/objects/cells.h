@@ -43,6 +43,23 @@ nb::object new_variable_state(PyObject *type, PyObject *value, PyObject *metadat
 // Null for an absent or empty metadata dict, the dict itself otherwise (borrowed).
 PyObject *normalized_metadata(PyObject *metadata);
 
-void bind_cells(nb::module_ &m);
+// ---- What the three share ------------------------------------------------------------------------------------------
+
+// Exchanges an owned reference; what was there goes last, as its destructor may look at the slot.
+inline void replace(PyObject *&slot, PyObject *value) {
+  PyObject *old = slot;
+  Py_XINCREF(value);
+  slot = value;
+  Py_XDECREF(old);
+}
+
+// New reference to the metadata of a Variable or a state; an empty mapping for none.
+PyObject *metadata_or_empty(PyObject *metadata);
+
+// Generic lookup first, then the metadata under that name, which `slot` holds.
+PyObject *attribute_or_metadata(PyObject *self, PyObject *name, PyObject *const &slot);
+
+// `object.__new__` would have done it, whose place `cell_new` and `node_new` take.
+void refuse_abstract(PyTypeObject *type);
 
 }  // namespace treadle

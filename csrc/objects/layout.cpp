@@ -1,74 +1,75 @@
 #include "objects/layout.h"
 
 #include <cstring>
-#include <unordered_map>
 
-#include "objects/node_types.h"
 #include "settings.h"
-#include "statics/statics.h"
 
 namespace treadle {
 namespace {
 
-// Distinct contents remembered at most: a program has a few, unless it makes metadata up as it goes.
-constexpr size_t kMaxSnapshots = 4096;
-
-// Tuples in metadata nested deeper than this count as values that may refer to anything.
-constexpr int kMaxTupleDepth = 16;
-
-// True for constants, as far as their types tell: they lead to none of a caller's objects.
-bool refers_to_nothing(PyObject *value, int depth) {
-  if (py::is_exact(value, &PyTuple_Type) && depth < kMaxTupleDepth) {
-    for (Py_ssize_t i = 0; i < py::tuple_size(value); ++i) {
-      if (!refers_to_nothing(py::tuple_item(value, i), depth + 1)) return false;
-    }
-    return true;
-  }
-  const NodeType *type = classify(value);
-  if (type->kind == Kind::None) return true;
-  if (type->kind != Kind::Static) return false;
-  if (type->static_kind == StaticKind::Simple) return true;
-  // A frozen dataclass has the fields it likes.
-  return type->static_kind == StaticKind::Frozen &&
-         PyObject_HasAttrString(reinterpret_cast<PyObject *>(Py_TYPE(value)), "__dataclass_params__") == 0;
-}
-
-using Bucket = std::vector<std::shared_ptr<const Snapshot>>;
-
-std::unordered_map<size_t, Bucket> &snapshots() {
-  static auto *cache = new std::unordered_map<size_t, Bucket>();
-  return *cache;
-}
-
-size_t address(PyObject *object) { return reinterpret_cast<size_t>(object) >> 4; }
-
-nb::object interned(const nb::object &name) {
-  if (!name.is_valid()) return name;
-  PyObject *text = nb::object(name).release().ptr();
-  if (PyUnicode_CheckExact(text)) PyUnicode_InternInPlace(&text);
-  return nb::steal<nb::object>(text);
-}
-
 nb::object null_if_none(nb::object value) { return value.is_none() ? nb::object() : value; }
+
+PyObject *dict_or_null(PyObject *found) {
+  return found != nullptr && py::is_exact(found, &PyDict_Type) ? found : nullptr;
+}
+
+TraceMemory read_memory(const nb::object &description) {
+  TraceMemory memory{description.attr("make_trace"), py::to_objects(nb::object(description.attr("owner_path")))};
+  for (nb::object &name : memory.path) name = py::interned(std::move(name));
+  return memory;
+}
+
+Layout read_variable(const nb::object &type, const nb::object &description) {
+  VariableLayout layout;
+  layout.value = Slot(type, description.attr("value"));
+  layout.metadata = Slot(type, description.attr("metadata"));
+  layout.trace = Slot(type, description.attr("trace"));
+  layout.counterpart = description.attr("counterpart");
+  layout.refuse = description.attr("refuse");
+  layout.refused_values = py::to_objects(nb::object(description.attr("refused_values")));
+  layout.refused_value_reason = description.attr("refused_value_reason");
+  layout.memory = read_memory(description);
+  return layout;
+}
+
+Layout read_node(const nb::object &, const nb::object &description) {
+  auto name = [&](const char *field) { return py::interned(null_if_none(description.attr(field))); };
+  NodeLayout layout;
+  layout.state_name = name("state");
+  layout.marks_name = name("marks");
+  layout.marks_field = name("marks_field");
+  layout.make_marks = null_if_none(description.attr("make_marks"));
+  layout.int_keys = nb::cast<bool>(description.attr("int_keys"));
+  layout.memory = read_memory(description);
+  return layout;
+}
+
+Layout read_mapping(const nb::object &type, const nb::object &description) {
+  MappingLayout layout;
+  layout.name = py::interned(description.attr("items"));
+  layout.make = null_if_none(description.attr("make"));
+  nb::object slot = nb::getattr(type, layout.name, nb::none());
+  if (!slot.is_none()) layout.slot = Slot(type, layout.name);
+  return layout;
+}
 
 }  // namespace
 
 Slot::Slot(const nb::object &type, const nb::object &name)
     : descriptor_(py::checked(PyObject_GetAttr(type.ptr(), name.ptr()))) {
   PyTypeObject *kind = Py_TYPE(descriptor_.ptr());
-  if (!nb::object(nb::borrow<nb::object>(reinterpret_cast<PyObject *>(kind)))
-           .is(nb::module_::import_("types").attr("MemberDescriptorType"))) {
+  if (!py::type_object(kind).is(nb::module_::import_("types").attr("MemberDescriptorType"))) {
     PyErr_Format(PyExc_TypeError, "%R of %R is not a slot", name.ptr(), type.ptr());
     throw nb::python_error();
   }
-  get_ = reinterpret_cast<descrgetfunc>(PyType_GetSlot(kind, Py_tp_descr_get));
-  set_ = reinterpret_cast<descrsetfunc>(PyType_GetSlot(kind, Py_tp_descr_set));
+  get_ = py::type_slot<descrgetfunc>(kind, Py_tp_descr_get);
+  set_ = py::type_slot<descrsetfunc>(kind, Py_tp_descr_set);
   offset_ = find_offset(descriptor_.attr("__objclass__"));
 }
 
 // Neither ABI tells where a descriptor's slot lies in an instance, so one is filled and looked for.
 size_t Slot::find_offset(const nb::object &type) const {
-  nb::object probe = bare_instance(reinterpret_cast<PyTypeObject *>(type.ptr())), mark = py::checked(PyList_New(0));
+  nb::object probe = bare_instance(py::as_type(type.ptr())), mark = py::checked(PyList_New(0));
   set(probe.ptr(), mark.ptr());
   auto size = nb::cast<size_t>(type.attr("__basicsize__"));
   for (size_t at = sizeof(PyObject); at + sizeof(PyObject *) <= size; at += sizeof(PyObject *)) {
@@ -81,67 +82,32 @@ size_t Slot::find_offset(const nb::object &type) const {
 }
 
 nb::object Slot::get(PyObject *object) const {
-  return py::checked(get_(descriptor_.ptr(), object, reinterpret_cast<PyObject *>(Py_TYPE(object))));
+  return py::checked(get_(descriptor_.ptr(), object, py::as_object(Py_TYPE(object))));
 }
 
 void Slot::set(PyObject *object, PyObject *value) const { py::check_status(set_(descriptor_.ptr(), object, value)); }
 
-Entries entries_of(PyObject *dict) {
-  Entries entries;
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  while (PyDict_Next(dict, &position, &key, &value)) entries.emplace_back(key, value);
-  return entries;
+nb::object bare_instance(PyTypeObject *type) {
+  // The method, not the slot: it refuses types whose instances need more than `object` sets up, such as dicts.
+  return py::checked(PyObject_CallFunctionObjArgs(settings().object_new.ptr(), py::as_object(type), nullptr));
 }
 
-bool has_entries(PyObject *dict, const Entries &entries) {
-  if (py::dict_size(dict) != static_cast<Py_ssize_t>(entries.size())) return false;
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  for (const auto &[known_key, known_value] : entries) {
-    if (!PyDict_Next(dict, &position, &key, &value) || key != known_key || value != known_value) return false;
-  }
-  return true;
+nb::object TraceMemory::owner(nb::object at) const {
+  for (const nb::object &name : path) at = py::checked(PyObject_GetAttr(at.ptr(), name.ptr()));
+  return at;
 }
 
-std::shared_ptr<const Snapshot> snapshot_of(PyObject *dict, const nb::object &judge) {
-  size_t hash = address(judge.ptr());
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  while (PyDict_Next(dict, &position, &key, &value)) hash = mix(mix(hash, address(key)), address(value));
-  auto &cache = snapshots();
-  if (auto found = cache.find(hash); found != cache.end()) {
-    for (const auto &known : found->second) {
-      if (known->judge.is(judge) && has_entries(dict, known->entries)) return known;
-    }
-  }
-  auto fresh = std::make_shared<Snapshot>();
-  fresh->dict = py::checked(PyDict_Copy(dict));
-  fresh->judge = judge;
-  fresh->entries = entries_of(fresh->dict.ptr());
-  fresh->refusal = judge.is_valid() ? judge(fresh->dict) : nb::none();
-  for (const auto &entry : fresh->entries) {
-    if (!refers_to_nothing(entry.second, 0)) return fresh;
-  }
-  if (cache.size() >= kMaxSnapshots) {
-    // Swapped out first: what goes may run code that asks for snapshots.
-    std::unordered_map<size_t, Bucket> dropped;
-    dropped.swap(cache);
-  }
-  cache[hash].push_back(fresh);
-  return fresh;
+std::shared_ptr<const DictSnapshot> VariableLayout::snapshot(PyObject *variable) const {
+  nb::object dict = metadata.get(variable);
+  if (!PyDict_Check(dict.ptr())) throw nb::type_error("the metadata of a Variable must be a dict");
+  return snapshot_of(dict.ptr(), refuse);
 }
 
-bool Layout::hides(PyObject *name) const { return name == state_name.ptr() || name == marks_name.ptr(); }
-
-PyObject *Layout::marks_object(PyObject *dict) const {
-  if (!marks_name.is_valid()) return nullptr;
-  PyObject *found = PyDict_GetItemWithError(dict, marks_name.ptr());
-  if (found == nullptr && PyErr_Occurred()) throw nb::python_error();
-  return found;
+PyObject *NodeLayout::marks_object(PyObject *dict) const {
+  return marks_name.is_valid() ? py::dict_get(dict, marks_name.ptr()).ptr() : nullptr;
 }
 
-nb::object Layout::marks(PyObject *dict) const {
+nb::object NodeLayout::marks(PyObject *dict) const {
   PyObject *found = marks_object(dict);
   if (found == nullptr || !marks_field.is_valid()) return nb::borrow<nb::object>(found);
   nb::object content = py::checked(PyObject_GetAttr(found, marks_field.ptr()));
@@ -149,86 +115,46 @@ nb::object Layout::marks(PyObject *dict) const {
   return snapshot_of(content.ptr(), nb::object())->dict;
 }
 
-nb::object Layout::marks_from(PyObject *marks) const {
+nb::object NodeLayout::marks_from(PyObject *marks) const {
   nb::object held = nb::borrow<nb::object>(marks);
   return make_marks.is_valid() ? make_marks(held) : held;
 }
 
-std::shared_ptr<const Snapshot> Layout::snapshot(PyObject *variable) const {
-  nb::object dict = metadata.get(variable);
-  if (!PyDict_Check(dict.ptr())) throw nb::type_error("the metadata of a Variable must be a dict");
-  return snapshot_of(dict.ptr(), refuse);
+nb::object NodeLayout::owner(PyObject *node) const {
+  nb::object state = py::dict_get(py::instance_dict(node).ptr(), state_name.ptr());
+  return state.is_valid() ? memory.owner(std::move(state)) : state;
 }
 
-nb::object Layout::owner(PyObject *object, bool is_variable) const {
-  nb::object at;
-  if (is_variable) {
-    at = trace.get(object);
-  } else {
-    nb::object dict = py::instance_dict(object);
-    PyObject *state = PyDict_GetItemWithError(dict.ptr(), state_name.ptr());
-    if (state == nullptr) {
-      if (PyErr_Occurred()) throw nb::python_error();
-      // Without a memory of its trace an object can be changed anywhere.
-      return nb::object();
-    }
-    at = nb::borrow<nb::object>(state);
-  }
-  for (const nb::object &name : owner_path) at = py::checked(PyObject_GetAttr(at.ptr(), name.ptr()));
-  return at;
+nb::object MappingLayout::items(PyObject *mapping) const {
+  nb::object held = slot.is_bound() ? nb::borrow<nb::object>(slot.peek(mapping))
+                                    : py::dict_get(py::instance_dict(mapping).ptr(), name.ptr());
+  return nb::borrow<nb::object>(dict_or_null(held.ptr()));
 }
 
-nb::object Layout::items(PyObject *mapping) const {
+PyObject *MappingLayout::peek_items(PyObject *mapping) const {
+  if (slot.is_bound()) return dict_or_null(slot.peek(mapping));
+  // Looking a name up compares it with names of the same hash, which may be of a type of the user's own.
+  nb::object attributes = py::instance_dict(mapping);
   PyObject *found = nullptr;
-  if (items_slot.is_bound()) {
-    found = items_slot.peek(mapping);
-  } else {
-    nb::object attributes = py::instance_dict(mapping);
-    found = PyDict_GetItemWithError(attributes.ptr(), items_name.ptr());
-    if (found == nullptr && PyErr_Occurred()) throw nb::python_error();
+  for (auto [attribute, value] : py::DictItems(attributes.ptr())) {
+    if (attribute == name.ptr()) found = value;
   }
-  return found != nullptr && py::is_exact(found, &PyDict_Type) ? nb::borrow<nb::object>(found) : nb::object();
+  return dict_or_null(found);
 }
 
-PyObject *Layout::peek_items(PyObject *mapping) const {
-  PyObject *found = nullptr;
-  if (items_slot.is_bound()) {
-    found = items_slot.peek(mapping);
-  } else {
-    // Looking a name up compares it with names of the same hash, which may be of a type of the user's own.
-    nb::object attributes = py::instance_dict(mapping);
-    PyObject *name = nullptr, *held = nullptr;
-    Py_ssize_t position = 0;
-    while (PyDict_Next(attributes.ptr(), &position, &name, &held)) {
-      if (name == items_name.ptr()) found = held;
-    }
-  }
-  return found != nullptr && py::is_exact(found, &PyDict_Type) ? found : nullptr;
-}
-
-nb::object Layout::mapping_from(PyTypeObject *type, const nb::object &dict) const {
-  if (make_mapping.is_valid()) return make_mapping(dict);
+nb::object MappingLayout::made(PyTypeObject *type, const nb::object &dict) const {
+  if (make.is_valid()) return make(dict);
   nb::object mapping = bare_instance(type);
   nb::object attributes = py::instance_dict(mapping.ptr());
-  py::check_status(PyDict_SetItem(attributes.ptr(), items_name.ptr(), dict.ptr()));
+  py::check_status(PyDict_SetItem(attributes.ptr(), name.ptr(), dict.ptr()));
   return mapping;
 }
 
 bool is_marked(PyObject *marks, PyObject *name) {
-  if (PyDict_Check(marks)) {
-    PyObject *mark = PyDict_GetItemWithError(marks, name);
-    if (mark == nullptr && PyErr_Occurred()) throw nb::python_error();
-    return mark == Py_True;
-  }
+  if (PyDict_Check(marks)) return py::dict_get(marks, name).ptr() == Py_True;
   int found = PySet_Contains(marks, name);
   py::check_status(found);
   return found == 1;
-}
-
-nb::object own_metadata(PyObject *metadata) {
-  // Making a dict may run a collection, and with it a finalizer that replaces the metadata.
-  nb::object held = nb::borrow<nb::object>(metadata);
-  return py::checked(metadata != nullptr ? PyDict_Copy(metadata) : PyDict_New());
 }
 
 nb::object index_or_name(PyObject *name) {
@@ -240,42 +166,14 @@ nb::object index_or_name(PyObject *name) {
   return is_index ? py::checked(PyLong_FromString(text, nullptr, 10)) : nb::borrow<nb::object>(name);
 }
 
-nb::object bare_instance(PyTypeObject *type) {
-  // The method, not the slot: it refuses types whose instances need more than `object` sets up, such as dicts.
-  return py::checked(
-      PyObject_CallFunctionObjArgs(settings().object_new.ptr(), reinterpret_cast<PyObject *>(type), nullptr));
-}
-
-std::unique_ptr<Layout> read_layout(const nb::object &type, const nb::object &description) {
-  auto layout = std::make_unique<Layout>();
-  auto name = [&](const char *field) { return interned(null_if_none(description.attr(field))); };
-  nb::object kind = description.attr("kind");
-  if (kind.equal(nb::str("variable"))) {
-    layout->value = Slot(type, description.attr("value"));
-    layout->metadata = Slot(type, description.attr("metadata"));
-    layout->trace = Slot(type, description.attr("trace"));
-    layout->counterpart = description.attr("counterpart");
-    layout->refuse = description.attr("refuse");
-    for (nb::handle refused : nb::object(description.attr("refused_values")))
-      layout->refused_values.push_back(nb::borrow<nb::object>(refused));
-    layout->refused_value_reason = description.attr("refused_value_reason");
-  } else if (kind.equal(nb::str("node"))) {
-    layout->state_name = name("state");
-    layout->marks_name = name("marks");
-    layout->marks_field = name("marks_field");
-    layout->make_marks = null_if_none(description.attr("make_marks"));
-    layout->int_keys = nb::cast<bool>(description.attr("int_keys"));
-  } else {
-    layout->items_name = name("items");
-    layout->make_mapping = null_if_none(description.attr("make"));
-    nb::object slot = nb::getattr(type, layout->items_name, nb::none());
-    if (!slot.is_none()) layout->items_slot = Slot(type, layout->items_name);
-    return layout;
+std::shared_ptr<const Layout> read_layout(const nb::object &type, const nb::object &description) {
+  using Read = Layout (*)(const nb::object &, const nb::object &);
+  static constexpr std::pair<const char *, Read> kinds[] = {
+      {"variable", read_variable}, {"node", read_node}, {"mapping", read_mapping}};
+  for (const auto &[kind, read] : kinds) {
+    if (description.attr("kind").equal(nb::str(kind))) return std::make_shared<const Layout>(read(type, description));
   }
-  layout->make_trace = description.attr("make_trace");
-  for (nb::handle step : nb::object(description.attr("owner_path")))
-    layout->owner_path.push_back(interned(nb::borrow<nb::object>(step)));
-  return layout;
+  return nullptr;
 }
 
 }  // namespace treadle

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <memory>
-#include <utility>
+#include <variant>
 #include <vector>
 
-#include "python_compat.h"
+#include "objects/metadata.h"
 
 namespace treadle {
 
@@ -37,81 +37,74 @@ class Slot {
   size_t offset_ = 0;
 };
 
-// What a dict holds, in its order, borrowed from it.
-using Entries = std::vector<std::pair<PyObject *, PyObject *>>;
-Entries entries_of(PyObject *dict);
-// True if `dict` holds just these objects in this order: runs no Python.
-bool has_entries(PyObject *dict, const Entries &entries);
+// An instance without `__init__`, and without the type's own `__new__`.
+nb::object bare_instance(PyTypeObject *type);
 
-// The content of a dict that its owner may change in place, as it was. Invariant: `entries` points at what `dict`,
-// which nobody changes, holds in this order. Dicts of the same content share one as a rule, which makes comparing
-// structures quick; content that may refer to a caller's objects is not kept for it.
-struct Snapshot {
-  nb::object dict;
-  Entries entries;
-  nb::object refusal;  // why a Variable with this metadata cannot be walked, or None
-  nb::object judge;    // who said so: part of what makes two snapshots the same
+// How an object remembers the trace that it was made in. Invariant: `make` makes such a memory of the current trace,
+// and the attributes `path` lead from it to the canonical weak reference to the trace.
+struct TraceMemory {
+  nb::object make;
+  std::vector<nb::object> path;
+
+  nb::object owner(nb::object memory) const;
 };
 
-// Invariant: the fields of what is described are set, those of the other two are not.
-struct Layout {
-  // A Variable: slots that hold its raw value, its metadata (a dict of its own) and what remembers its trace.
+// A Variable. Invariant: the slots are bound; `metadata` holds a dict of the Variable's own.
+struct VariableLayout {
   Slot value, metadata, trace;
   nb::object counterpart;                  // treadle's type of the same meaning
   nb::object refuse;                       // metadata -> reason or None: why it cannot be walked
   std::vector<nb::object> refused_values;  // types of values that cannot be leaves
   nb::object refused_value_reason;
+  TraceMemory memory;
 
-  // A node: names in its `__dict__` that are bookkeeping instead of children.
+  std::shared_ptr<const DictSnapshot> snapshot(PyObject *variable) const;
+  // The canonical weak reference to the trace that the Variable belongs to.
+  nb::object owner(PyObject *variable) const { return memory.owner(trace.get(variable)); }
+};
+
+// A node: names in its `__dict__` that are bookkeeping instead of children. Invariant: `state_name` is set, and
+// interned like `marks_name`, which is null if nothing marks data.
+struct NodeLayout {
   nb::object state_name;   // what remembers its trace
   nb::object marks_name;   // which attributes are data: a frozenset of names, or an object around a dict of bools
   nb::object marks_field;  // attribute of that object which is the dict, or null for a frozenset
   nb::object make_marks;   // the object from the dict or set
   bool int_keys = false;   // names made of digits show as indices in paths
+  TraceMemory memory;
 
-  // A Variable or a node: a new memory of the current trace, and the attributes that lead from it to the canonical weak
-  // reference to the trace.
-  nb::object make_trace;
-  std::vector<nb::object> owner_path;
-
-  // A mapping walked by value: the slot or attribute that is its dict, and what makes one from a dict (null: setting
-  // the attribute does).
-  Slot items_slot;
-  nb::object items_name;
-  nb::object make_mapping;
-
-  bool hides(PyObject *name) const;
+  bool hides(PyObject *name) const { return name == state_name.ptr() || name == marks_name.ptr(); }
   // Borrowed: what marks the data attributes of a node with the attributes `dict`: a dict or set; null if nothing does.
   PyObject *marks_object(PyObject *dict) const;
   nb::object marks(PyObject *dict) const;
   // The bookkeeping object for what `marks` gave.
   nb::object marks_from(PyObject *marks) const;
-  std::shared_ptr<const Snapshot> snapshot(PyObject *variable) const;
-  // The canonical weak reference to the trace that `object`, a Variable or a node, belongs to.
-  nb::object owner(PyObject *object, bool is_variable) const;
+  // As that of a Variable; null without a memory of its trace: such an object can be changed anywhere.
+  nb::object owner(PyObject *node) const;
+};
+
+// A mapping walked by value. Invariant: its dict is in `slot` if that is bound, otherwise in the attribute `name`.
+struct MappingLayout {
+  Slot slot;
+  nb::object name;
+  nb::object make;  // one from a dict; null: setting the attribute does
+
   // The dict of a mapping; null if it has none.
   nb::object items(PyObject *mapping) const;
   // The same, borrowed, running no Python: null as well if its attribute has an equal name that is another object.
   PyObject *peek_items(PyObject *mapping) const;
-  nb::object mapping_from(PyTypeObject *type, const nb::object &dict) const;
+  nb::object made(PyTypeObject *type, const nb::object &dict) const;
 };
 
-// The snapshot of `dict`; `judge(dict)` is asked about each content once.
-std::shared_ptr<const Snapshot> snapshot_of(PyObject *dict, const nb::object &judge);
+using Layout = std::variant<VariableLayout, NodeLayout, MappingLayout>;
 
 // True if `marks`, a dict of bools or a frozenset, says that the attribute `name` is data.
 bool is_marked(PyObject *marks, PyObject *name);
 
-// A dict of its own for a Variable, from the structure's metadata (null for none).
-nb::object own_metadata(PyObject *metadata);
-
 // An index for a name made of digits, the name itself otherwise.
 nb::object index_or_name(PyObject *name);
 
-// An instance without `__init__`, and without the type's own `__new__`.
-nb::object bare_instance(PyTypeObject *type);
-
-// From a description as treadle/_foreign.py has it.
-std::unique_ptr<Layout> read_layout(const nb::object &type, const nb::object &description);
+// From a description as treadle/_adapters.py has it; null if its kind is none of the three.
+std::shared_ptr<const Layout> read_layout(const nb::object &type, const nb::object &description);
 
 }  // namespace treadle

@@ -1,10 +1,12 @@
 #include "objects/node_types.h"
 
+#include <iterator>
 #include <memory>
-#include <string_view>
 #include <unordered_map>
 
+#include "bindings.h"
 #include "objects/cells.h"
+#include "objects/packages.h"
 #include "settings.h"
 
 namespace treadle {
@@ -20,8 +22,6 @@ std::unordered_map<PyTypeObject *, Entry> &table() {
   static auto *entries = new std::unordered_map<PyTypeObject *, Entry>();
   return *entries;
 }
-
-nb::object type_object(PyTypeObject *type) { return nb::borrow<nb::object>(reinterpret_cast<PyObject *>(type)); }
 
 bool has_attribute(const nb::object &object, const char *name) {
   PyObject *found = PyObject_GetAttrString(object.ptr(), name);
@@ -39,24 +39,6 @@ bool is_simple(PyTypeObject *type) {
          type == &PyBytes_Type || type == &PyComplex_Type || type == Py_TYPE(Py_Ellipsis);
 }
 
-// The first part of the name of the module that says it has `object`; empty if none does.
-std::string root_package(const nb::object &object, const char *attribute = "__module__") {
-  nb::object module = nb::getattr(object, attribute, nb::none());
-  if (!nb::isinstance<nb::str>(module)) return {};
-  std::string name = py::text(module);
-  return name.substr(0, name.find('.'));
-}
-
-// Packages whose hashable values are immutable, so that the same pointer means the same value.
-bool from_immutable_package(const nb::object &type) {
-  std::string root = root_package(type);
-  for (std::string_view known : {"builtins", "jax", "jaxlib", "numpy", "ml_dtypes", "optax", "datetime", "decimal",
-                                 "fractions", "pathlib", "re", "uuid"}) {
-    if (root == known) return true;
-  }
-  return false;
-}
-
 bool is_frozen_dataclass(const nb::object &type) {
   nb::object parameters = nb::getattr(type, "__dataclass_params__", nb::none());
   return !parameters.is_none() && nb::cast<bool>(parameters.attr("frozen"));
@@ -64,7 +46,7 @@ bool is_frozen_dataclass(const nb::object &type) {
 
 StaticKind static_kind(PyTypeObject *type) {
   const Settings &s = settings();
-  PyObject *as_object = reinterpret_cast<PyObject *>(type);
+  PyObject *as_object = py::as_object(type);
   if (is_simple(type)) return StaticKind::Simple;
   if (as_object == s.function_type.ptr()) return StaticKind::Function;
   if (as_object == s.partial_type.ptr()) return StaticKind::Partial;
@@ -77,9 +59,10 @@ StaticKind static_kind(PyTypeObject *type) {
   if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_richcompare)) {
     return StaticKind::Identity;
   }
-  nb::object object = type_object(type);
+  nb::object object = py::type_object(type);
   bool is_enum = PyObject_IsSubclass(as_object, s.enum_type.ptr()) == 1;
-  if (is_enum || from_immutable_package(object) || is_frozen_dataclass(object)) return StaticKind::Frozen;
+  const Package *package = package_of(object);
+  if (is_enum || (package != nullptr && package->values) || is_frozen_dataclass(object)) return StaticKind::Frozen;
   return StaticKind::Mutable;
 }
 
@@ -92,7 +75,7 @@ Kind kind_of_type(PyTypeObject *type) {
   if (type == &PyList_Type) return Kind::List;
   if (type == &PyDict_Type) return Kind::Dict;
   if (is_simple(type)) return Kind::Static;
-  if (PyType_IsSubtype(type, &PyTuple_Type) && has_attribute(type_object(type), "_fields")) return Kind::NamedTuple;
+  if (PyType_IsSubtype(type, &PyTuple_Type) && has_attribute(py::type_object(type), "_fields")) return Kind::NamedTuple;
   return Kind::Static;
 }
 
@@ -107,13 +90,13 @@ Kind kind_of_instance(PyObject *object) {
 // JAX asks its registry first; of a named tuple that nobody registered it says that the type is all there is to know.
 bool is_registered_named_tuple(PyObject *object) {
   // It cannot take apart what has another number of values than of fields; the walk says so better.
-  nb::object fields = type_object(Py_TYPE(object)).attr("_fields");
+  nb::object fields = py::type_of(object).attr("_fields");
   if (PyObject_Size(fields.ptr()) != PyTuple_Size(object)) {
     PyErr_Clear();
     return false;
   }
   nb::object parts = settings().flatten_one_level(nb::borrow<nb::object>(object));
-  return !parts.is_none() && !nb::object(parts[1]).is(type_object(Py_TYPE(object)));
+  return !parts.is_none() && !nb::object(parts[1]).is(py::type_of(object));
 }
 
 constexpr const char *kWatchedType = "treadle.watched_type";
@@ -139,7 +122,7 @@ const NodeType *remember(PyTypeObject *type, std::unique_ptr<NodeType> info) {
   if (const NodeType *known = known_type(type)) return known;
   nb::object key = py::checked(PyCapsule_New(type, kWatchedType, nullptr));
   nb::object forget_type = py::checked(PyCFunction_NewEx(&forget_method, key.ptr(), nullptr));
-  nb::object watcher = py::checked(PyWeakref_NewRef(reinterpret_cast<PyObject *>(type), forget_type.ptr()));
+  nb::object watcher = py::checked(PyWeakref_NewRef(py::as_object(type), forget_type.ptr()));
   auto [place, fresh] = table().try_emplace(type, Entry{std::move(info), std::move(watcher)});
   (void)fresh;
   return place->second.info.get();
@@ -149,25 +132,20 @@ const NodeType *remember(PyTypeObject *type, std::unique_ptr<NodeType> info) {
 void adapt(const nb::object &type, NodeType &info) {
   nb::object description = settings().adapt(type);
   if (description.is_none()) return;
-  nb::object kind = description.attr("kind");
-  struct Name {
-    const char *name;
-    Kind kind;
-  };
-  static constexpr Name names[] = {{"variable", Kind::Variable}, {"node", Kind::Object}, {"mapping", Kind::Mapping}};
-  for (const Name &entry : names) {
-    if (!kind.equal(nb::str(entry.name))) continue;
-    info.layout = read_layout(type, description);
-    info.kind = entry.kind;
+  info.layout = read_layout(type, description);
+  if (info.layout == nullptr) {
+    info.refusal = description.attr("reason");
     return;
   }
-  info.refusal = description.attr("reason");
+  static constexpr Kind kinds[] = {Kind::Variable, Kind::Object, Kind::Mapping};
+  static_assert(std::variant_size_v<Layout> == std::size(kinds));
+  info.kind = kinds[info.layout->index()];
 }
 
 std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
   auto info = std::make_unique<NodeType>();
   info->kind = kind_of_type(type);
-  nb::object as_object = type_object(type);
+  nb::object as_object = py::type_object(type);
   if (info->kind == Kind::Static && !is_simple(type)) adapt(as_object, *info);
   if (info->layout || info->refusal.is_valid()) return info;
   if (info->kind == Kind::Static && !is_simple(type) && object != nullptr) info->kind = kind_of_instance(object);
@@ -180,10 +158,7 @@ std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
     info->has_set_hook = has_attribute(as_object, "on_set_value");
   }
   if (info->kind == Kind::Object && has_attribute(as_object, "_transparent_")) {
-    info->transparent = as_object.attr("_transparent_");
-    PyObject *name = info->transparent.release().ptr();
-    PyUnicode_InternInPlace(&name);
-    info->transparent = nb::steal<nb::object>(name);
+    info->transparent = py::interned(as_object.attr("_transparent_"));
   }
   return info;
 }
@@ -192,7 +167,7 @@ void register_node_type(nb::handle type, nb::object flatten, nb::object create, 
                         nb::object pop_key) {
   if (!PyType_Check(type.ptr())) throw nb::type_error("register_node_type: the first argument must be a type");
   // A type met before its registration has an entry, which others may hold: it changes in place.
-  auto *info = const_cast<NodeType *>(node_type(reinterpret_cast<PyTypeObject *>(type.ptr())));
+  auto *info = const_cast<NodeType *>(node_type(py::as_type(type.ptr())));
   info->kind = Kind::Custom;
   info->flatten = std::move(flatten);
   info->create = std::move(create);
@@ -202,21 +177,10 @@ void register_node_type(nb::handle type, nb::object flatten, nb::object create, 
 
 }  // namespace
 
-bool from_constant_package(const nb::object &object) {
-  const bool is_module = PyObject_TypeCheck(object.ptr(), &PyModule_Type) != 0;
-  std::string root = root_package(object, is_module ? "__name__" : "__module__");
-  for (std::string_view known : {"builtins", "jax", "jaxlib", "numpy", "ml_dtypes", "optax", "treadle", "math",
-                                 "functools", "operator", "itertools", "typing", "collections"}) {
-    if (root == known) return true;
-  }
-  return false;
-}
-
 const NodeType *classify(PyObject *object) {
   PyTypeObject *type = Py_TYPE(object);
-  auto &entries = table();
-  if (auto found = entries.find(type); found != entries.end()) return found->second.info.get();
-  return remember(type, describe(type, object));
+  const NodeType *known = known_type(type);
+  return known != nullptr ? known : remember(type, describe(type, object));
 }
 
 const NodeType *known_type(PyTypeObject *type) {
@@ -226,9 +190,8 @@ const NodeType *known_type(PyTypeObject *type) {
 }
 
 const NodeType *node_type(PyTypeObject *type) {
-  auto &entries = table();
-  if (auto found = entries.find(type); found != entries.end()) return found->second.info.get();
-  return remember(type, describe(type, nullptr));
+  const NodeType *known = known_type(type);
+  return known != nullptr ? known : remember(type, describe(type, nullptr));
 }
 
 void bind_node_types(nb::module_ &m) {

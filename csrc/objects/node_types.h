@@ -35,7 +35,8 @@ enum class StaticKind : uint8_t {
 };
 
 // Invariant: an entry lives as long as its type and changes only when the type is registered as a graph node; the
-// callables are set for `Custom` only, the layout for types of other libraries that an adapter described.
+// callables are set for `Custom` only, the layout, whose alternative goes with the kind, for types of other libraries
+// that an adapter described.
 struct NodeType {
   Kind kind = Kind::Static;
   StaticKind static_kind = StaticKind::Identity;
@@ -45,6 +46,11 @@ struct NodeType {
   nb::object flatten, create, set_key, pop_key;
   std::shared_ptr<const Layout> layout;  // shared with guards and effects, which a type may leave behind
   nb::object refusal;                    // why instances cannot be part of a graph, or null
+
+  // The layout if it is of such, or null, as for treadle's own.
+  const VariableLayout *variable_layout() const { return std::get_if<VariableLayout>(layout.get()); }
+  const NodeLayout *node_layout() const { return std::get_if<NodeLayout>(layout.get()); }
+  const MappingLayout *mapping_layout() const { return std::get_if<MappingLayout>(layout.get()); }
 };
 
 // Cached by type; `object` is consulted the first time its type is met. The result lives as long as the type.
@@ -54,9 +60,6 @@ const NodeType *known_type(PyTypeObject *type);
 // The same for types of graph nodes and Variables, where no instance is needed.
 const NodeType *node_type(PyTypeObject *type);
 
-// True for a function, class or module of a package that nobody changes while a program runs.
-bool from_constant_package(const nb::object &object);
-
 // What can be a leaf without being an array, where a layout marks an attribute as data.
 inline bool is_number(PyObject *value) {
   return py::is_exact(value, &PyLong_Type) || py::is_exact(value, &PyFloat_Type) || py::is_exact(value, &PyBool_Type) ||
@@ -64,7 +67,5 @@ inline bool is_number(PyObject *value) {
 }
 
 inline bool is_reference(Kind kind) { return kind == Kind::Variable || kind == Kind::Object || kind == Kind::Custom; }
-
-void bind_node_types(nb::module_ &m);
 
 }  // namespace treadle

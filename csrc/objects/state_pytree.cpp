@@ -1,5 +1,4 @@
-#include "objects/state_pytree.h"
-
+#include "bindings.h"
 #include "errors.h"
 #include "objects/cells.h"
 #include "settings.h"
@@ -19,8 +18,7 @@ PyTypeObject *state_aux_type = nullptr;
 StateAux *as_aux(PyObject *object) { return reinterpret_cast<StateAux *>(object); }
 
 nb::object new_aux(PyObject *type, PyObject *metadata) {
-  auto alloc = reinterpret_cast<allocfunc>(PyType_GetSlot(state_aux_type, Py_tp_alloc));
-  nb::object self = py::checked(alloc(state_aux_type, 0));
+  nb::object self = nb::steal<nb::object>(py::allocate(state_aux_type));
   Py_INCREF(type);
   Py_XINCREF(metadata);
   as_aux(self.ptr())->type = type;
@@ -39,16 +37,11 @@ PyObject *aux_new(PyTypeObject *, PyObject *args, PyObject *) {
     PyErr_SetString(PyExc_TypeError, "VariableStateAux: metadata must be a dict or None");
     return nullptr;
   }
-  return guarded([&]() -> PyObject * {
-    return new_aux(type, metadata == Py_None ? nullptr : normalized_metadata(metadata)).release().ptr();
-  });
+  return guarded([&] { return new_aux(type, metadata == Py_None ? nullptr : normalized_metadata(metadata)); });
 }
 
 int aux_traverse(PyObject *self, visitproc visit, void *arg) {
-  Py_VISIT(as_aux(self)->type);
-  Py_VISIT(as_aux(self)->metadata);
-  Py_VISIT(Py_TYPE(self));
-  return 0;
+  return py::visit_all(self, visit, arg, as_aux(self)->type, as_aux(self)->metadata);
 }
 
 int aux_clear(PyObject *self) {
@@ -60,14 +53,12 @@ void aux_dealloc(PyObject *self) {
   PyObject_GC_UnTrack(self);
   Py_CLEAR(as_aux(self)->type);
   Py_CLEAR(as_aux(self)->metadata);
-  PyTypeObject *type = Py_TYPE(self);
-  reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
-  Py_DECREF(type);
+  py::free_instance(self);
 }
 
 PyObject *aux_compare(PyObject *self, PyObject *other, int operation) {
   if ((operation != Py_EQ && operation != Py_NE) || Py_TYPE(other) != state_aux_type) Py_RETURN_NOTIMPLEMENTED;
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     const StateAux *a = as_aux(self), *b = as_aux(other);
     bool equal = a->type == b->type;
     if (equal && a->metadata != b->metadata) {
@@ -86,7 +77,7 @@ Py_hash_t aux_hash(PyObject *self) {
 }
 
 PyObject *aux_repr(PyObject *self) {
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     nb::object metadata = as_aux(self)->metadata == nullptr ? nb::dict() : metadata_or_none(as_aux(self));
     nb::object name = nb::borrow<nb::object>(as_aux(self)->type).attr("__name__");
     return PyUnicode_FromFormat("(%S, %R)", name.ptr(), metadata.ptr());
@@ -94,25 +85,21 @@ PyObject *aux_repr(PyObject *self) {
 }
 
 PyObject *aux_reduce(PyObject *self, PyObject *) {
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     nb::object type = nb::borrow<nb::object>(as_aux(self)->type);
-    nb::object kind = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(state_aux_type));
-    return nb::make_tuple(kind, nb::make_tuple(type, metadata_or_none(as_aux(self)))).release().ptr();
+    return nb::make_tuple(py::type_object(state_aux_type), nb::make_tuple(type, metadata_or_none(as_aux(self))))
+        .release()
+        .ptr();
   });
 }
 
 PyMethodDef aux_methods[] = {{"__reduce__", aux_reduce, METH_NOARGS, "Type and metadata."},
                              {nullptr, nullptr, 0, nullptr}};
 
-PyType_Slot aux_slots[] = {{Py_tp_new, reinterpret_cast<void *>(aux_new)},
-                           {Py_tp_traverse, reinterpret_cast<void *>(aux_traverse)},
-                           {Py_tp_clear, reinterpret_cast<void *>(aux_clear)},
-                           {Py_tp_dealloc, reinterpret_cast<void *>(aux_dealloc)},
-                           {Py_tp_richcompare, reinterpret_cast<void *>(aux_compare)},
-                           {Py_tp_hash, reinterpret_cast<void *>(aux_hash)},
-                           {Py_tp_repr, reinterpret_cast<void *>(aux_repr)},
-                           {Py_tp_methods, aux_methods},
-                           {0, nullptr}};
+PyType_Slot aux_slots[] = {
+    py::slot(Py_tp_new, aux_new),         py::slot(Py_tp_traverse, aux_traverse),   py::slot(Py_tp_clear, aux_clear),
+    py::slot(Py_tp_dealloc, aux_dealloc), py::slot(Py_tp_richcompare, aux_compare), py::slot(Py_tp_hash, aux_hash),
+    py::slot(Py_tp_repr, aux_repr),       py::slot(Py_tp_methods, aux_methods),     {0, nullptr}};
 
 PyType_Spec aux_spec = {"treadle._core.VariableStateAux", sizeof(StateAux), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                         aux_slots};
@@ -123,30 +110,30 @@ const VariableState &state_of(PyObject *object) {
 }
 
 PyObject *flatten(PyObject *, PyObject *object) {
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     const VariableState &state = state_of(object);
     nb::object children = nb::make_tuple(nb::borrow<nb::object>(state.value));
-    return nb::make_tuple(children, new_aux(state.type, state.metadata)).release().ptr();
+    return nb::make_tuple(children, new_aux(state.type, state.metadata));
   });
 }
 
 PyObject *flatten_with_keys(PyObject *, PyObject *object) {
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     const VariableState &state = state_of(object);
     nb::object child = nb::make_tuple(settings().value_key, nb::borrow<nb::object>(state.value));
-    return nb::make_tuple(nb::make_tuple(child), new_aux(state.type, state.metadata)).release().ptr();
+    return nb::make_tuple(nb::make_tuple(child), new_aux(state.type, state.metadata));
   });
 }
 
 PyObject *unflatten(PyObject *, PyObject *const *args, Py_ssize_t count) {
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     if (count != 2 || Py_TYPE(args[0]) != state_aux_type) {
       throw nb::type_error("_unflatten_variable_state takes the structure and the children");
     }
     nb::object children = py::checked(PySequence_Tuple(args[1]));
     if (py::tuple_size(children.ptr()) != 1) throw nb::value_error("a VariableState has one child, its value");
     const StateAux *aux = as_aux(args[0]);
-    return new_variable_state(aux->type, py::tuple_item(children.ptr(), 0), aux->metadata).release().ptr();
+    return new_variable_state(aux->type, py::tuple_item(children.ptr(), 0), aux->metadata);
   });
 }
 
@@ -161,13 +148,8 @@ PyMethodDef functions[] = {
 }  // namespace
 
 void bind_state_pytree(nb::module_ &m) {
-  nb::object type = py::checked(PyType_FromSpec(&aux_spec));
-  m.attr("VariableStateAux") = type;
-  state_aux_type = reinterpret_cast<PyTypeObject *>(type.release().ptr());
-  nb::object module_name = m.attr("__name__");
-  for (PyMethodDef &function : functions) {
-    m.attr(function.ml_name) = py::checked(PyCFunction_NewEx(&function, nullptr, module_name.ptr()));
-  }
+  state_aux_type = py::add_type(m, aux_spec, "VariableStateAux");
+  for (PyMethodDef &function : functions) py::add_function(m, function);
 }
 
 }  // namespace treadle

@@ -1,21 +1,8 @@
 #include "objects/transaction.h"
 
-#include "settings.h"
+#include "objects/cells.h"
 
 namespace treadle {
-
-nb::object owner_of(PyObject *object, const NodeType &info) {
-  if (info.layout) return info.layout->owner(object, info.kind == Kind::Variable);
-  PyObject *owner = info.kind == Kind::Variable ? as_cell(object)->trace
-                    : info.kind == Kind::Object ? as_node(object)->trace
-                                                : nullptr;
-  return nb::borrow<nb::object>(owner);
-}
-
-void check_owner(const nb::object &object, const nb::object &trace) {
-  nb::object owner = owner_of(object.ptr(), *node_type(Py_TYPE(object.ptr())));
-  if (owner.is_valid() && !owner.is(trace)) check_trace(owner.ptr(), object.ptr());
-}
 
 Transaction::~Transaction() {
   if (done_) return;
@@ -24,24 +11,22 @@ Transaction::~Transaction() {
 }
 
 void Transaction::set_value(PyObject *variable, PyObject *value) {
-  const NodeType *info = node_type(Py_TYPE(variable));
-  if (info->layout) {
-    set_slot(variable, info->layout->value, value);
+  if (const VariableLayout *layout = node_type(Py_TYPE(variable))->variable_layout()) {
+    set_slot(variable, layout->value, value);
   } else {
     swap(variable, as_cell(variable)->value, value);
   }
 }
 
 void Transaction::set_metadata(PyObject *variable, PyObject *metadata) {
-  const NodeType *info = node_type(Py_TYPE(variable));
-  if (info->layout) {
-    set_slot(variable, info->layout->metadata, own_metadata(metadata).ptr());
+  if (const VariableLayout *layout = node_type(Py_TYPE(variable))->variable_layout()) {
+    set_slot(variable, layout->metadata, own_metadata(metadata).ptr());
   } else {
     swap(variable, as_cell(variable)->metadata, metadata);
   }
 }
 
-void Transaction::set_marks(const nb::object &node, const Layout &layout, PyObject *marks) {
+void Transaction::set_marks(const nb::object &node, const NodeLayout &layout, PyObject *marks) {
   nb::object value = marks != nullptr ? layout.marks_from(marks) : nb::object();
   set_item(py::instance_dict(node.ptr()), layout.marks_name.ptr(), value.ptr());
 }
@@ -56,9 +41,7 @@ void Transaction::set_slot(PyObject *owner, const Slot &slot, PyObject *value) {
 }
 
 void Transaction::set_item(const nb::object &dict, PyObject *key, PyObject *value) {
-  PyObject *old = PyDict_GetItemWithError(dict.ptr(), key);
-  if (old == nullptr && PyErr_Occurred()) throw nb::python_error();
-  Change change{nullptr, dict, nb::borrow<nb::object>(key), nb::borrow<nb::object>(old), nb::object()};
+  Change change{nullptr, dict, nb::borrow<nb::object>(key), py::dict_get(dict.ptr(), key), nb::object()};
   if (value == nullptr) change.items = py::checked(PyDict_Copy(dict.ptr()));
   changes_.push_back(change);
   py::check_status(value != nullptr ? PyDict_SetItem(dict.ptr(), key, value) : PyDict_DelItem(dict.ptr(), key));

@@ -3,19 +3,13 @@
 
 #include <vector>
 
-#include "objects/cells.h"
 #include "objects/node_types.h"
 
 namespace treadle {
 
-// The canonical weak reference to the trace of `object`, a node or Variable; null if anyone may change it.
-nb::object owner_of(PyObject *object, const NodeType &info);
-
-// Raises TraceContextError unless `object` (a node or Variable) may be changed at trace level `trace`.
-void check_owner(const nb::object &object, const nb::object &trace);
-
-// Changes made so far, to be taken back if a later one fails. Old values stay alive until the whole change is done, so
-// that no destructor runs half-way.
+// Changes made so far, to be taken back if a later one fails. Invariant: until `commit`, undoing `changes_` from the
+// last to the first gives what was there before; old values stay alive until the whole change is done, so that no
+// destructor runs half-way.
 class Transaction {
  public:
   Transaction() = default;
@@ -28,7 +22,7 @@ class Transaction {
   // `metadata` as in a structure: null for none, and nobody else's to change.
   void set_metadata(PyObject *variable, PyObject *metadata);
   // What marks a node's data attributes, as in a structure.
-  void set_marks(const nb::object &node, const Layout &layout, PyObject *marks);
+  void set_marks(const nb::object &node, const NodeLayout &layout, PyObject *marks);
 
   // A null `value` removes the key.
   void set_item(const nb::object &dict, PyObject *key, PyObject *value);

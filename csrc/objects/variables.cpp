@@ -1,8 +1,6 @@
-#include "objects/variables.h"
-
-#include "graph/rebuild.h"
+#include "bindings.h"
 #include "objects/cells.h"
-#include "objects/node_types.h"
+#include "objects/owners.h"
 #include "objects/transaction.h"
 #include "settings.h"
 
@@ -19,7 +17,8 @@ bool is_variable(nb::handle object) { return classify(object.ptr())->kind == Kin
 
 nb::object raw_value(nb::handle variable) {
   const NodeType &info = variable_type(variable);
-  return info.layout ? info.layout->value.get(variable.ptr()) : nb::borrow<nb::object>(as_cell(variable.ptr())->value);
+  const VariableLayout *layout = info.variable_layout();
+  return layout != nullptr ? layout->value.get(variable.ptr()) : nb::borrow<nb::object>(as_cell(variable.ptr())->value);
 }
 
 void check_mutable(nb::handle object) {
@@ -37,7 +36,7 @@ void set_raw_value(nb::handle variable, nb::handle value) {
 
 nb::object metadata(nb::handle variable) {
   const NodeType &info = variable_type(variable);
-  if (info.layout) return info.layout->snapshot(variable.ptr())->dict;
+  if (const VariableLayout *layout = info.variable_layout()) return layout->snapshot(variable.ptr())->dict;
   PyObject *own = as_cell(variable.ptr())->metadata;
   return own != nullptr ? nb::borrow<nb::object>(own) : nb::object(nb::dict());
 }
@@ -53,7 +52,7 @@ void set_metadata(nb::handle variable, nb::dict entries) {
 
 nb::object new_variable_of(nb::handle type, nb::handle value, nb::dict entries) {
   if (!PyType_Check(type.ptr())) throw nb::type_error("new_variable: expected a Variable type");
-  auto *kind = reinterpret_cast<PyTypeObject *>(type.ptr());
+  PyTypeObject *kind = py::as_type(type.ptr());
   if (node_type(kind)->kind != Kind::Variable) throw nb::type_error("new_variable: expected a Variable type");
   Owner owner(current_trace());
   nb::object own = own_metadata(entries.ptr());
@@ -63,8 +62,8 @@ nb::object new_variable_of(nb::handle type, nb::handle value, nb::dict entries) 
 // Treadle's Variable type that a type of another library stands for; other types stand for themselves.
 nb::object counterpart(nb::handle type) {
   if (!PyType_Check(type.ptr())) throw nb::type_error("counterpart: expected a type");
-  const NodeType *info = node_type(reinterpret_cast<PyTypeObject *>(type.ptr()));
-  return info->kind == Kind::Variable && info->layout ? info->layout->counterpart : nb::borrow<nb::object>(type);
+  const VariableLayout *layout = node_type(py::as_type(type.ptr()))->variable_layout();
+  return layout != nullptr ? layout->counterpart : nb::borrow<nb::object>(type);
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
-#include "structure/filters.h"
+#include "structure/graphdef.h"
 
 #include <cstring>
 #include <string>
 
 #include "objects/cells.h"
-#include "objects/node_types.h"
+#include "structure/paths.h"
 
 namespace treadle {
 namespace {
@@ -72,8 +72,7 @@ Filter compile(nb::handle spec, int depth) {
 struct Leaf {
   PyTypeObject *type;  // Variable type, null for a bare array
   PyObject *metadata;  // null when empty
-  PyObject *type_object;
-  nb::object path;  // null unless a filter needs it
+  nb::object path;     // null unless a filter needs it
   nb::object value;
 };
 
@@ -86,8 +85,8 @@ bool is_true(const nb::object &object) {
 // A Variable type of another library counts as treadle's type of the same meaning, too.
 bool is_kind_of(PyTypeObject *type, PyTypeObject *wanted) {
   if (PyType_IsSubtype(type, wanted)) return true;
-  const Layout *layout = node_type(type)->layout.get();
-  return layout != nullptr && PyType_IsSubtype(reinterpret_cast<PyTypeObject *>(layout->counterpart.ptr()), wanted);
+  const VariableLayout *layout = node_type(type)->variable_layout();
+  return layout != nullptr && PyType_IsSubtype(py::as_type(layout->counterpart.ptr()), wanted);
 }
 
 bool matches(const Filter &filter, const Leaf &leaf) {
@@ -97,7 +96,7 @@ bool matches(const Filter &filter, const Leaf &leaf) {
     case Test::False:
       return false;
     case Test::Type: {
-      auto *wanted = reinterpret_cast<PyTypeObject *>(filter.argument.ptr());
+      PyTypeObject *wanted = py::as_type(filter.argument.ptr());
       if (leaf.type != nullptr) return is_kind_of(leaf.type, wanted);
       int result = PyObject_IsInstance(leaf.value.ptr(), filter.argument.ptr());
       py::check_status(result);
@@ -126,8 +125,9 @@ bool matches(const Filter &filter, const Leaf &leaf) {
     case Test::Not:
       return !matches(filter.operands[0], leaf);
     case Test::Call: {
-      nb::object seen =
-          leaf.type == nullptr ? leaf.value : new_variable_state(leaf.type_object, leaf.value.ptr(), leaf.metadata);
+      nb::object seen = leaf.type == nullptr
+                            ? leaf.value
+                            : new_variable_state(py::as_object(leaf.type), leaf.value.ptr(), leaf.metadata);
       return is_true(filter.argument(leaf.path, seen));
     }
   }
@@ -145,10 +145,9 @@ nb::object partition(const GraphDef &def, nb::tuple filters, nb::handle leaves) 
     cacheable = cacheable && !compiled.back().depends_on_values();
   }
   for (uint32_t owner : def.leaf_owner) cacheable = cacheable && owner != kNone;
-  if (cacheable && def.partition_cache.is_valid()) {
-    PyObject *known = PyDict_GetItemWithError(def.partition_cache.ptr(), filters.ptr());
-    if (known != nullptr) return nb::borrow<nb::object>(known);
-    if (PyErr_Occurred()) throw nb::python_error();
+  if (cacheable && def.cache.partition.is_valid()) {
+    nb::object known = py::dict_get(def.cache.partition.ptr(), filters.ptr());
+    if (known.is_valid()) return known;
   }
   // Predicates may run any code: everything they could take away is held here.
   nb::object values = py::checked(PySequence_Tuple(leaves.ptr()));
@@ -156,16 +155,11 @@ nb::object partition(const GraphDef &def, nb::tuple filters, nb::handle leaves) 
     throw nb::value_error("partition: one value per leaf is needed");
   }
   nb::object paths = paths_needed ? nb::object(leaf_paths(def)) : nb::object();
-  std::vector<uint32_t> owners = def.leaf_owner;
-  nb::object result = py::checked(PyTuple_New(static_cast<Py_ssize_t>(owners.size())));
-  for (size_t i = 0; i < owners.size(); ++i) {
+  nb::object result = py::checked(PyTuple_New(static_cast<Py_ssize_t>(def.n_leaves())));
+  for (uint32_t i = 0; i < def.n_leaves(); ++i) {
     auto index = static_cast<Py_ssize_t>(i);
-    Leaf leaf{nullptr, nullptr, nullptr, nb::object(), nb::borrow<nb::object>(py::tuple_item(values.ptr(), index))};
-    if (owners[i] != kNone) {
-      leaf.type = def.ref_type(owners[i]);
-      leaf.type_object = reinterpret_cast<PyObject *>(leaf.type);
-      leaf.metadata = def.constant(def.refs[owners[i]].extra);
-    }
+    Leaf leaf{py::as_type(def.leaf_type(i)), def.leaf_metadata(i), nb::object(),
+              nb::borrow<nb::object>(py::tuple_item(values.ptr(), index))};
     if (paths_needed) leaf.path = nb::borrow<nb::object>(py::tuple_item(paths.ptr(), index));
     long group = -1;
     for (size_t f = 0; f < compiled.size() && group < 0; ++f) {
@@ -174,8 +168,8 @@ nb::object partition(const GraphDef &def, nb::tuple filters, nb::handle leaves) 
     py::tuple_init(result.ptr(), index, py::checked(PyLong_FromLong(group)).release().ptr());
   }
   if (cacheable) {
-    if (!def.partition_cache.is_valid()) def.partition_cache = nb::dict();
-    py::check_status(PyDict_SetItem(def.partition_cache.ptr(), filters.ptr(), result.ptr()));
+    if (!def.cache.partition.is_valid()) def.cache.partition = nb::dict();
+    py::check_status(PyDict_SetItem(def.cache.partition.ptr(), filters.ptr(), result.ptr()));
   }
   return result;
 }

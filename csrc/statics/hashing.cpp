@@ -1,26 +1,45 @@
-#include "statics/statics.h"
+#include "statics/hashing.h"
+
+#include <cmath>
 
 #include "objects/node_types.h"
+#include "statics/snapshots.h"
 
 namespace treadle {
 namespace {
 
-// Classifying types never met runs code, which must not change the metadata; at worst an entry is then missed.
-bool any_value(PyObject *metadata, bool (*predicate)(PyObject *)) {
-  if (metadata == nullptr) return false;
-  PyObject *value = nullptr;
-  Py_ssize_t position = 0;
-  while (PyDict_Next(metadata, &position, nullptr, &value)) {
-    // Mostly scalars, of which a look at the type is enough.
-    const NodeType *info = known_type(Py_TYPE(value));
-    if (info != nullptr && info->kind == Kind::Static && info->static_kind == StaticKind::Simple) continue;
-    nb::object held = nb::borrow<nb::object>(value);
-    if (predicate(value)) return true;
-  }
-  return false;
+// The hash of floats and complex numbers that are NaN in some part; any number would do.
+constexpr size_t kHashOfNan = 0x7ff8;
+
+bool is_nan(PyObject *value) {
+  if (PyFloat_Check(value)) return std::isnan(PyFloat_AsDouble(value));
+  if (!PyComplex_Check(value)) return false;
+  return std::isnan(PyComplex_RealAsDouble(value)) || std::isnan(PyComplex_ImagAsDouble(value));
 }
 
 }  // namespace
+
+size_t content_hash(PyObject *value) {
+  Py_hash_t hash = PyObject_Hash(value);
+  if (hash == -1 && PyErr_Occurred()) throw nb::python_error();
+  return static_cast<size_t>(hash);
+}
+
+// Floats hash as Python has it: 0.0 and -0.0 hash alike, which is merely a collision. Except for NaN, which Python
+// hashes by address, while here it equals itself.
+size_t typed_hash(PyObject *value) {
+  const size_t hash = is_nan(value) ? kHashOfNan : content_hash(value);
+  return mix(pointer_hash(Py_TYPE(value)), hash);
+}
+
+bool scalars_equal(PyObject *a, PyObject *b) {
+  if (Py_TYPE(a) != Py_TYPE(b)) return false;
+  if (PyFloat_Check(a) || PyComplex_Check(a)) {
+    nb::object left = py::checked(PyObject_Repr(a)), right = py::checked(PyObject_Repr(b));
+    return py::equal(left.ptr(), right.ptr());
+  }
+  return py::equal(a, b);
+}
 
 size_t static_hash(PyObject *value) {
   const NodeType *info = classify(value);
@@ -40,7 +59,7 @@ size_t static_hash(PyObject *value) {
         break;
     }
   }
-  return Reading(value, Unhashable::Refused).hash();
+  return snapshot(value, Unhashable::Refused).hash();
 }
 
 bool static_equal(PyObject *a, PyObject *b) {
@@ -56,13 +75,9 @@ bool static_equal(PyObject *a, PyObject *b) {
       return keep_a.attr("__self__").is(keep_b.attr("__self__")) && static_equal(function_a.ptr(), function_b.ptr());
     }
   }
-  Reading left(a, Unhashable::Allowed), right(b, Unhashable::Allowed);
+  const Reading left = snapshot(a, Unhashable::Allowed), right = snapshot(b, Unhashable::Allowed);
   return !left.holds_containers() && left.equals(right);
 }
-
-bool is_unstable_metadata(PyObject *metadata) { return any_value(metadata, may_change_in_place); }
-
-bool has_metadata_reading(PyObject *metadata) { return any_value(metadata, has_reading); }
 
 bool metadata_equal(PyObject *a, PyObject *b) {
   if (a == b) return true;
@@ -70,13 +85,8 @@ bool metadata_equal(PyObject *a, PyObject *b) {
   // Snapshots: comparing values may run code that changes either dict.
   nb::object keys = py::checked(PyDict_Keys(a)), values = py::checked(PyDict_Values(a));
   for (Py_ssize_t i = 0; i < py::list_size(keys.ptr()); ++i) {
-    PyObject *found = PyDict_GetItemWithError(b, py::list_item(keys.ptr(), i));
-    if (found == nullptr) {
-      if (PyErr_Occurred()) throw nb::python_error();
-      return false;
-    }
-    nb::object other = nb::borrow<nb::object>(found);
-    if (!static_equal(py::list_item(values.ptr(), i), other.ptr())) return false;
+    nb::object other = py::dict_get(b, py::list_item(keys.ptr(), i));
+    if (!other.is_valid() || !static_equal(py::list_item(values.ptr(), i), other.ptr())) return false;
   }
   return true;
 }
@@ -85,12 +95,9 @@ size_t metadata_hash(PyObject *metadata) {
   if (metadata == nullptr) return 0;
   // A sum over entries is independent of insertion order; values are hashed by type, as not all of them have a hash.
   size_t total = static_cast<size_t>(py::dict_size(metadata));
-  PyObject *key = nullptr;
-  PyObject *value = nullptr;
-  Py_ssize_t position = 0;
-  while (PyDict_Next(metadata, &position, &key, &value)) {
+  for (auto [key, value] : py::DictItems(metadata)) {
     nb::object held = nb::borrow<nb::object>(key);
-    total += mix(content_hash(held.ptr()), pointer_hash(reinterpret_cast<PyObject *>(Py_TYPE(value))));
+    total += mix(content_hash(held.ptr()), pointer_hash(Py_TYPE(value)));
   }
   return total;
 }
