@@ -192,6 +192,8 @@ __all__ = [
     "initializers",
     "is_graph_node",
     "iter_graph",
+    "jacfwd",
+    "jacrev",
     "jit",
     "jvp",
     "leaky_relu",

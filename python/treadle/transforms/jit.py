@@ -19,6 +19,7 @@ from treadle._core import VariableState
 from treadle._graph.state import State
 from treadle._sharding import partitions as spmd
 from treadle.errors import format_path
+from treadle.transforms._axes import StateSharding
 from treadle.transforms._lift import (
     Call,
     Function,
@@ -31,7 +32,6 @@ from treadle.transforms._lift import (
     transform,
     tree_flatten,
 )
-from treadle.transforms.axes import StateSharding
 from treadle.transforms.retraces import (
     Retrace,
     TraceLog,
