@@ -79,6 +79,7 @@ from treadle.errors import (
 )
 
 if _TYPE_CHECKING:
+    from treadle import nn, training, transforms
     from treadle.nn import *
     from treadle.training import *
     from treadle.transforms import *

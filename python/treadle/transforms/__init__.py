@@ -8,6 +8,14 @@ from treadle.transforms._custom_vjp import CustomVjp, custom_vjp
 from treadle.transforms._eval_shape import eval_shape
 from treadle.transforms._grad import grad, value_and_grad
 from treadle.transforms._jacobians import jacfwd, jacrev
+from treadle.transforms._jit.jit import JitWrapped, cached_partial, jit
+from treadle.transforms._jit.profiling import Profile, profile
+from treadle.transforms._jit.retraces import (
+    Retrace,
+    TooManyTracesError,
+    explain_retraces,
+    max_traces,
+)
 from treadle.transforms._lifted import Grad, Jit, LiftedConstructor, Remat, Scan, Vmap
 from treadle.transforms._loops import fori_loop, while_loop
 from treadle.transforms._pmap import pmap
@@ -17,9 +25,6 @@ from treadle.transforms._shard_map import shard_map
 from treadle.transforms._split_rngs import SplitBackups, split_rngs
 from treadle.transforms._vjp import jvp, vjp
 from treadle.transforms._vmap import vmap
-from treadle.transforms.jit import JitWrapped, cached_partial, jit
-from treadle.transforms.profile import Profile, profile
-from treadle.transforms.retraces import Retrace, TooManyTracesError, explain_retraces, max_traces
 
 __all__ = [
     "Carry",

@@ -21,10 +21,10 @@ from treadle.transforms._call import Call
 from treadle.transforms._driver import Rule, apply
 from treadle.transforms._eager import run_program
 from treadle.transforms._inside import Inside
+from treadle.transforms._jit.jit import jit
 from treadle.transforms._messages import jax_type
 from treadle.transforms._once import Program, program_of
 from treadle.transforms._trees import walk
-from treadle.transforms.jit import jit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,11 +14,11 @@ from treadle.transforms._axes import Carry, StateAxes
 from treadle.transforms._driver import apply
 from treadle.transforms._frozen import ByDefault, FrozenDict
 from treadle.transforms._grad import grad
+from treadle.transforms._jit.jit import jit
 from treadle.transforms._remat import remat
 from treadle.transforms._scan import scan
 from treadle.transforms._spelling import MapOptions
 from treadle.transforms._vmap import VmapRule, vmap
-from treadle.transforms.jit import jit
 
 if TYPE_CHECKING:
     from treadle._graph.filters import Filter

@@ -16,10 +16,10 @@ from treadle.transforms._carry import Carried, CarriedObjects, check_type
 from treadle.transforms._driver import Rule, apply
 from treadle.transforms._eager import run_program
 from treadle.transforms._inside import Inside
+from treadle.transforms._jit.jit import jit
 from treadle.transforms._messages import type_of
 from treadle.transforms._once import Program, program_of
 from treadle.transforms._trees import tree_leaves
-from treadle.transforms.jit import jit
 
 __all__ = ["fori_loop", "while_loop"]
 

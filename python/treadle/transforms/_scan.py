@@ -15,10 +15,10 @@ from treadle.transforms._axes import Carry
 from treadle.transforms._axis_names import AxisNames
 from treadle.transforms._call import Call
 from treadle.transforms._carry import Carried, CarriedObjects, check_type
+from treadle.transforms._decorator import transform
 from treadle.transforms._driver import Rule, lift
 from treadle.transforms._frozen import DEFAULT_STATE_AXES, NO_METADATA, ByDefault
 from treadle.transforms._inside import Inside, Output
-from treadle.transforms._lift import transform
 from treadle.transforms._new_state import NewState, Part
 from treadle.transforms._random_keys import restore_keys
 from treadle.transforms._roles import AxisRole, Plan, Resolver, Role
