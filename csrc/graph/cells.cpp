@@ -19,6 +19,15 @@ namespace {
 PyObject *g_empty_metadata = nullptr;
 PyObject *g_value_name = nullptr;
 
+// What runs when a value is read or written: our name in the metadata and flax's, which is also that of the method.
+struct HookNames {
+  PyObject *metadata = nullptr;
+  PyObject *method = nullptr;
+};
+HookNames g_get_hooks, g_set_hooks;
+
+constexpr int kStatePickleVersion = 1;
+
 void replace(PyObject *&slot, PyObject *value) {
   PyObject *old = slot;
   Py_XINCREF(value);
@@ -106,16 +115,21 @@ void cell_dealloc(PyObject *self) {
   free_instance(self);
 }
 
-bool has_hook(PyObject *self, const char *metadata_key, bool type_has) {
+bool has_hook(PyObject *self, const HookNames &names, bool type_has) {
   if (type_has) return true;
   // Keys of the user's own str type may replace the metadata while they are compared.
   nb::object metadata = nb::borrow<nb::object>(as_cell(self)->metadata);
-  return metadata.is_valid() && PyDict_GetItemString(metadata.ptr(), metadata_key) != nullptr;
+  if (!metadata.is_valid()) return false;
+  for (PyObject *name : {names.metadata, names.method}) {
+    if (PyDict_GetItemWithError(metadata.ptr(), name) != nullptr) return true;
+    if (PyErr_Occurred()) throw nb::python_error();
+  }
+  return false;
 }
 
 PyObject *cell_get_value(PyObject *self, void *) {
   return guarded([&]() -> PyObject * {
-    bool hooked = has_hook(self, "get_value_hooks", node_type(Py_TYPE(self))->has_get_hook);
+    bool hooked = has_hook(self, g_get_hooks, node_type(Py_TYPE(self))->has_get_hook);
     nb::object value = nb::borrow<nb::object>(as_cell(self)->value);
     if (!hooked) return value.release().ptr();
     return nb::borrow<nb::object>(self).attr("_get_hooked")(value).release().ptr();
@@ -126,7 +140,7 @@ int cell_set_value(PyObject *self, PyObject *value, void *) {
   return guarded([&] {
     if (value == nullptr) throw nb::attribute_error("a Variable's value cannot be deleted");
     check_trace(as_cell(self)->trace, self);
-    if (has_hook(self, "set_value_hooks", node_type(Py_TYPE(self))->has_set_hook)) {
+    if (has_hook(self, g_set_hooks, node_type(Py_TYPE(self))->has_set_hook)) {
       nb::object hooked = nb::borrow<nb::object>(self).attr("_set_hooked")(nb::borrow<nb::object>(value));
       replace(as_cell(self)->value, hooked.ptr());
     } else {
@@ -354,10 +368,18 @@ PyType_Spec node_spec = {"treadle._core.ObjectNode", sizeof(ObjectNode), 0,
 
 // ---- VariableState ------------------------------------------------------------------------------------------------
 
+// Entries made by hand and those read from a pickle; the walk makes them of types that it has met.
+void require_variable_type(PyObject *type) {
+  if (PyType_Check(type) && node_type(reinterpret_cast<PyTypeObject *>(type))->kind == Kind::Variable) return;
+  PyErr_Format(PyExc_TypeError, "VariableState: the type must be a Variable type such as treadle.Param, got %R", type);
+  throw nb::python_error();
+}
+
 PyObject *state_new(PyTypeObject *, PyObject *args, PyObject *kwargs) {
   PyObject *type = nullptr, *value = nullptr;
   if (!PyArg_ParseTuple(args, "OO:VariableState", &type, &value)) return nullptr;
   return guarded([&]() -> PyObject * {
+    require_variable_type(type);
     nb::object metadata;
     if (normalized_metadata(kwargs) != nullptr) metadata = py::checked(PyDict_Copy(kwargs));
     return new_variable_state(type, value, metadata.ptr()).release().ptr();
@@ -432,13 +454,20 @@ PyObject *state_replace_value(PyObject *self, PyObject *value) {
 }
 
 PyObject *rebuild_state(PyObject *, PyObject *args) {
+  int version = 0;
   PyObject *type = nullptr, *value = nullptr, *metadata = nullptr;
-  if (!PyArg_ParseTuple(args, "OOO:_rebuild_variable_state", &type, &value, &metadata)) return nullptr;
+  if (!PyArg_ParseTuple(args, "iOOO:variable_state", &version, &type, &value, &metadata)) return nullptr;
+  if (version != kStatePickleVersion) {
+    PyErr_Format(PyExc_ValueError, "this VariableState was pickled in format %d, and this treadle reads format %d",
+                 version, kStatePickleVersion);
+    return nullptr;
+  }
   if (metadata != Py_None && !PyDict_Check(metadata)) {
     PyErr_SetString(PyExc_TypeError, "VariableState metadata must be a dict or None");
     return nullptr;
   }
   return guarded([&]() -> PyObject * {
+    require_variable_type(type);
     return new_variable_state(type, value, metadata == Py_None ? nullptr : normalized_metadata(metadata))
         .release()
         .ptr();
@@ -448,10 +477,10 @@ PyObject *rebuild_state(PyObject *, PyObject *args) {
 PyObject *state_reduce(PyObject *self, PyObject *) {
   return guarded([&]() -> PyObject * {
     VariableState *state = as_state(self);
-    nb::object rebuild = nb::module_::import_("treadle._core").attr("_rebuild_variable_state");
+    nb::object rebuild = nb::module_::import_("treadle._core").attr("_unpickle_variable_state");
     nb::object metadata = state->metadata != nullptr ? nb::borrow<nb::object>(state->metadata) : nb::none();
-    nb::tuple arguments =
-        nb::make_tuple(nb::borrow<nb::object>(state->type), nb::borrow<nb::object>(state->value), metadata);
+    nb::tuple arguments = nb::make_tuple(kStatePickleVersion, nb::borrow<nb::object>(state->type),
+                                         nb::borrow<nb::object>(state->value), metadata);
     return nb::make_tuple(rebuild, arguments).release().ptr();
   });
 }
@@ -480,8 +509,9 @@ PyType_Slot state_slots[] = {{Py_tp_new, reinterpret_cast<void *>(state_new)},
 PyType_Spec state_spec = {"treadle._core.VariableState", sizeof(VariableState), 0,
                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, state_slots};
 
-PyMethodDef rebuild_state_method = {"_rebuild_variable_state", rebuild_state, METH_VARARGS,
-                                    "Unpickle a VariableState from (type, value, metadata)."};
+PyMethodDef rebuild_state_method = {"variable_state", rebuild_state, METH_VARARGS,
+                                    "variable_state(version, type, value, metadata)\n--\n\n"
+                                    "The VariableState of a pickle."};
 
 PyTypeObject *make_type(nb::module_ &m, PyType_Spec &spec, const char *name) {
   nb::object type = py::checked(PyType_FromSpec(&spec));
@@ -533,12 +563,19 @@ void bind_cells(nb::module_ &m) {
   nb::dict empty;
   g_empty_metadata = nb::module_::import_("types").attr("MappingProxyType")(empty).release().ptr();
   g_value_name = PyUnicode_InternFromString("value");
-  if (g_value_name == nullptr) throw nb::python_error();
+  g_get_hooks = {PyUnicode_InternFromString("get_value_hooks"), PyUnicode_InternFromString("on_get_value")};
+  g_set_hooks = {PyUnicode_InternFromString("set_value_hooks"), PyUnicode_InternFromString("on_set_value")};
+  for (PyObject *name : {g_value_name, g_get_hooks.metadata, g_get_hooks.method, g_set_hooks.metadata,
+                         g_set_hooks.method}) {
+    if (name == nullptr) throw nb::python_error();
+  }
   variable_cell_type = make_type(m, cell_spec, "VariableCell");
   object_node_type = make_type(m, node_spec, "ObjectNode");
   variable_state_type = make_type(m, state_spec, "VariableState");
-  nb::object module_name = m.attr("__name__");
-  m.attr("_rebuild_variable_state") = py::checked(PyCFunction_NewEx(&rebuild_state_method, nullptr, module_name.ptr()));
+  // Pickles name functions by module and name: the public place, which imports them from here.
+  nb::str module_name("treadle.pickles");
+  m.attr("_unpickle_variable_state") =
+      py::checked(PyCFunction_NewEx(&rebuild_state_method, nullptr, module_name.ptr()));
 }
 
 }  // namespace treadle

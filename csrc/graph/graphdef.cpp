@@ -551,7 +551,8 @@ PyObject *unpickle_function(PyObject *, PyObject *state) {
   });
 }
 
-PyMethodDef unpickle_method = {"_unpickle_graphdef", unpickle_function, METH_O, "Rebuild a GraphDef from its tables."};
+PyMethodDef unpickle_method = {"graphdef", unpickle_function, METH_O,
+                               "graphdef(tables)\n--\n\nThe GraphDef of a pickle."};
 
 // ---- tables as Python values ----------------------------------------------------------------------------------------
 
@@ -903,7 +904,8 @@ void bind_graphdef(nb::module_ &m) {
     return nb::make_tuple(nb::module_::import_("treadle._core").attr("_unpickle_graphdef"),
                           nb::make_tuple(pickle_state(def)));
   });
-  nb::object module_name = m.attr("__name__");
+  // Pickles name functions by module and name: the public place, which imports them from here.
+  nb::str module_name("treadle.pickles");
   m.attr("_unpickle_graphdef") = py::checked(PyCFunction_NewEx(&unpickle_method, nullptr, module_name.ptr()));
 }
 

@@ -114,7 +114,7 @@ PyType_Slot aux_slots[] = {{Py_tp_new, reinterpret_cast<void *>(aux_new)},
                            {Py_tp_methods, aux_methods},
                            {0, nullptr}};
 
-PyType_Spec aux_spec = {"treadle._core.VariableStateAux", sizeof(StateAux), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+PyType_Spec aux_spec = {"treadle.pickles.VariableStateAux", sizeof(StateAux), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                         aux_slots};
 
 const VariableState &state_of(PyObject *object) {

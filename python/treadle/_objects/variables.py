@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from treadle import _bootstrap as _bootstrap
+from treadle import pickles
 from treadle._core import VariableCell, VariableState
 from treadle._objects import pretty as _pretty
 from treadle._objects.adapters import VariableLayout, description_of
@@ -75,6 +76,9 @@ class VariableMetadata(Generic[A]):
     def __init__(self, raw_value: A, metadata: Mapping[str, Any]) -> None:
         self.raw_value = raw_value
         self.metadata = dict(metadata)
+
+    def __reduce__(self) -> Any:
+        return VariableMetadata, (self.raw_value, self.metadata)
 
     def __repr__(self) -> str:
         return f"VariableMetadata({_pretty.value(self.raw_value)}, {self.metadata!r})"
@@ -400,7 +404,12 @@ class Variable(VariableCell, Generic[A]):
         return new
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self.raw_value, dict(self._metadata))
+        return pickles.variable, (
+            pickles.VERSION,
+            type(self),
+            self.raw_value,
+            dict(self._metadata),
+        )
 
     def __repr__(self) -> str:
         fields = _pretty.cell_fields(self.raw_value, self._metadata)
@@ -542,13 +551,6 @@ def remove_axis(variable: Any, index: int, params: Any) -> None:
 
 def _axis_metadata(params: Any) -> Mapping[str, Any]:
     return params if isinstance(params, Mapping) else {PARTITION_NAME: params}
-
-
-def _rebuild(kind: type[Variable[Any]], value: Any, metadata: dict[str, Any]) -> Variable[Any]:
-    """Make a Variable without running hooks, for pickle and for `VariableState.to_variable`."""
-    variable = VariableCell.__new__(kind)
-    variable._init_cell(value, metadata)
-    return variable
 
 
 class Param(Variable[A]):
