@@ -6,6 +6,8 @@ Every exception is a `GraphError`, and also the builtin that users of such an op
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from itertools import islice
 from keyword import iskeyword
 from typing import TYPE_CHECKING
 
@@ -112,10 +114,22 @@ def format_path(path: Iterable[Hashable], root: str = "model") -> str:
 
 def format_paths(paths: Iterable[Iterable[Hashable]], root: str = "model", limit: int = 5) -> str:
     """Write the first `limit` paths separated by commas, and say how many more there are."""
-    written = [format_path(path, root) for path in paths]
-    shown = ", ".join(written[:limit])
-    more = len(written) - limit
+    remaining = iter(paths)
+    shown = ", ".join(format_path(path, root) for path in islice(remaining, limit))
+    more = sum(1 for _ in remaining)
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def known_names(wanted: object, names: Iterable[Hashable], limit: int = 10) -> str:
+    """What there is where `wanted` is not, names like it first."""
+    known = list(names)
+    by_text = {str(name): name for name in known}
+    alike = [by_text[text] for text in get_close_matches(str(wanted), by_text, n=3)]
+    ordered = [*alike, *(name for name in known if name not in alike)]
+    shown = ", ".join(map(repr, ordered[:limit])) or "none"
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    start = f"did you mean {alike[0]!r}? " if alike else ""
+    return f"{start}entries: {shown}{more}"
 
 
 def engine_error(reason: str, path: Iterable[Hashable], is_static: bool = False) -> GraphError:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+import copyreg
+import operator
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from treadle import _bootstrap as _bootstrap
-from treadle import _core
+from treadle import _core, pickles
 from treadle._core import ObjectNode
-from treadle._graph.filters import Filter, Path, to_predicate
-from treadle._graph.looking import iter_graph
+from treadle._graph.filters import Filter, Path, needs_path, predicate_of, to_filter_spec
+from treadle._graph.looking import visits
 from treadle._graph.popping import pop
 from treadle._objects import pretty as _pretty
 from treadle._objects.node_types import iter_children
@@ -71,6 +73,13 @@ class Object(ObjectNode):
     def __repr__(self) -> str:
         return _repr(self, set())
 
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
+        # Protocols 0 and 1 would make an object of the C++ base, which takes no part in them.
+        reduced = super().__reduce_ex__(max(operator.index(protocol), 2))
+        if reduced[:2] == (copyreg.__newobj__, (type(self),)):  # type: ignore[attr-defined]
+            return (pickles.node, (pickles.VERSION, type(self)), *reduced[2:])
+        return reduced
+
     # The C++ base has fields of its own, which generic copying and pickling must not worry about.
     def __getstate__(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -80,9 +89,9 @@ class Object(ObjectNode):
 
 
 def _repr(node: Object, open_nodes: set[int]) -> str:
-    """Text of a node; a node inside itself is shown by its type alone."""
+    """Text of a node; one inside itself, or very deep inside others, is shown by its type alone."""
     name = type(node).__name__
-    if id(node) in open_nodes:
+    if id(node) in open_nodes or len(open_nodes) == _pretty.MAX_DEPTH:
         return f"{name}(...)"
     open_nodes.add(id(node))
     try:
@@ -243,9 +252,9 @@ class Module(Object):
         >>> [path for path, _ in m.iter_modules()]
         [('inner',), ()]
         """
-        for path, value in iter_graph(self):
+        for keys, value in visits(self):
             if isinstance(value, Module):
-                yield path, value
+                yield tuple(keys), value
 
     def iter_children(self) -> Iterator[tuple[Any, Module]]:
         """The attributes (or items, for containers) that are modules, in canonical order.
@@ -284,10 +293,11 @@ class Module(Object):
         >>> m.inner.rate
         0.5
         """
-        selects = to_predicate(filters or True)
+        spec = to_filter_spec(filters or True)
+        selects, looks_at_path = predicate_of(spec), needs_path(spec)
         found: list[tuple[Module, str]] = []
-        for path, module in self.iter_modules():
-            if selects(path, module):
+        for keys, module in visits(self):
+            if isinstance(module, Module) and selects(tuple(keys) if looks_at_path else (), module):
                 found += [(module, name) for name in attributes if hasattr(module, name)]
         missing = sorted(attributes.keys() - {name for _, name in found})
         if missing and raise_if_not_found:
@@ -339,7 +349,7 @@ def _undone_on_error(root: Module) -> Iterator[None]:
     """
     contents: list[tuple[Any, Any]] = []
     values: list[tuple[Any, Any]] = []
-    for _, value in iter_graph(root):
+    for _, value in visits(root):
         if isinstance(value, Module):
             attributes = vars(value)
             held = attributes.get(getattr(type(value), "_transparent_", ""))
