@@ -51,7 +51,7 @@ class TraceContextError(GraphError):
     >>> try:
     ...     f()
     ... except nnx.TraceContextError as error:
-    ...     print(error)
+    ...     print(str(error)[:47])
     Cannot mutate 'Dict' from different trace level
     """
 
@@ -130,6 +130,14 @@ def known_names(wanted: object, names: Iterable[Hashable], limit: int = 10) -> s
     more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
     start = f"did you mean {alike[0]!r}? " if alike else ""
     return f"{start}entries: {shown}{more}"
+
+
+def located(error: TraceContextError, path: Iterable[Hashable]) -> TraceContextError:
+    """The same error, with the path of the object that it is about."""
+    path = tuple(path)
+    found = TraceContextError(f"{format_path(path)}: {error}")
+    found.path, found.reason = path, str(error)
+    return found
 
 
 def engine_error(reason: str, path: Iterable[Hashable], is_static: bool = False) -> GraphError:

@@ -11,7 +11,7 @@ from treadle._graph.state import State
 from treadle._objects.node_types import iter_children, node_functions
 from treadle._objects.variable_state import state_of_variable
 from treadle._objects.variables import Variable
-from treadle.errors import GraphError, format_path
+from treadle.errors import GraphError, TraceContextError, format_path, located
 
 Path = tuple[Hashable, ...]
 
@@ -68,6 +68,10 @@ def pop(node: Any, filter: Filter, /, *filters: Filter) -> Any:
                 f"Cannot pop {format_path(keys)}: it is not an attribute or item of a node. "
                 "Keep such Variables in attributes, or in treadle.Dict and treadle.List."
             )
+        try:
+            _core.check_mutable(holder)
+        except TraceContextError as error:
+            raise located(error, keys[:-1]) from None
         removals.append(_Removal(holder, keys[-1], variable))
     _remove(removals)
     states = tuple(map(State.from_flat_state, flats))
@@ -111,8 +115,6 @@ def _entered(value: Any, seen: set[int]) -> tuple[Any, Iterator[tuple[Hashable, 
 
 
 def _remove(removals: list[_Removal]) -> None:
-    for removal in removals:
-        _core.check_mutable(removal.holder)
     done: list[_Removal] = []
     try:
         # Backwards, so that list indices stay right.

@@ -20,10 +20,10 @@ from treadle._graph.popping import pop
 from treadle._objects import pretty as _pretty
 from treadle._objects.node_types import iter_children
 from treadle._objects.variables import Perturbation, Variable
-from treadle.errors import GraphError, LeafTypeError
+from treadle.errors import GraphError, LeafTypeError, TraceContextError, located
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
 __all__ = ["Module", "Object", "first_from"]
 
@@ -296,17 +296,21 @@ class Module(Object):
         spec = to_filter_spec(filters or True)
         selects, looks_at_path = predicate_of(spec), needs_path(spec)
         found: list[tuple[Module, str]] = []
+        foreign: TraceContextError | None = None
         for keys, module in visits(self):
             if isinstance(module, Module) and selects(tuple(keys) if looks_at_path else (), module):
-                found += [(module, name) for name in attributes if hasattr(module, name)]
+                names = [name for name in attributes if hasattr(module, name)]
+                if names:
+                    found += [(module, name) for name in names]
+                    foreign = foreign or _foreign(module, keys)
         missing = sorted(attributes.keys() - {name for _, name in found})
         if missing and raise_if_not_found:
             raise GraphError(
                 f"No module in {type(self).__name__} has the attribute(s) {', '.join(missing)}. "
                 "Check the spelling, or pass raise_if_not_found=False."
             )
-        for module, _ in found:
-            module._check_mutable()
+        if foreign is not None:
+            raise foreign
         with _undone_on_error(self):
             for module, name in found:
                 setattr(module, name, attributes[name])
@@ -339,6 +343,15 @@ class Module(Object):
         self.set_attributes(
             deterministic=True, use_running_average=True, raise_if_not_found=False, **attributes
         )
+
+
+def _foreign(module: Module, keys: Sequence[Hashable]) -> TraceContextError | None:
+    """The error that changing a module of another trace level is; `keys` lead to it."""
+    try:
+        module._check_mutable()
+    except TraceContextError as error:
+        return located(error, keys)
+    return None
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from treadle._core import VariableState
 from treadle._graph.state import State
 from treadle._sharding import partitions as spmd
 from treadle.errors import format_path
+from treadle.transforms._copying import Recipe
 from treadle.transforms._lift import (
     Call,
     Function,
@@ -262,9 +263,10 @@ class _Compiled(NamedTuple):
 class _Compiler:
     """The Python side of a dispatcher: traces structures it has not seen, and explains errors."""
 
-    def __init__(self, function: Function, options: _Options) -> None:
+    def __init__(self, function: Function, options: _Options, recipe: Recipe) -> None:
         self.function = function
         self.options = options
+        self.recipe = recipe
         self.log = TraceLog(function)
         self.compiled: OrderedDict[_core.GraphDef, _Compiled] = OrderedDict()
         self.dispatcher: Callable[[], Any] = lambda: None
@@ -272,6 +274,10 @@ class _Compiler:
     # -- called by the dispatcher ------------------------------------------------------------------
 
     copy = staticmethod(_copy)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # Of the dispatcher, which asks here for what it lacks; nobody copies a compiler.
+        return self.recipe.deepcopied(self.dispatcher(), memo)
 
     def plan(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> _Compiled:
         """What calls of a structure need."""
@@ -763,7 +769,7 @@ def jit(
     """
     settings = {name: value for name, value in locals().items() if name != "fun"}
     options = _Options(fun, settings)
-    compiler = _Compiler(fun, options)
+    compiler = _Compiler(fun, options, Recipe(jit, settings))
     dispatcher = _core.Dispatcher(compiler, *options.static, _CAPACITY)
     compiler.dispatcher = weakref.ref(dispatcher)
     functools.update_wrapper(cast("Any", dispatcher), fun)
