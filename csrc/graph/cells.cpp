@@ -565,8 +565,8 @@ void bind_cells(nb::module_ &m) {
   g_value_name = PyUnicode_InternFromString("value");
   g_get_hooks = {PyUnicode_InternFromString("get_value_hooks"), PyUnicode_InternFromString("on_get_value")};
   g_set_hooks = {PyUnicode_InternFromString("set_value_hooks"), PyUnicode_InternFromString("on_set_value")};
-  for (PyObject *name : {g_value_name, g_get_hooks.metadata, g_get_hooks.method, g_set_hooks.metadata,
-                         g_set_hooks.method}) {
+  for (PyObject *name :
+       {g_value_name, g_get_hooks.metadata, g_get_hooks.method, g_set_hooks.metadata, g_set_hooks.method}) {
     if (name == nullptr) throw nb::python_error();
   }
   variable_cell_type = make_type(m, cell_spec, "VariableCell");

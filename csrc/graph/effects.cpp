@@ -452,8 +452,9 @@ void require_references(const GraphDef &def, const std::vector<nb::object> &refs
   for (uint32_t r = 0; r < def.n_refs(); ++r) {
     PyTypeObject *found = Py_TYPE(refs[r].ptr()), *expected = def.ref_type(r);
     if (found == expected) continue;
-    raise_graph_error(path_of_reference(def, r), "is a " + name(expected) + " in the structure that was changed, but a " +
-                                                     name(found) + " is to be changed now");
+    raise_graph_error(path_of_reference(def, r), "is a " + name(expected) +
+                                                     " in the structure that was changed, but a " + name(found) +
+                                                     " is to be changed now");
   }
 }
 

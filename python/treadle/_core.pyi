@@ -75,7 +75,6 @@ def _flatten_variable_state_with_keys(
 def _unflatten_variable_state(
     structure: VariableStateAux, children: Iterable[Any], /
 ) -> VariableState: ...
-
 def _unpickle_variable_state(
     version: int, type: type[Any], value: Any, metadata: dict[str, Any] | None, /
 ) -> VariableState: ...

@@ -25,6 +25,14 @@ __all__ = ["VariableStateAux", "graphdef", "node", "variable", "variable_state"]
 N = TypeVar("N", bound=ObjectNode)
 V = TypeVar("V", bound=VariableCell)
 
+VariableStateAux.__doc__ = """Type and metadata of a `VariableState`, as JAX compares them between trees.
+
+>>> import treadle as nnx
+>>> from treadle import pickles
+>>> pickles.VariableStateAux(nnx.Param, {"tag": "scale"})
+(Param, {'tag': 'scale'})
+"""
+
 # Raised when what `variable` or `node` is given changes its meaning.
 VERSION = 1
 

@@ -181,6 +181,8 @@ class UpdateContext:
         if self._outer is None:
             raise GraphError("Nothing to update: call split on this context first.")
         graphdef, leaves, refs = self._outer
+        if not isinstance(getattr(updates, "effects", None), _core.Effects):
+            raise GraphError(f"update takes what `collect` returned, got {updates!r}.")
         collected = updates.effects.before
         if collected is not graphdef and collected != graphdef:
             raise GraphError(_another_structure(graphdef, collected))

@@ -122,7 +122,8 @@ def update(node: Any, state: Any, /, *states: Any) -> None:
 
     Args:
         node: what to change: a module, a Variable, or a pytree that holds some.
-        state: a State, or a nested mapping of values. Leaves without an entry stay as they are.
+        state: a State, or a nested mapping of values. Leaves without an entry stay as they are;
+            the others are replaced, by values of another shape too.
         *states: more of them; later ones win.
 
     Raises:

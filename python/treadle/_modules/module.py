@@ -6,7 +6,7 @@ import contextlib
 import copy
 import copyreg
 import operator
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Module", "Object", "first_from"]
 
 A = TypeVar("A")
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
 class Object(ObjectNode):
@@ -139,6 +140,43 @@ def _items_of(value: Any) -> list[tuple[str, Any]]:
     return [("", item) for item in value] if type(value) in _BRACKETS else []
 
 
+class _Method(property):
+    """A method that an attribute cannot hide: ``self.train = True`` would break ``self.train()``.
+
+    A class may define another method, or an attribute, of that name.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function, doc=function.__doc__)
+        self._function = function
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Any: ...
+    @overload
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        return self._function.__get__(instance, owner)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        name = self._function.__name__
+        raise AttributeError(
+            f"{type(instance).__name__}.{name} is a method of every module, which an attribute of that "
+            f"name would hide. Call the attribute something else, such as `{name}_` or `is_{name}`."
+        )
+
+    def __delete__(self, instance: Any) -> None:
+        raise AttributeError(
+            f"{type(instance).__name__} has no attribute {self._function.__name__!r}"
+        )
+
+
+if TYPE_CHECKING:
+
+    def fixed_method(function: F) -> F: ...
+else:
+    fixed_method = _Method
+
+
 def _append(values: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
     return (*values, value)
 
@@ -157,6 +195,7 @@ class Module(Object):
     Array([1., 2.], dtype=float32)
     """
 
+    @fixed_method
     def sow(
         self,
         variable_type: type[Variable[Any]],
@@ -196,6 +235,7 @@ class Module(Object):
             )
         variable.raw_value = reduce_fn(variable.raw_value, value)
 
+    @fixed_method
     def perturb(
         self, name: str, value: Any, variable_type: type[Variable[Any]] = Perturbation
     ) -> Any:
@@ -232,6 +272,7 @@ class Module(Object):
             )
         return jax.tree.map(jnp.add, value, variable.value)
 
+    @fixed_method
     def pop(self, *filters: Filter) -> Any:
         """Remove Variables from the module and return them as State; see `treadle.pop`.
 
@@ -243,6 +284,7 @@ class Module(Object):
         """
         return pop(self, *filters)
 
+    @fixed_method
     def iter_modules(self) -> Iterator[tuple[Path, Module]]:
         """Each module in the graph once, with its path, sub-modules before the module itself.
 
@@ -256,6 +298,7 @@ class Module(Object):
             if isinstance(value, Module):
                 yield tuple(keys), value
 
+    @fixed_method
     def iter_children(self) -> Iterator[tuple[Any, Module]]:
         """The attributes (or items, for containers) that are modules, in canonical order.
 
@@ -269,6 +312,7 @@ class Module(Object):
             if isinstance(child, Module):
                 yield key, child
 
+    @fixed_method
     def set_attributes(
         self, *filters: Filter, raise_if_not_found: bool = True, **attributes: Any
     ) -> None:
@@ -315,6 +359,7 @@ class Module(Object):
             for module, name in found:
                 setattr(module, name, attributes[name])
 
+    @fixed_method
     def train(self, **attributes: Any) -> None:
         """Switch all sub-modules to training: dropout drops, batch statistics are of the batch.
 
@@ -331,6 +376,7 @@ class Module(Object):
             deterministic=False, use_running_average=False, raise_if_not_found=False, **attributes
         )
 
+    @fixed_method
     def eval(self, **attributes: Any) -> None:
         """Switch all sub-modules to evaluation, the opposite of `train`.
 
