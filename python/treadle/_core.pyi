@@ -90,6 +90,8 @@ class GraphDef:
     """``"graph"`` (from `flatten`) or ``"call"`` (from `flatten_call`)."""
     def paths(self) -> tuple[Path, ...]:
         """Path of each leaf (the first one met in canonical order). Computed once, cached."""
+    def paths_length(self) -> int:
+        """Keys of all leaves' paths together: in a deep graph far more than it has leaves. Linear."""
     def ref_paths(self) -> tuple[Path, ...]:
         """Path of each reference (node or Variable), indexed by reference id."""
     def leaf_refs(self) -> tuple[int, ...]:

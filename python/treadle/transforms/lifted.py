@@ -439,7 +439,7 @@ class Jit(Lifted):
         >>> nnx.Jit.constructor(nnx.Linear) == nnx.Jit(nnx.Linear)
         True
         """
-        from treadle.transforms.jit import jit
+        from treadle.transforms._jit.jit import jit
 
         # A misspelt option is to be found here, not when the module is called.
         inspect.signature(jit).bind(module_constructor, **options)
@@ -447,7 +447,7 @@ class Jit(Lifted):
 
     @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
-        from treadle.transforms.jit import jit
+        from treadle.transforms._jit.jit import jit
 
         return jit(call, **options)
 

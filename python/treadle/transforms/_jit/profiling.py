@@ -141,7 +141,7 @@ def profile(step: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Profile:
         result, report = jitted._timed(given, named)
         jax.block_until_ready(result)
         leaves = _leaves(jitted, given, named)
-        passed = [_copy(leaf) if i in donated else leaf for i, leaf in enumerate(leaves)]
+        passed = [jitted.copy(leaf) if i in donated else leaf for i, leaf in enumerate(leaves)]
         jax.block_until_ready(passed)
         started = time.perf_counter_ns()
         returned = compiled(*passed)
@@ -198,15 +198,11 @@ def _leaves(jitted: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[
     return _walk(jitted, args, kwargs).leaves
 
 
-def _copy(leaf: Any) -> Any:
-    return leaf.copy() if isinstance(leaf, jax.Array) else leaf
-
-
 def _copies(jitted: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Structure, equal arguments with other nodes, and the leaves that a call would use up."""
     flat = _walk(jitted, args, kwargs)
-    donated = frozenset(jitted._donated(flat.graphdef))
-    leaves = [_copy(leaf) if i in donated else leaf for i, leaf in enumerate(flat.leaves)]
+    donated = frozenset(jitted.donated(flat.graphdef))
+    leaves = [jitted.copy(leaf) if i in donated else leaf for i, leaf in enumerate(flat.leaves)]
     arguments, _ = _core.unflatten(flat.graphdef, leaves)
     return flat.graphdef, (arguments, donated)
 

@@ -45,7 +45,10 @@ def _reduced(dispatcher: Any) -> Any:
         found = None
     if found is dispatcher:
         return name
-    return dispatcher.recipe.jit, (dispatcher.__wrapped__,)
+    recipe = getattr(dispatcher, "recipe", None)
+    if recipe is None:
+        raise TypeError("cannot pickle a compiled program: pickle the jitted function instead")
+    return recipe.jit, (dispatcher.__wrapped__,)
 
 
 copyreg.pickle(_core.Dispatcher, _reduced)  # type: ignore[arg-type]
