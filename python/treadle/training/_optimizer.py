@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 _NOT_GIVEN: Any = object()
 # Hooks of a parameter act on its own value; its momentum is no such value.
-_NOT_INHERITED = ("get_value_hooks", "set_value_hooks", "create_value_hooks")
+_NOT_INHERITED = (
+    *("get_value_hooks", "set_value_hooks", "create_value_hooks"),
+    *("on_get_value", "on_set_value", "on_create_value"),
+)
 
 
 class Optimizer(Object):
