@@ -29,3 +29,8 @@ def cases(
         )
         for name, value in table.items()
     ]
+
+
+def pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """All pairs of two tables, named after both."""
+    return {f"{a}-{b}": (x, y) for a, x in first.items() for b, y in second.items()}
