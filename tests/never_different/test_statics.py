@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -180,7 +181,7 @@ UNHASHABLE = {
     ),
     "in a list": (lambda: [Open(2.0)], lambda c: c[0].value, lambda c: setattr(c[0], "value", 5.0)),
     "in a partial": (
-        lambda: __import__("functools").partial(lambda c: c.value, Open(2.0)),
+        lambda: functools.partial(lambda c: c.value, Open(2.0)),
         lambda c: c(),
         lambda c: setattr(c.args[0], "value", 5.0),
     ),
