@@ -137,7 +137,6 @@ def test_static_argnames_is_a_string_or_a_collection(names):
     assert traces == [2, 3]
 
 
-@open_point(18, "27")
 @pytest.mark.parametrize("options", [{"static_argnames": "n"}, {"static_argnums": 1}], ids=str)
 def test_either_is_inferred_from_the_other_by_the_signature(options):
     f, traces = counted(**options)

