@@ -814,6 +814,17 @@ nb::tuple leaf_paths(const GraphDef &def) {
   return nb::borrow<nb::tuple>(def.paths_cache);
 }
 
+size_t length_of_leaf_paths(const GraphDef &def) {
+  size_t length = 0;
+  Traversal walk(def);
+  while (walk.next()) {
+    const Item &item = walk.item();
+    const bool variable = item.op == Op::Ref && walk.first() && def.refs[item.n].kind == Kind::Variable;
+    if (variable || item.op == Op::Leaf) length += walk.path().size();
+  }
+  return length;
+}
+
 uint32_t PathTree::add(uint32_t parent, nb::object key) {
   steps_.push_back({parent, length(parent) + 1, std::move(key)});
   return static_cast<uint32_t>(steps_.size());
@@ -877,6 +888,7 @@ void bind_graphdef(nb::module_ &m) {
   cls.def_prop_ro("num_refs", &GraphDef::n_refs);
   cls.def_prop_ro("root_kind", [](const GraphDef &def) { return def.root_kind == RootKind::Call ? "call" : "graph"; });
   cls.def("paths", &leaf_paths);
+  cls.def("paths_length", &length_of_leaf_paths);
   cls.def("ref_paths", &ref_paths);
   cls.def("leaf_refs", &leaf_refs);
   cls.def("leaf_types", &leaf_types);

@@ -106,6 +106,8 @@ bool constants_equal(const GraphDef &a, uint32_t i, const GraphDef &b, uint32_t 
 // a deep graph the paths of all references are long even where those of the leaves are few.
 nb::tuple leaf_paths(const GraphDef &def);
 nb::tuple ref_paths(const GraphDef &def);
+// The keys of all leaves' paths together, for whoever has to decide whether to make them. Linear.
+size_t length_of_leaf_paths(const GraphDef &def);
 nb::object path_of_reference(const GraphDef &def, uint32_t ref);
 
 // Paths that share their beginnings: each is one key behind another path, so a path costs the same however long it is,

@@ -53,7 +53,7 @@ class VariableState:
     value: Any
     _metadata: Mapping[str, Any]
     def _replace_value(self, value: Any, /) -> VariableState: ...
-    # Added in Python, by treadle._variable_state:
+    # Added in Python, by treadle._objects.variable_state:
     def replace(self, value: Any = ..., **metadata: Any) -> VariableState: ...
     def copy(self) -> VariableState: ...
     def to_variable(self) -> Any: ...
@@ -86,6 +86,8 @@ class GraphDef:
     """``"graph"`` (from `flatten`) or ``"call"`` (from `flatten_call`)."""
     def paths(self) -> tuple[Path, ...]:
         """Path of each leaf (the first one met in canonical order). Computed once, cached."""
+    def paths_length(self) -> int:
+        """Keys of all leaves' paths together: in a deep graph far more than it has leaves. Linear."""
     def ref_paths(self) -> tuple[Path, ...]:
         """Path of each reference (node or Variable), indexed by reference id."""
     def leaf_refs(self) -> tuple[int, ...]:

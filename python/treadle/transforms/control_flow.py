@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from treadle import _core
+from treadle._objects.node_types import iter_children
 from treadle.errors import GraphError
-from treadle.node_types import iter_children
 from treadle.transforms._carry import Carried, CarriedObjects, check_type
+from treadle.transforms._jit.jit import jit
 from treadle.transforms._lift import (
     Call,
     Function,
@@ -30,7 +31,6 @@ from treadle.transforms._lift import (
 )
 from treadle.transforms._mapping import output_label
 from treadle.transforms._once import Program, program_of
-from treadle.transforms.jit import jit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

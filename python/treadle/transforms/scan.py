@@ -48,7 +48,7 @@ from treadle.transforms.axes import Carry, StateAxes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from treadle.filters import Filter
+    from treadle._graph.filters import Filter
 
 __all__ = ["scan"]
 

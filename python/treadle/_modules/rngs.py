@@ -1,0 +1,242 @@
+"""Random number streams: a key and a count of the keys drawn from it.
+
+The key of a call is ``jax.random.fold_in(key, count)``, after which the count goes up by one. So a
+stream gives the same keys however its model is jitted, split or restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from treadle._modules.module import Object
+from treadle._objects.variables import Variable
+from treadle.errors import TraceContextError
+
+__all__ = ["RngCount", "RngKey", "RngState", "RngStream", "RngValue", "Rngs"]
+
+A = TypeVar("A")
+
+RngValue: TypeAlias = "int | jax.Array | np.ndarray[Any, Any] | Variable[Any]"
+
+
+class RngState(Variable[A]):
+    """State of a random stream: its key or its count.
+
+    >>> import treadle as nnx
+    >>> issubclass(nnx.RngKey, nnx.RngState)
+    True
+    """
+
+    __slots__ = ()
+
+
+class RngKey(RngState[A]):
+    """Key of a random stream, a typed JAX key of any shape; its tag is the stream's name.
+
+    >>> import treadle as nnx
+    >>> nnx.Rngs(params=0).params.key.tag
+    'params'
+    """
+
+    __slots__ = ()
+
+
+class RngCount(RngState[A]):
+    """How many keys were drawn from a random stream, ``uint32[]``; its tag is the stream's name.
+
+    >>> import treadle as nnx
+    >>> nnx.Rngs(0).default.count.value.dtype
+    dtype('uint32')
+    """
+
+    __slots__ = ()
+
+
+def as_key(value: Any) -> jax.Array:
+    """A typed JAX key from a seed, a typed key or a legacy ``uint32`` key.
+
+    Raises:
+        TypeError: `value` is none of these.
+    """
+    if isinstance(value, Variable):
+        value = value.value
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        if value.ndim > 0 and value.dtype == np.uint32:
+            return jax.random.wrap_key_data(jnp.asarray(value))
+        if value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer):
+            return jax.random.key(value)  # type: ignore[arg-type]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return jax.random.key(value)
+    raise TypeError(
+        f"{value!r} is neither a seed nor a key. Give an int, jax.random.key(...) or "
+        "jax.random.PRNGKey(...)."
+    )
+
+
+class RngStream(Object):
+    """One stream of random keys; calling it gives the next key.
+
+    Args:
+        tag: name of the stream, stored as ``tag`` metadata of its Variables.
+        key: seed, typed key, or legacy ``uint32`` key.
+        count: how many keys have been drawn already.
+
+    Raises:
+        TraceContextError: when called at a trace level other than the one it was made at.
+
+    >>> import jax
+    >>> import treadle as nnx
+    >>> stream = nnx.RngStream("noise", 0)
+    >>> bool(stream() == jax.random.fold_in(jax.random.key(0), 0)), int(stream.count.value)
+    (True, 1)
+    """
+
+    key: RngKey[jax.Array]
+    count: RngCount[jax.Array]
+
+    def __init__(self, tag: str, key: RngValue, count: Any = 0) -> None:
+        self.key = RngKey(as_key(key), tag=tag)
+        self.count = RngCount(jnp.asarray(count, jnp.uint32), tag=tag)
+
+    def __call__(self) -> jax.Array:
+        """The next key, a typed key of shape ``()``.
+
+        >>> import treadle as nnx
+        >>> nnx.RngStream("noise", 0)().shape
+        ()
+        """
+        try:
+            self._check_mutable()
+            self.count._check_mutable()
+        except TraceContextError:
+            raise TraceContextError(
+                f"Cannot call {type(self).__name__} from a different trace level"
+            ) from None
+        key = jax.random.fold_in(self.key.value, self.count.value)
+        self.count.value = self.count.value + 1
+        return key
+
+    def fork(self, *, split: int | tuple[int, ...] | None = None) -> RngStream:
+        """A new stream whose key is the next key of this one.
+
+        Args:
+            split: shape of keys to split the new stream's key into, if any.
+
+        Returns:
+            A stream of the same name, with key of shape ``()`` or `split` and count 0 of that
+            shape.
+
+        >>> import treadle as nnx
+        >>> nnx.RngStream("noise", 0).fork(split=3).key.shape
+        (3,)
+        """
+        key = self()
+        count: Any = 0
+        if split is not None:
+            key = jax.random.split(key, split)
+            count = jnp.zeros(key.shape, jnp.uint32)
+        return type(self)(self.key.get_metadata("tag"), key, count)
+
+
+class Rngs(Object):
+    """Named random streams; names that do not exist draw from the stream ``default``.
+
+    Args:
+        default: seed or key of the stream ``default``, or a mapping of stream names to seeds or
+            keys.
+        **streams: seed or key of each further stream.
+
+    Raises:
+        TypeError: a value is neither a seed nor a key.
+
+    >>> import treadle as nnx
+    >>> rngs = nnx.Rngs(0, dropout=1)
+    >>> key = rngs.dropout()
+    >>> key = rngs.params()  # no such stream: the next key of `default`
+    >>> key = rngs()
+    >>> int(rngs.dropout.count.value), int(rngs.default.count.value)
+    (1, 2)
+    """
+
+    def __init__(
+        self,
+        default: RngValue | Mapping[str, RngValue] | None = None,
+        /,
+        **streams: RngValue,
+    ) -> None:
+        if isinstance(default, Mapping):
+            streams = {**default, **streams}
+        elif default is not None:
+            streams = {"default": default, **streams}
+        for name, key in streams.items():
+            stream = key if isinstance(key, RngStream) else RngStream(name, key)
+            setattr(self, name, stream)
+
+    def _missing(self, name: object) -> str:
+        known = ", ".join(map(repr, self)) or "none"
+        return f"No RNG named {name!r} in Rngs, and no 'default'; streams: {known}"
+
+    def __getattr__(self, name: str) -> RngStream:
+        streams = vars(self)
+        if not name.startswith("__") and "default" in streams:
+            return streams["default"]
+        raise AttributeError(self._missing(name))
+
+    def __getitem__(self, name: str) -> RngStream:
+        return getattr(self, name)
+
+    def __contains__(self, name: Hashable) -> bool:
+        return name in vars(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(vars(self))
+
+    def __len__(self) -> int:
+        return len(vars(self))
+
+    def __call__(self) -> jax.Array:
+        """The next key of the stream ``default``.
+
+        Raises:
+            AttributeError: there is no stream ``default``.
+
+        >>> import treadle as nnx
+        >>> nnx.Rngs(0)().shape
+        ()
+        """
+        return self.default()
+
+    def items(self) -> Iterator[tuple[str, RngStream]]:
+        """Names and streams, in the order they were given.
+
+        >>> import treadle as nnx
+        >>> [name for name, _ in nnx.Rngs(0, dropout=1).items()]
+        ['default', 'dropout']
+        """
+        yield from vars(self).items()
+
+    def fork(
+        self, *, split: int | tuple[int, ...] | Mapping[str, int | tuple[int, ...]] | None = None
+    ) -> Rngs:
+        """New streams of the same names, each starting from the next key of its stream here.
+
+        Args:
+            split: shape of keys to split each new key into, or such a shape by stream name.
+
+        >>> import treadle as nnx
+        >>> forked = nnx.Rngs(0, dropout=1).fork(split={"dropout": 4})
+        >>> forked.default.key.shape, forked.dropout.key.shape
+        ((), (4,))
+        """
+        forked = Rngs()
+        for name, stream in self.items():
+            shape = split.get(name) if isinstance(split, Mapping) else split
+            setattr(forked, name, stream.fork(split=shape))
+        return forked

@@ -1,0 +1,101 @@
+"""What `VariableState` can do beyond holding: methods in Python, and its place in JAX pytrees.
+
+The type itself is in C++ because States of thousands of entries are made of it; nothing here runs
+in `split` or `merge`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from treadle import _bootstrap as _bootstrap
+from treadle import _core
+from treadle._core import VariableState
+from treadle._objects.equality import same
+from treadle._objects.variables import Variable
+
+_MISSING: Any = object()
+
+
+jax.tree_util.register_pytree_with_keys(
+    VariableState,
+    _core._flatten_variable_state_with_keys,
+    _core._unflatten_variable_state,
+    _core._flatten_variable_state,
+)
+
+
+def state_of_variable(variable: Any) -> VariableState:
+    """The `VariableState` of a Variable of any library, detached from it."""
+    return VariableState(type(variable), _core.raw_value(variable), **_core.metadata(variable))
+
+
+def _replace(self: VariableState, value: Any = _MISSING, **metadata: Any) -> VariableState:
+    """A new VariableState with another value or other metadata entries.
+
+    >>> import treadle as nnx
+    >>> nnx.VariableState(nnx.Param, 1.0).replace(2.0).value
+    2.0
+    """
+    if value is _MISSING:
+        value = self.value
+    return VariableState(self.type, value, **{**self._metadata, **metadata})
+
+
+def _to_variable(self: VariableState) -> Variable[Any]:
+    """A new Variable of this type, with this value and metadata; no hook runs.
+
+    >>> import treadle as nnx
+    >>> nnx.VariableState(nnx.Param, 1.0).to_variable()
+    Param(
+      value=1.0
+    )
+    """
+    return _core.new_variable(self.type, self.value, dict(self._metadata))
+
+
+def _get_metadata(self: VariableState) -> dict[str, Any]:
+    """All metadata as a new dict.
+
+    >>> import treadle as nnx
+    >>> nnx.VariableState(nnx.Param, 1.0, tag="scale").get_metadata()
+    {'tag': 'scale'}
+    """
+    return dict(self._metadata)
+
+
+def _equal(self: VariableState, other: object) -> Any:
+    if not isinstance(other, VariableState):
+        return NotImplemented
+    return (
+        self.type is other.type
+        and same(dict(self._metadata), dict(other._metadata))
+        and same(self.value, other.value)
+    )
+
+
+if not TYPE_CHECKING:
+    VariableState.replace = _replace
+    VariableState.to_variable = _to_variable
+    VariableState.get_metadata = _get_metadata
+    VariableState.copy = lambda self: _replace(self)
+    VariableState.__eq__ = _equal
+    # Mutable and compared by content.
+    VariableState.__hash__ = None
+    VariableState.__doc__ = """Type, value and metadata of a Variable, detached from it.
+
+    Metadata can be read as attributes. Two are equal if type, metadata and value (arrays by
+    content) are. A JAX pytree with the value as its one child.
+
+    Args:
+        type: the Variable type.
+        value: the raw value.
+        **metadata: as for `Variable`.
+
+    >>> import treadle as nnx
+    >>> entry = nnx.VariableState(nnx.Param, 1.0, tag="scale")
+    >>> entry.type.__name__, entry.value, entry.tag
+    ('Param', 1.0, 'scale')
+    """

@@ -1,0 +1,658 @@
+"""Variables: the mutable cells that hold a model's arrays.
+
+The storage, the trace check and the metadata are in C++ (`_core.VariableCell`); here are the public
+class with its hooks and operators, and the types that filters tell apart.
+"""
+
+from __future__ import annotations
+
+import copy as copy_module
+import functools
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+import jax
+import numpy as np
+
+from treadle import _bootstrap as _bootstrap
+from treadle._core import VariableCell, VariableState
+from treadle._objects import pretty as _pretty
+from treadle._objects.adapters import VariableLayout, description_of
+from treadle._objects.axis_names import (
+    PARTITION_NAME,
+    drop_axis_name,
+    insert_axis_name,
+    partition_name,
+)
+from treadle.errors import LeafTypeError
+
+if TYPE_CHECKING:
+    import builtins
+
+__all__ = [
+    "BatchStat",
+    "Cache",
+    "Intermediate",
+    "OptState",
+    "OptVariable",
+    "Param",
+    "Perturbation",
+    "Variable",
+    "VariableMetadata",
+    "VariableState",
+    "with_metadata",
+]
+
+A = TypeVar("A")
+B = TypeVar("B")
+V = TypeVar("V", bound="Variable[Any]")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MISSING: Any = object()
+
+HOOK_NAMES = (
+    "get_value_hooks",
+    "set_value_hooks",
+    "create_value_hooks",
+    "add_axis_hooks",
+    "remove_axis_hooks",
+)
+
+
+class VariableMetadata(Generic[A]):
+    """A value together with the metadata that the Variable made from it shall have.
+
+    Returned by initializers made with `with_metadata`.
+
+    >>> import treadle as nnx
+    >>> nnx.Param(nnx.VariableMetadata(1.0, {"tag": "scale"})).tag
+    'scale'
+    """
+
+    __slots__ = ("metadata", "raw_value")
+
+    def __init__(self, raw_value: A, metadata: Mapping[str, Any]) -> None:
+        self.raw_value = raw_value
+        self.metadata = dict(metadata)
+
+    def __repr__(self) -> str:
+        return f"VariableMetadata({_pretty.value(self.raw_value)}, {self.metadata!r})"
+
+
+def _raw(other: Any) -> Any:
+    return other.value if isinstance(other, Variable) else other
+
+
+def _binary(op: Callable[[Any, Any], Any]) -> Callable[[Variable[Any], Any], Any]:
+    def apply(self: Variable[Any], other: Any) -> Any:
+        return op(self.value, _raw(other))
+
+    return apply
+
+
+def _reflected(op: Callable[[Any, Any], Any]) -> Callable[[Variable[Any], Any], Any]:
+    def apply(self: Variable[Any], other: Any) -> Any:
+        return op(_raw(other), self.value)
+
+    return apply
+
+
+def _in_place(op: Callable[[Any, Any], Any]) -> Callable[[V, Any], V]:
+    def apply(self: V, other: Any) -> V:
+        self.value = op(self.value, _raw(other))
+        return self
+
+    return apply
+
+
+def _unary(op: Callable[[Any], Any]) -> Callable[[Variable[Any]], Any]:
+    def apply(self: Variable[Any]) -> Any:
+        return op(self.value)
+
+    return apply
+
+
+def as_hooks(hooks: Any) -> tuple[Callable[..., Any], ...]:
+    """One hook, a sequence of hooks or None, as a tuple."""
+    if hooks is None:
+        return ()
+    return (hooks,) if callable(hooks) else tuple(hooks)
+
+
+class Variable(VariableCell, Generic[A]):
+    """A mutable cell that holds a value and metadata, and has an identity in the graph.
+
+    Args:
+        value: what to hold, usually an array (any shape and dtype); a Variable (its value is
+            taken), or a `VariableMetadata`, whose metadata is added to `metadata`.
+        **metadata: anything worth knowing about the value, readable as attributes. Metadata is part
+            of a graph's structure and must be hashable where a transform compares it. These names
+            have a meaning: ``tag`` (for string filters), ``sharding`` and ``mesh`` (see
+            `treadle.spmd`), and the hooks ``get_value_hooks``, ``set_value_hooks``,
+            ``create_value_hooks`` (each ``hook(variable, value) -> value``), ``add_axis_hooks`` and
+            ``remove_axis_hooks`` (each ``hook(variable, index, name) -> None``). A hook may be one
+            function or a sequence of them. A subclass can define the methods ``on_get_value``,
+            ``on_set_value``, ``on_create_value``, ``on_add_axis`` and ``on_remove_axis`` instead;
+            they run before the hooks from the metadata.
+
+    Reading an attribute that a Variable does not have looks in the metadata and then at the value,
+    so ``v.shape`` and ``v.at[0].set(1)`` do what they do for an array. Setting one sets metadata.
+
+    Operators act on the value and give plain values; ``v += 1`` changes the Variable. To call a
+    function of ``jax.numpy``, pass ``v.value``: many of them take nothing but arrays. Comparisons,
+    ``==`` included, are comparisons of the values, elementwise for arrays; ``is`` tells whether two
+    names mean the same Variable, and hashing goes by identity too, so Variables can be dictionary
+    keys.
+
+    Raises:
+        TraceContextError: on any change at a trace level other than the one it was made at.
+
+    >>> import jax.numpy as jnp
+    >>> import treadle as nnx
+    >>> v = nnx.Param(jnp.ones(2), tag="scale")
+    >>> v.value = v * 3
+    >>> v.tag, v.shape, float(v[0])
+    ('scale', (2,), 3.0)
+    """
+
+    __slots__ = ("__weakref__",)
+
+    if TYPE_CHECKING:
+        raw_value: A
+        value: A
+
+    # Defining __eq__ would otherwise take hashing away.
+    __hash__ = object.__hash__
+    # numpy arrays leave binary operators to whoever has the higher priority.
+    __array_priority__ = 100
+
+    def __init__(self, value: A | VariableMetadata[A] | Variable[A], **metadata: Any) -> None:
+        if isinstance(value, VariableMetadata):
+            metadata = value.metadata | metadata
+            value = value.raw_value
+        if isinstance(value, Variable):
+            value = cast("A", value.raw_value)
+        for name in HOOK_NAMES:
+            if name in metadata:
+                metadata[name] = as_hooks(metadata[name])
+        self._init_cell(value, metadata)
+        created = self._run_value_hooks("on_create_value", "create_value_hooks", value)
+        if created is not value:
+            self._init_cell(created, metadata)
+
+    # -- hooks ---------------------------------------------------------------------------------
+
+    def _run_value_hooks(self, method: str, hooks: str, value: Any) -> Any:
+        on_type = getattr(type(self), method, None)
+        if on_type is not None:
+            value = on_type(self, value)
+        for hook in as_hooks(self._metadata.get(hooks)):
+            value = hook(self, value)
+        return value
+
+    def _get_hooked(self, raw: Any) -> Any:
+        return self._run_value_hooks("on_get_value", "get_value_hooks", raw)
+
+    def _set_hooked(self, value: Any) -> Any:
+        return self._run_value_hooks("on_set_value", "set_value_hooks", value)
+
+    def _run_axis_hooks(self, method: str, hooks: str, index: int, name: str | None) -> None:
+        on_type = getattr(type(self), method, None)
+        if on_type is not None:
+            on_type(self, index, name)
+        for hook in as_hooks(self._metadata.get(hooks)):
+            hook(self, index, name)
+
+    def add_axis(self, index: int, name: str | Mapping[str, Any] | None = None) -> None:
+        """Note that the value got a new axis: adjust the ``sharding`` metadata and run the hooks.
+
+        Args:
+            index: where the axis is; negative counts from the end of the new shape.
+            name: name of the mesh axis to shard it over, or a ``transform_metadata`` mapping that
+                has it under `treadle.PARTITION_NAME`. Without a name the sharding stays as it is.
+
+        >>> import jax.numpy as jnp
+        >>> import treadle as nnx
+        >>> v = nnx.Param(jnp.ones((5, 2)), sharding=("model",))
+        >>> v.add_axis(0, "layers")
+        >>> v.sharding
+        ('layers', 'model')
+        """
+        axis_name = partition_name(name)
+        self._metadata = insert_axis_name(self._metadata, index, axis_name)
+        self._run_axis_hooks("on_add_axis", "add_axis_hooks", index, axis_name)
+
+    def remove_axis(self, index: int, name: str | Mapping[str, Any] | None = None) -> None:
+        """Note that the value lost the axis that `add_axis` with equal arguments had added.
+
+        Raises:
+            ValueError: the sharding metadata has another name at `index`.
+
+        >>> import jax.numpy as jnp
+        >>> import treadle as nnx
+        >>> v = nnx.Param(jnp.ones(2), sharding=("layers", "model"))
+        >>> v.remove_axis(0, "layers")
+        >>> v.sharding
+        ('model',)
+        """
+        axis_name = partition_name(name)
+        self._metadata = drop_axis_name(self._metadata, index, axis_name)
+        self._run_axis_hooks("on_remove_axis", "remove_axis_hooks", index, axis_name)
+
+    # -- metadata and copies -------------------------------------------------------------------
+
+    @property
+    def type(self) -> builtins.type[Any]:
+        """The type that filters see: the class of the Variable."""
+        return self.__class__
+
+    @overload
+    def get_metadata(self) -> dict[str, Any]: ...
+    @overload
+    def get_metadata(self, name: str, default: Any = ...) -> Any: ...
+    def get_metadata(self, name: str | None = None, default: Any = _MISSING) -> Any:
+        """All metadata as a new dict, or the entry `name`.
+
+        Raises:
+            KeyError: there is no entry `name` and no `default` is given.
+
+        >>> import treadle as nnx
+        >>> nnx.Param(1.0, tag="scale").get_metadata()
+        {'tag': 'scale'}
+        """
+        if name is None:
+            return dict(self._metadata)
+        if default is _MISSING:
+            return self._metadata[name]
+        return self._metadata.get(name, default)
+
+    def set_metadata(self, metadata: Mapping[str, Any] | None = None, /, **entries: Any) -> None:
+        """Set the given metadata entries and keep the others.
+
+        With a mapping as the positional argument, that mapping *replaces* all metadata.
+
+        Raises:
+            TraceContextError: the Variable belongs to another trace level.
+
+        >>> import treadle as nnx
+        >>> v = nnx.Param(1.0, tag="scale")
+        >>> v.set_metadata(trainable=False)
+        >>> v.get_metadata()
+        {'tag': 'scale', 'trainable': False}
+        """
+        base = self._metadata if metadata is None else metadata
+        merged = {**base, **entries}
+        for name in HOOK_NAMES:
+            if name in merged:
+                merged[name] = as_hooks(merged[name])
+        self._metadata = merged
+
+    def has_metadata(self, name: str) -> bool:
+        """Whether there is a metadata entry `name`.
+
+        >>> import treadle as nnx
+        >>> nnx.Param(1.0, tag="scale").has_metadata("tag")
+        True
+        """
+        return name in self._metadata
+
+    def replace(self, value: Any = _MISSING, **metadata: Any) -> Variable[Any]:
+        """A new Variable of the same type with another value or other metadata; no hook runs.
+
+        Args:
+            value: the new value (same value if left out), or a Variable whose value is taken.
+            **metadata: entries to set.
+
+        Raises:
+            LeafTypeError: `value` is a Variable of another type.
+
+        >>> import treadle as nnx
+        >>> v = nnx.Param(1.0, tag="scale")
+        >>> w = v.replace(2.0)
+        >>> w.value, w.tag, v.value
+        (2.0, 'scale', 1.0)
+        """
+        if isinstance(value, Variable):
+            if type(value) is not type(self):
+                raise LeafTypeError(
+                    f"Cannot replace the value of a {type(self).__name__} by a "
+                    f"{type(value).__name__}: pass its `.value`."
+                )
+            value = value.raw_value
+        new = VariableCell.__new__(type(self))
+        new._init_cell(
+            self.raw_value if value is _MISSING else value, {**self._metadata, **metadata}
+        )
+        return new
+
+    def copy(self) -> Variable[A]:
+        """A new Variable with the same value and metadata.
+
+        >>> import treadle as nnx
+        >>> v = nnx.Param(1.0)
+        >>> v.copy() is v, v.copy().value
+        (False, 1.0)
+        """
+        return self.replace()
+
+    def copy_from(self, other: Variable[A]) -> None:
+        """Take over the value and metadata of a Variable of the same type.
+
+        Raises:
+            LeafTypeError: `other` is of another type.
+
+        >>> import treadle as nnx
+        >>> v = nnx.Param(1.0)
+        >>> v.copy_from(nnx.Param(2.0, tag="scale"))
+        >>> v.value, v.tag
+        (2.0, 'scale')
+        """
+        if type(other) is not type(self):
+            raise LeafTypeError(
+                f"Cannot copy a {type(other).__name__} into a {type(self).__name__}: "
+                "assign its `.value` instead."
+            )
+        self.raw_value = other.raw_value
+        self._metadata = dict(other._metadata)
+
+    def state(self) -> VariableState:
+        """Type, value and metadata as a `VariableState`, detached from this Variable.
+
+        >>> import treadle as nnx
+        >>> nnx.Param(1.0).state()
+        VariableState(
+          type=Param,
+          value=1.0
+        )
+        """
+        return VariableState(type(self), self.raw_value, **self._metadata)
+
+    to_state = state
+
+    def update_from_state(self, state: VariableState) -> None:
+        """Take over value and metadata of a `VariableState` of the same type.
+
+        Raises:
+            LeafTypeError: `state` is of another type.
+
+        >>> import treadle as nnx
+        >>> v = nnx.Param(1.0)
+        >>> v.update_from_state(nnx.VariableState(nnx.Param, 2.0))
+        >>> v.value
+        2.0
+        """
+        if state.type is not type(self):
+            raise LeafTypeError(
+                f"Cannot update a {type(self).__name__} from the state of a {state.type.__name__}."
+            )
+        self.raw_value = state.value
+        self._metadata = dict(state._metadata)
+
+    def __copy__(self) -> Variable[A]:
+        return self.replace()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Variable[A]:
+        new = VariableCell.__new__(type(self))
+        memo[id(self)] = new
+        # Metadata describes (meshes, hooks, names): it is shared, never copied.
+        new._init_cell(copy_module.deepcopy(self.raw_value, memo), dict(self._metadata))
+        return new
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.raw_value, dict(self._metadata))
+
+    def __repr__(self) -> str:
+        fields = _pretty.cell_fields(self.raw_value, self._metadata)
+        return _pretty.block(f"{type(self).__name__}(", fields, ")", "=")
+
+    # -- the value as users of arrays see it ---------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only when neither the type nor the metadata has it. Protocol names (`__array_...`,
+        # `__fspath__`) must not be found by accident on the value.
+        if name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        metadata = self._metadata
+        if name in metadata:
+            return metadata[name]
+        try:
+            return getattr(self.value, name)
+        except AttributeError:
+            raise AttributeError(
+                f"{type(self).__name__!r} has no attribute, metadata or value attribute {name!r}"
+            ) from None
+
+    @property
+    def __orig_class__(self) -> Any:
+        # `Param[T](x)` offers its alias to every instance; without this it would become metadata.
+        raise AttributeError("__orig_class__")
+
+    def __jax_array__(self) -> Any:
+        return self.value
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        array = np.asarray(self.value, dtype=dtype)
+        return array.copy() if copy else array
+
+    def __getitem__(self, key: Any) -> Any:
+        return cast("Any", self.value)[_raw(key)]
+
+    def __setitem__(self, key: Any, item: Any) -> None:
+        value, key, item = cast("Any", self.value), _raw(key), _raw(item)
+        if isinstance(value, jax.Array):
+            changed: Any = value.at[key].set(item)
+        else:
+            self._check_mutable()
+            changed = copy_module.copy(value)
+            changed[key] = item
+        self.value = changed
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(cast("Any", self.value))
+
+    def __len__(self) -> int:
+        return len(cast("Any", self.value))
+
+    def __contains__(self, item: Any) -> bool:
+        return _raw(item) in cast("Any", self.value)
+
+    def __round__(self, digits: int = 0) -> Any:
+        return round(cast("Any", self.value), digits)
+
+    __bool__ = _unary(bool)
+    __int__ = _unary(int)
+    __float__ = _unary(float)
+    __complex__ = _unary(complex)
+    __index__ = _unary(operator.index)
+    __neg__ = _unary(operator.neg)
+    __pos__ = _unary(operator.pos)
+    __abs__ = _unary(operator.abs)
+    __invert__ = _unary(operator.invert)
+
+    __eq__ = _binary(operator.eq)  # type: ignore[assignment]
+    __ne__ = _binary(operator.ne)  # type: ignore[assignment]
+    __lt__ = _binary(operator.lt)
+    __le__ = _binary(operator.le)
+    __gt__ = _binary(operator.gt)
+    __ge__ = _binary(operator.ge)
+
+    __add__ = _binary(operator.add)
+    __sub__ = _binary(operator.sub)
+    __mul__ = _binary(operator.mul)
+    __matmul__ = _binary(operator.matmul)
+    __truediv__ = _binary(operator.truediv)
+    __floordiv__ = _binary(operator.floordiv)
+    __mod__ = _binary(operator.mod)
+    __divmod__ = _binary(divmod)
+    __pow__ = _binary(operator.pow)
+    __lshift__ = _binary(operator.lshift)
+    __rshift__ = _binary(operator.rshift)
+    __and__ = _binary(operator.and_)
+    __xor__ = _binary(operator.xor)
+    __or__ = _binary(operator.or_)
+
+    __radd__ = _reflected(operator.add)
+    __rsub__ = _reflected(operator.sub)
+    __rmul__ = _reflected(operator.mul)
+    __rmatmul__ = _reflected(operator.matmul)
+    __rtruediv__ = _reflected(operator.truediv)
+    __rfloordiv__ = _reflected(operator.floordiv)
+    __rmod__ = _reflected(operator.mod)
+    __rdivmod__ = _reflected(divmod)
+    __rpow__ = _reflected(operator.pow)
+    __rlshift__ = _reflected(operator.lshift)
+    __rrshift__ = _reflected(operator.rshift)
+    __rand__ = _reflected(operator.and_)
+    __rxor__ = _reflected(operator.xor)
+    __ror__ = _reflected(operator.or_)
+
+    __iadd__ = _in_place(operator.add)
+    __isub__ = _in_place(operator.sub)
+    __imul__ = _in_place(operator.mul)
+    __imatmul__ = _in_place(operator.matmul)
+    __itruediv__ = _in_place(operator.truediv)
+    __ifloordiv__ = _in_place(operator.floordiv)
+    __imod__ = _in_place(operator.mod)
+    __ipow__ = _in_place(operator.pow)
+    __ilshift__ = _in_place(operator.lshift)
+    __irshift__ = _in_place(operator.rshift)
+    __iand__ = _in_place(operator.and_)
+    __ixor__ = _in_place(operator.xor)
+    __ior__ = _in_place(operator.or_)
+
+
+def add_axis(variable: Any, index: int, params: Any) -> None:
+    """`Variable.add_axis` for a Variable of any library; `params` as there."""
+    layout = description_of(type(variable))
+    if isinstance(layout, VariableLayout):
+        layout.add_axis(variable, index, _axis_metadata(params))
+    else:
+        variable.add_axis(index, params)
+
+
+def remove_axis(variable: Any, index: int, params: Any) -> None:
+    """`Variable.remove_axis` for a Variable of any library; `params` as there."""
+    layout = description_of(type(variable))
+    if isinstance(layout, VariableLayout):
+        layout.remove_axis(variable, index, _axis_metadata(params))
+    else:
+        variable.remove_axis(index, params)
+
+
+def _axis_metadata(params: Any) -> Mapping[str, Any]:
+    return params if isinstance(params, Mapping) else {PARTITION_NAME: params}
+
+
+def _rebuild(kind: type[Variable[Any]], value: Any, metadata: dict[str, Any]) -> Variable[Any]:
+    """Make a Variable without running hooks, for pickle and for `VariableState.to_variable`."""
+    variable = VariableCell.__new__(kind)
+    variable._init_cell(value, metadata)
+    return variable
+
+
+class Param(Variable[A]):
+    """A value that training learns.
+
+    >>> import treadle as nnx
+    >>> nnx.Param(1.0)
+    Param(
+      value=1.0
+    )
+    """
+
+    __slots__ = ()
+
+
+class BatchStat(Variable[A]):
+    """A running statistic, such as those of batch normalization.
+
+    >>> import treadle as nnx
+    >>> nnx.BatchStat(0.0).value
+    0.0
+    """
+
+    __slots__ = ()
+
+
+class Cache(Variable[A]):
+    """What a layer remembers between calls, such as the keys and values of autoregressive decoding.
+
+    >>> import treadle as nnx
+    >>> nnx.Cache(0.0).value
+    0.0
+    """
+
+    __slots__ = ()
+
+
+class Intermediate(Variable[A]):
+    """A value put aside for inspection by `Module.sow`.
+
+    >>> import treadle as nnx
+    >>> nnx.Intermediate((1.0, 2.0)).value
+    (1.0, 2.0)
+    """
+
+    __slots__ = ()
+
+
+class Perturbation(Intermediate[A]):
+    """A zero added to an intermediate value, so that its gradient can be asked for.
+
+    >>> import treadle as nnx
+    >>> isinstance(nnx.Perturbation(0.0), nnx.Intermediate)
+    True
+    """
+
+    __slots__ = ()
+
+
+class OptState(Variable[A]):
+    """State of an optimizer.
+
+    >>> import treadle as nnx
+    >>> nnx.OptState(0).value
+    0
+    """
+
+    __slots__ = ()
+
+
+class OptVariable(OptState[A]):
+    """State of an optimizer that belongs to one Variable of the model, such as its momentum.
+
+    >>> import treadle as nnx
+    >>> isinstance(nnx.OptVariable(0.0), nnx.OptState)
+    True
+    """
+
+    __slots__ = ()
+
+
+def with_metadata(initializer: F, **metadata: Any) -> F:
+    """Make an initializer whose values carry metadata to the Variable they are stored in.
+
+    Args:
+        initializer: any function that returns an array.
+        **metadata: metadata for the Variable; ``get_value_hooks`` and the other hooks included.
+
+    Returns:
+        A function with the arguments of `initializer` that returns a `VariableMetadata`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> import treadle as nnx
+    >>> init = nnx.with_metadata(jax.nn.initializers.ones, sharding=("data", None))
+    >>> kernel = nnx.Param(init(jax.random.key(0), (2, 3), jnp.float32))
+    >>> kernel.get_metadata("sharding")
+    ('data', None)
+    """
+
+    @functools.wraps(initializer)
+    def wrapper(*args: Any, **kwargs: Any) -> VariableMetadata[Any]:
+        made = initializer(*args, **kwargs)
+        if isinstance(made, VariableMetadata):
+            return VariableMetadata(made.raw_value, made.metadata | metadata)
+        return VariableMetadata(made, metadata)
+
+    return cast("F", wrapper)
