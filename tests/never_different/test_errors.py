@@ -33,21 +33,18 @@ def frames(call):
 # -- point 23: what JAX says -------------------------------------------------------------------
 
 
-@open_point(18, "23")
 def test_an_argument_that_overflows():
     text = message(lambda: nnx.jit(lambda m, count: m["w"].value * count)(net(), 2**70))
     assert "count" in text
     assert "values[" not in text
 
 
-@open_point(18, "23")
 def test_an_overflow_in_a_container():
     text = message(lambda: nnx.jit(lambda m, table: table["n"])(net(), {"n": 2**70}))
     assert "table" in text
     assert "values[" not in text
 
 
-@open_point(18, "23")
 def test_hlo_arguments_have_their_paths():
     text = nnx.jit(lambda m, x: m["w"].value * x).lower(net(), 2.0).as_text(debug_info=True)
     assert "m.w" in text or "m['w']" in text
@@ -61,7 +58,6 @@ def test_a_program_compiled_for_others():
     assert "values[" not in text
 
 
-@open_point(18, "23")
 def test_a_leaked_tracer_names_the_users_line():
     kept = []
 
@@ -76,7 +72,6 @@ def test_a_leaked_tracer_names_the_users_line():
     assert "transforms/jit.py" not in text
 
 
-@open_point(18, "23")
 def test_a_tracer_boolean_names_the_argument_and_the_line():
     def f(m, flag):
         return 1.0 if flag else 2.0
@@ -87,7 +82,6 @@ def test_a_tracer_boolean_names_the_argument_and_the_line():
     assert "transforms/jit.py" not in text
 
 
-@open_point(18, "23")
 def test_a_tracer_boolean_of_state_names_its_path():
     def f(model):
         return 1.0 if model["w"].value.sum() > 0 else 2.0
@@ -103,7 +97,6 @@ def test_a_tracer_boolean_of_state_names_its_path():
     assert "test_errors.py" in message(lambda: nnx.jit(f)(net()))
 
 
-@open_point(18, "23")
 def test_a_wrong_return_type_names_the_users_function():
     def gives_text(m):
         return "text"
@@ -113,7 +106,6 @@ def test_a_wrong_return_type_names_the_users_function():
     assert "transforms/jit.py" not in text
 
 
-@open_point(18, "23")
 def test_incompatible_devices_name_both():
     script = """
 import jax, jax.numpy as jnp, treadle as nnx
@@ -129,7 +121,6 @@ except ValueError as error:
     assert done.stdout.split() == ["True"] * 3, done.stdout + done.stderr
 
 
-@open_point(18, "23")
 def test_indivisible_shardings_name_the_leaf():
     script = """
 import jax, jax.numpy as jnp, numpy as np, treadle as nnx
