@@ -15,6 +15,7 @@ from treadle._core import ObjectNode
 from treadle._graph.filters import Filter, Path, to_predicate
 from treadle._graph.looking import iter_graph
 from treadle._graph.popping import pop
+from treadle._modules.methods import kept_method
 from treadle._objects import pretty as _pretty
 from treadle._objects.node_types import iter_children
 from treadle._objects.variables import Perturbation, Variable
@@ -148,6 +149,7 @@ class Module(Object):
     Array([1., 2.], dtype=float32)
     """
 
+    @kept_method
     def sow(
         self,
         variable_type: type[Variable[Any]],
@@ -187,6 +189,7 @@ class Module(Object):
             )
         variable.raw_value = reduce_fn(variable.raw_value, value)
 
+    @kept_method
     def perturb(
         self, name: str, value: Any, variable_type: type[Variable[Any]] = Perturbation
     ) -> Any:
@@ -223,6 +226,7 @@ class Module(Object):
             )
         return jax.tree.map(jnp.add, value, variable.value)
 
+    @kept_method
     def pop(self, *filters: Filter) -> Any:
         """Remove Variables from the module and return them as State; see `treadle.pop`.
 
@@ -234,6 +238,7 @@ class Module(Object):
         """
         return pop(self, *filters)
 
+    @kept_method
     def iter_modules(self) -> Iterator[tuple[Path, Module]]:
         """Each module in the graph once, with its path, sub-modules before the module itself.
 
@@ -247,6 +252,7 @@ class Module(Object):
             if isinstance(value, Module):
                 yield path, value
 
+    @kept_method
     def iter_children(self) -> Iterator[tuple[Any, Module]]:
         """The attributes (or items, for containers) that are modules, in canonical order.
 
@@ -260,6 +266,7 @@ class Module(Object):
             if isinstance(child, Module):
                 yield key, child
 
+    @kept_method
     def set_attributes(
         self, *filters: Filter, raise_if_not_found: bool = True, **attributes: Any
     ) -> None:
@@ -301,6 +308,7 @@ class Module(Object):
             for module, name in found:
                 setattr(module, name, attributes[name])
 
+    @kept_method
     def train(self, **attributes: Any) -> None:
         """Switch all sub-modules to training: dropout drops, batch statistics are of the batch.
 
@@ -317,6 +325,7 @@ class Module(Object):
             deterministic=False, use_running_average=False, raise_if_not_found=False, **attributes
         )
 
+    @kept_method
     def eval(self, **attributes: Any) -> None:
         """Switch all sub-modules to evaluation, the opposite of `train`.
 
