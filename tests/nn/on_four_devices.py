@@ -48,7 +48,7 @@ def check(layer, x, sharding, x_spec, out_spec, call):
     found, wanted = grad(layer, x, run), grad(whole, x, apart)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * max(1.0, jnp.abs(b).max()))
 
 
 ROWS = by_name(kernel=P(T, None))
