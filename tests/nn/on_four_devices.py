@@ -124,7 +124,14 @@ def test_conv_by_input_channels_and_with_a_mask():
     mask = jnp.asarray(np.random.default_rng(0).integers(0, 2, (3, 3, 8, 4)), jnp.float32)
     layer = nnx.Conv(8, 4, (3, 3), mask=mask, rngs=nnx.Rngs(0))
     spec = P(None, None, T)
-    check(layer, normal(2, 5, 5, 8), by_name(kernel=spec, mask=spec), P(None, None, None, T), P(), summed)
+    check(
+        layer,
+        normal(2, 5, 5, 8),
+        by_name(kernel=spec, mask=spec),
+        P(None, None, None, T),
+        P(),
+        summed,
+    )
     run = nnx.shard_map(
         summed, mesh=MESH, in_specs=(by_name(kernel=spec), P(None, None, None, T)), out_specs=P()
     )
@@ -290,9 +297,7 @@ def test_decoding_with_heads_apart():
     for i in range(3):
         step = x[:, i : i + 1]
         np.testing.assert_allclose(run(layer, step), whole(step), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        layer.cached_key.value, whole.cached_key.value, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(layer.cached_key.value, whole.cached_key.value, rtol=1e-4, atol=1e-5)
 
     def shape_inside(layer):
         layer.init_cache(x.shape)

@@ -171,7 +171,9 @@ def test_shapes_are_those_of_the_kernel():
     layer.kernel.value = normal(2, 5)
     with pytest.raises(ValueError, match=r"kernel of shape \(2, 5\).* bias has shape \(4,\)"):
         layer(normal(7, 2))
-    with pytest.raises(ValueError, match=r"\(\.\.\., 2\), got \(7, 3\); its kernel has shape \(2, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"\(\.\.\., 2\), got \(7, 3\); its kernel has shape \(2, 5\)"
+    ):
         layer(normal(7, 3))
     layer.bias.value = normal(5)
     assert_close(layer(normal(7, 2)), normal(7, 2) @ normal(2, 5) + normal(5))

@@ -199,7 +199,6 @@ def _is_known_to_jax(query: Any, value: Any, bias: Any, mask: Any, precision: An
     It computes softmax in float32 even for wider dtypes, and knows neither precisions nor values of
     another depth, nor what adds axes to the outputs.
     """
-
     logits = (*query.shape[:-3], query.shape[-2], query.shape[-3], value.shape[-3])
 
     def spreads(extra: Any) -> bool:
