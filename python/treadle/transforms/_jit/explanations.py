@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from treadle import _core
+from treadle.transforms._arguments import output_label
 from treadle.transforms._jit.jax_internals import is_deleted, source_of
 from treadle.transforms._lift import Function, argument_label, function_name, is_jax_value
-from treadle.transforms._mapping import output_label
 
 E = TypeVar("E", bound=Exception)
 

@@ -9,8 +9,8 @@ import jax
 
 from treadle import _core
 from treadle.errors import format_path
+from treadle.transforms._axes import StateSharding
 from treadle.transforms._lift import Call, Function, function_name, spread_prefix, tree_flatten
-from treadle.transforms.axes import StateSharding
 
 
 def leaf_shardings(

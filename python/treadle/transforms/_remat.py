@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from treadle.transforms._lift import (
-    Aside,
-    Bodies,
-    Call,
-    Function,
-    as_arrays,
-    normalize_argnums,
-    trace,
-    transform,
-)
+from treadle.transforms._arguments import Function, normalize_argnums, numbers
+from treadle.transforms._call import Call
+from treadle.transforms._driver import Body, Rule, as_arrays, lift
+from treadle.transforms._lift import transform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from treadle import _core
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["remat"]
+
+
+class _Remat(Rule):
+    name = "remat"
+    reuses = True
+
+    def __init__(self, static_argnums: Any, **options: Any) -> None:
+        self.static_argnums = numbers(static_argnums)
+        self.options = options
+
+    def static(self, function: Function, count: int) -> Iterable[int]:
+        return normalize_argnums(self.name, "static_argnums", self.static_argnums, function, count)
+
+    def body(self, call: Call, inputs: None) -> Function:
+        return jax.checkpoint(Body(call.outline()), **self.options)
+
+    def run(self, call: Call, inputs: None, body: Function) -> Any:
+        _, tail = body(tuple(call.leaves))
+        return None, as_arrays(tail)
 
 
 @transform
@@ -60,22 +70,4 @@ def remat(
     >>> grads["kernel"].value.shape
     (2, 2)
     """
-    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
-    bodies: Bodies[Function] = Bodies()
-
-    def make(graphdef: _core.GraphDef) -> Function:
-        def body(leaves: tuple[Any, ...]) -> Any:
-            effects, out = trace(f, graphdef, leaves)
-            return Aside(effects), tuple(out)
-
-        return jax.checkpoint(body, prevent_cse=prevent_cse, policy=policy)
-
-    @functools.wraps(f)
-    def remat_wrapper(*args: Any, **kwargs: Any) -> Any:
-        static = normalize_argnums("remat", "static_argnums", numbers, f, len(args))
-        call = Call.collect("remat", f, args, kwargs, frozenset(static))
-        body = bodies.get(call.graphdef, lambda: make(call.graphdef))
-        aside, out = call.run(body, tuple(call.leaves))
-        return call.finish(aside.value, as_arrays(out))
-
-    return remat_wrapper
+    return lift(f, _Remat(static_argnums, prevent_cse=prevent_cse, policy=policy))

@@ -12,13 +12,14 @@ from treadle import _core
 from treadle._graph.filters import Filter, to_predicate
 from treadle._modules.rngs import RngCount, RngKey, RngStream
 from treadle._objects.adapters import NodeLayout, description_of
-from treadle.transforms._mapping import is_kind_of
+from treadle.transforms._random_keys import is_kind_of
+from treadle.transforms._trees import walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from treadle.transforms._lift import Function
+    from treadle.transforms._arguments import Function
 
 __all__ = ["SplitBackups", "split_rngs"]
 
@@ -100,7 +101,7 @@ def _split_all(
     tree: Any, splits: int | tuple[int, ...], only: Filter, squeeze: bool
 ) -> SplitBackups:
     matches = to_predicate(only)
-    walked = _core.flatten_call((tree,), {}, frozenset(), frozenset())
+    walked = walk(tree)
     backups = SplitBackups()
     try:
         for path, node in zip(walked.graphdef.ref_paths(), walked.refs, strict=True):

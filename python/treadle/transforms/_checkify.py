@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jax.experimental import checkify as jax_checkify
 
-from treadle.transforms._lift import Aside, Bodies, Call, Function, as_arrays, trace, transform
-
-if TYPE_CHECKING:
-    from treadle import _core
+from treadle.transforms._arguments import Function
+from treadle.transforms._call import Call
+from treadle.transforms._driver import Body, Rule, as_arrays, lift
+from treadle.transforms._lift import transform
 
 __all__ = ["checkify"]
+
+
+class _Checkify(Rule):
+    name = "checkify"
+    reuses = True
+
+    def __init__(self, errors: frozenset[Any]) -> None:
+        self.errors = errors
+
+    def body(self, call: Call, inputs: None) -> Function:
+        return jax_checkify.checkify(Body(call.outline()), self.errors)
+
+    def run(self, call: Call, inputs: None, body: Function) -> Any:
+        error, (_, tail) = body(tuple(call.leaves))
+        return error, as_arrays(tail)
+
+    def result(self, call: Call, inputs: None, besides: Any, result: Any) -> Any:
+        return besides, result
 
 
 @transform
@@ -44,20 +61,4 @@ def checkify(
     >>> error.get() is not None, float(result)
     (True, -2.0)
     """
-    bodies: Bodies[Function] = Bodies()
-
-    def make(graphdef: _core.GraphDef) -> Function:
-        def body(leaves: tuple[Any, ...]) -> Any:
-            effects, out = trace(f, graphdef, leaves)
-            return Aside(effects), tuple(out)
-
-        return jax_checkify.checkify(body, errors)
-
-    @functools.wraps(f)
-    def checkify_wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = Call.collect("checkify", f, args, kwargs)
-        body = bodies.get(call.graphdef, lambda: make(call.graphdef))
-        error, (aside, out) = body(tuple(call.leaves))
-        return error, call.finish(aside.value, as_arrays(out))
-
-    return checkify_wrapper
+    return lift(f, _Checkify(errors))

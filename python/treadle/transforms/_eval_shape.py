@@ -7,10 +7,28 @@ from typing import Any
 import jax
 
 from treadle import _core
-from treadle.errors import format_path
-from treadle.transforms._lift import Call, Function, naming
+from treadle.transforms._arguments import Function
+from treadle.transforms._call import Call
+from treadle.transforms._driver import Body, Rule, apply, read_tail
 
 __all__ = ["eval_shape"]
+
+
+class _EvalShape(Rule):
+    name = "eval_shape"
+
+    def run(self, call: Call, inputs: None, body: Body[None]) -> Any:
+        # What does not change is no output: it comes from the arguments, and shall be a shape too.
+        (_, tail), shapes = jax.eval_shape(
+            lambda leaves: (body(leaves), leaves), tuple(call.leaves)
+        )
+        return None, (tail, shapes)
+
+    def finish(self, call: Call, body: Body[None], tail: Any) -> Any:
+        tail, shapes = tail
+        effects, out = read_tail(tail)
+        _, refs = _core.unflatten(call.graphdef, shapes)
+        return _core.apply_effects(effects, refs, shapes, out)
 
 
 def eval_shape(f: Function, *args: Any, **kwargs: Any) -> Any:
@@ -33,18 +51,4 @@ def eval_shape(f: Function, *args: Any, **kwargs: Any) -> Any:
     >>> model.kernel.value
     ShapeDtypeStruct(shape=(2, 3), dtype=float32)
     """
-    call = Call.collect("eval_shape", f, args, kwargs)
-    structure: Any = None
-
-    def flat(leaves: tuple[Any, ...]) -> tuple[Any, ...]:
-        nonlocal structure
-        (inner_args, inner_kwargs), _ = _core.unflatten(call.graphdef, leaves)
-        result = f(*inner_args, **inner_kwargs)
-        with naming(lambda path: format_path(path[1:], "the result")):
-            walked = _core.flatten_call((result,), {}, frozenset(), frozenset())
-        structure = walked.graphdef
-        return tuple(walked.leaves)
-
-    shapes = call.run(jax.eval_shape, flat, tuple(call.leaves))
-    ((result,), _), _ = _core.unflatten(structure, shapes)
-    return result
+    return apply(_EvalShape(), f, args, kwargs)

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from treadle._modules.module import Module
-from treadle._objects.variables import Param
-from treadle.transforms._lift import Call, Function
-from treadle.transforms._mapping import (
-    DEFAULT_STATE_AXES,
-    NO_METADATA,
-    ByDefault,
-    FrozenDict,
-    MapOptions,
-)
-from treadle.transforms.autodiff import grad
-from treadle.transforms.axes import Carry, StateAxes
-from treadle.transforms.remat import remat
-from treadle.transforms.scan import scan
-from treadle.transforms.vmap import vmap, vmap_call
+from treadle.transforms._arguments import Function
+from treadle.transforms._axes import Carry, StateAxes
+from treadle.transforms._driver import apply
+from treadle.transforms._frozen import ByDefault, FrozenDict
+from treadle.transforms._grad import grad
+from treadle.transforms._jit.jit import jit
+from treadle.transforms._remat import remat
+from treadle.transforms._scan import scan
+from treadle.transforms._spelling import MapOptions
+from treadle.transforms._vmap import VmapRule, vmap
 
 if TYPE_CHECKING:
     from treadle._graph.filters import Filter
 
 __all__ = ["Grad", "Jit", "LiftedConstructor", "Remat", "Scan", "Vmap"]
-
-_FIRST_OF_CALL = ByDefault(1)
 
 
 class Options:
@@ -127,7 +121,21 @@ class _LiftedType(type):
 
     @property
     def __signature__(cls) -> inspect.Signature:
-        return inspect.signature(cls.constructor)  # type: ignore[attr-defined]
+        return cls._signature  # type: ignore[attr-defined]
+
+
+def _constructor_signature(
+    transform: Function, defaults: Mapping[str, Any], keyword_only: bool
+) -> inspect.Signature:
+    """The parameters of a transform, with the maker of a module in the place of the function."""
+    signature = inspect.signature(transform)
+    first, *others = signature.parameters.values()
+    parameters = [first.replace(name="module_constructor", annotation=Callable[..., Any])]
+    for parameter in others:
+        default = defaults.get(parameter.name, parameter.default)
+        kind = parameter.kind if keyword_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters.append(parameter.replace(default=default, kind=kind))
+    return signature.replace(parameters=parameters, return_annotation=LiftedConstructor)
 
 
 class _Delayed:
@@ -166,10 +174,52 @@ def _lifted_call(
 
 
 class Lifted(Module, metaclass=_LiftedType):
-    """A module that holds another one and runs its methods under a transform."""
+    """A module that holds another one and runs its methods under a transform.
 
-    _attribute: str
+    A subclass names the transform, whose parameters its constructor takes, and defaults that differ.
+    """
+
+    _attribute: ClassVar[str]
+    _signature: ClassVar[inspect.Signature]
     _options: Options
+
+    def __init_subclass__(
+        cls,
+        transform: Function | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        keyword_only: bool = True,
+    ) -> None:
+        super().__init_subclass__()
+        if transform is not None:
+            cls._signature = _constructor_signature(transform, defaults or {}, keyword_only)
+
+    @classmethod
+    def constructor(cls, *args: Any, **kwargs: Any) -> LiftedConstructor:
+        """The same as calling the class, as in ``Vmap(module_constructor, ...)``.
+
+        >>> import treadle as nnx
+        >>> make = nnx.Vmap.constructor(nnx.Linear, axis_size=5)
+        >>> make == nnx.Vmap(nnx.Linear, axis_size=5)
+        True
+        """
+        bound = cls._signature.bind(*args, **kwargs)
+        cls._complete(bound)
+        options = dict(bound.arguments)
+        module_constructor = options.pop("module_constructor")
+        if not callable(module_constructor):
+            raise TypeError(
+                f"{cls.__name__} wraps a class or function that makes a module, got "
+                f"{module_constructor!r}."
+            )
+        made = LiftedConstructor(cls, module_constructor, Options(options))
+        # Wrong options are to be found here, not when the module is called.
+        cls._transform(module_constructor, made.options.arguments)
+        return made
+
+    @classmethod
+    def _complete(cls, bound: inspect.BoundArguments) -> None:
+        """Fill in what is not given, so that constructors which mean the same are equal."""
+        bound.apply_defaults()
 
     @classmethod
     def _create(
@@ -217,7 +267,6 @@ def _create_stacked(
     **names: Any,
 ) -> Any:
     """Make a module mapped over split random streams; everything else is the same in each slice."""
-    arguments = args, kwargs
 
     def create(**nodes: Any) -> Any:
         inner_args, inner_kwargs = nodes["arguments"]
@@ -233,11 +282,11 @@ def _create_stacked(
         transform_metadata=options["transform_metadata"],
         input_state_axes=FrozenDict({}),
     )
-    call = Call.collect(name, create, (), {"arguments": arguments})
-    return vmap_call(map_options, call, options[parameter], parameter, **names)
+    rule = VmapRule(map_options, options[parameter], parameter, **names)
+    return apply(rule, create, (), {"arguments": (args, kwargs)})
 
 
-class Vmap(Lifted):
+class Vmap(Lifted, transform=vmap):
     """A stack of modules that are called all at once, mapped by `vmap`.
 
     ``Vmap(Block, axis_size=5, ...)`` gives a constructor with the arguments of ``Block``. Calling
@@ -260,30 +309,6 @@ class Vmap(Lifted):
     vmap_module: Any
 
     @classmethod
-    def constructor(
-        cls,
-        module_constructor: Callable[..., Any],
-        *,
-        in_axes: Any = 0,
-        out_axes: Any = 0,
-        axis_name: Hashable | None = None,
-        axis_size: int | None = None,
-        spmd_axis_name: Hashable | tuple[Hashable, ...] | None = None,
-        in_axes_kwargs: Any = 0,
-        state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
-        split_rngs: Filter = ...,
-        transform_metadata: Mapping[str, Any] = NO_METADATA,
-    ) -> LiftedConstructor:
-        """The same as ``Vmap(module_constructor, ...)``.
-
-        >>> import treadle as nnx
-        >>> make = nnx.Vmap.constructor(nnx.Linear, axis_size=5)
-        >>> make == nnx.Vmap(nnx.Linear, axis_size=5)
-        True
-        """
-        return _constructor(cls, locals())
-
-    @classmethod
     def _create(
         cls,
         module_constructor: Callable[..., Any],
@@ -301,7 +326,7 @@ class Vmap(Lifted):
         return vmap(call, **options)
 
 
-class Scan(Lifted):
+class Scan(Lifted, transform=scan, defaults={"carry_argnum": ByDefault(1)}):
     """A stack of modules that are called one after the other, by `scan`.
 
     ``Scan(Block, length=5, ...)`` gives a constructor with the arguments of ``Block``. Calling it
@@ -332,33 +357,6 @@ class Scan(Lifted):
     scan_module: Any
 
     @classmethod
-    def constructor(
-        cls,
-        module_constructor: Callable[..., Any],
-        *,
-        length: int | None = None,
-        reverse: bool = False,
-        unroll: int | bool = 1,
-        _split_transpose: bool = False,
-        in_axes: Any = 0,
-        in_axes_kwargs: Any = 0,
-        out_axes: Any = 0,
-        carry_argnum: int = _FIRST_OF_CALL,
-        state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
-        split_rngs: Filter = ...,
-        transform_metadata: Mapping[str, Any] = NO_METADATA,
-        scan_output: bool = True,
-    ) -> LiftedConstructor:
-        """The same as ``Scan(module_constructor, ...)``.
-
-        >>> import treadle as nnx
-        >>> make = nnx.Scan.constructor(nnx.Linear, length=5)
-        >>> make == nnx.Scan(nnx.Linear, length=5)
-        True
-        """
-        return _constructor(cls, locals())
-
-    @classmethod
     def _create(
         cls,
         module_constructor: Callable[..., Any],
@@ -373,7 +371,7 @@ class Scan(Lifted):
         return scan(call, **options)
 
 
-class Remat(Lifted):
+class Remat(Lifted, transform=remat, keyword_only=False):
     """A module whose intermediate values are computed again in the backward pass, by `remat`.
 
     Args:
@@ -392,27 +390,11 @@ class Remat(Lifted):
     remat_module: Any
 
     @classmethod
-    def constructor(
-        cls,
-        module_constructor: Callable[..., Any],
-        prevent_cse: bool = True,
-        static_argnums: int | Sequence[int] = (),
-        policy: Callable[..., bool] | None = None,
-    ) -> LiftedConstructor:
-        """The same as ``Remat(module_constructor, ...)``.
-
-        >>> import treadle as nnx
-        >>> nnx.Remat.constructor(nnx.Linear) == nnx.Remat(nnx.Linear)
-        True
-        """
-        return _constructor(cls, locals())
-
-    @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
         return remat(call, **options)
 
 
-class Jit(Lifted):
+class Jit(Lifted, transform=jit):
     """A module whose methods run compiled, by `jit`.
 
     Args:
@@ -430,29 +412,15 @@ class Jit(Lifted):
     jit_module: Any
 
     @classmethod
-    def constructor(
-        cls, module_constructor: Callable[..., Any], **options: Any
-    ) -> LiftedConstructor:
-        """The same as ``Jit(module_constructor, ...)``.
-
-        >>> import treadle as nnx
-        >>> nnx.Jit.constructor(nnx.Linear) == nnx.Jit(nnx.Linear)
-        True
-        """
-        from treadle.transforms._jit.jit import jit
-
-        # A misspelt option is to be found here, not when the module is called.
-        inspect.signature(jit).bind(module_constructor, **options)
-        return LiftedConstructor(cls, module_constructor, Options(options))
+    def _complete(cls, bound: inspect.BoundArguments) -> None:
+        """`jit` tells options that are not given from such as have their default."""
 
     @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
-        from treadle.transforms._jit.jit import jit
-
         return jit(call, **options)
 
 
-class Grad(Lifted):
+class Grad(Lifted, transform=grad):
     """A module that returns the gradient of what the wrapped one returns, by `grad`.
 
     Args:
@@ -476,40 +444,5 @@ class Grad(Lifted):
     grad_module: Any
 
     @classmethod
-    def constructor(
-        cls,
-        module_constructor: Callable[..., Any],
-        argnums: Any = 0,
-        has_aux: bool = False,
-        holomorphic: bool = False,
-        allow_int: bool = False,
-        reduce_axes: Sequence[Hashable] = (),
-        *,
-        wrt: Filter = Param,
-    ) -> LiftedConstructor:
-        """The same as ``Grad(module_constructor, ...)``.
-
-        >>> import treadle as nnx
-        >>> nnx.Grad.constructor(nnx.Linear) == nnx.Grad(nnx.Linear)
-        True
-        """
-        return _constructor(cls, locals())
-
-    @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
         return grad(call, **options)
-
-
-def _constructor(kind: type[Lifted], given: dict[str, Any]) -> LiftedConstructor:
-    """A constructor from the local variables of a `constructor` method."""
-    options = {name: value for name, value in given.items() if name != "cls"}
-    module_constructor = options.pop("module_constructor")
-    if not callable(module_constructor):
-        raise TypeError(
-            f"{kind.__name__} wraps a class or function that makes a module, got "
-            f"{module_constructor!r}."
-        )
-    made = LiftedConstructor(kind, module_constructor, Options(options))
-    # Wrong options are to be found here, not when the module is called.
-    kind._transform(module_constructor, made.options.arguments)
-    return made
