@@ -11,10 +11,10 @@ import numpy as np
 
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
-from treadle.transforms._driver import Rule, lift
-from treadle.transforms._frozen import DEFAULT_STATE_AXES, NO_METADATA
+from treadle.transforms._driver import lift
+from treadle.transforms._frozen import AXIS_0, DEFAULT_STATE_AXES, NO_METADATA, knowing_given
 from treadle.transforms._lift import transform
-from treadle.transforms._mapped import MappedBody
+from treadle.transforms._mapped import MappedBody, MapRule
 from treadle.transforms._roles import Plan, Resolver
 from treadle.transforms._spelling import MapOptions
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["pmap"]
 
 
-class _Pmap(Rule):
-    name = "pmap"
+class _Pmap(MapRule):
     reuses = True
 
     def __init__(
@@ -36,7 +35,7 @@ class _Pmap(Rule):
         size: int | None,
         settings: dict[str, Any],
     ) -> None:
-        self.options = options
+        super().__init__(options)
         self.static_argnums, self.donate_argnums = numbers(static), numbers(donated)
         self.size = size
         self.settings = settings
@@ -98,18 +97,20 @@ def _donated(call: Call, positions: Sequence[int]) -> frozenset[int]:
 
 
 @transform
+@knowing_given
 def pmap(
+    _given: frozenset[str],
     f: Function,
     axis_name: Hashable | None = None,
     *,
-    in_axes: Any = 0,
-    out_axes: Any = 0,
+    in_axes: Any = AXIS_0,
+    out_axes: Any = AXIS_0,
     static_broadcasted_argnums: int | Sequence[int] = (),
     devices: Sequence[Any] | None = None,
     backend: str | None = None,
     axis_size: int | None = None,
     donate_argnums: int | Sequence[int] = (),
-    in_axes_kwargs: Any = 0,
+    in_axes_kwargs: Any = AXIS_0,
     state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
@@ -150,6 +151,7 @@ def pmap(
     """
     options = MapOptions(
         "pmap",
+        given=_given,
         in_axes=in_axes,
         in_axes_kwargs=in_axes_kwargs,
         out_axes=out_axes,

@@ -199,7 +199,13 @@ def shard_map(
     >>> forward(model, jnp.ones((8, 2))).shape
     (8, 3)
     """
-    options = _SpecOptions("shard_map", in_axes=in_specs, in_axes_kwargs=None, out_axes=out_specs)
+    options = _SpecOptions(
+        "shard_map",
+        given=frozenset({"in_axes", "out_axes"}),
+        in_axes=in_specs,
+        in_axes_kwargs=None,
+        out_axes=out_specs,
+    )
     settings = {"axis_names": axis_names, "check_vma": check_vma}
     return lift(f, _ShardMap(options, mesh, settings))
 

@@ -8,10 +8,10 @@ import jax
 
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
-from treadle.transforms._driver import Rule, lift
-from treadle.transforms._frozen import DEFAULT_STATE_AXES, NO_METADATA
+from treadle.transforms._driver import lift
+from treadle.transforms._frozen import AXIS_0, DEFAULT_STATE_AXES, NO_METADATA, knowing_given
 from treadle.transforms._lift import transform
-from treadle.transforms._mapped import MappedBody
+from treadle.transforms._mapped import MappedBody, MapRule
 from treadle.transforms._roles import Plan, Resolver
 from treadle.transforms._spelling import MapOptions
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["vmap"]
 
 
-class VmapRule(Rule):
+class VmapRule(MapRule):
     """Maps over an axis.
 
     Args:
@@ -37,8 +37,7 @@ class VmapRule(Rule):
     def __init__(
         self, options: MapOptions, size: int | None, parameter: str = "axis_size", **names: Any
     ) -> None:
-        self.name = options.name
-        self.options = options
+        super().__init__(options)
         self.size, self.parameter = size, parameter
         self.names = names
 
@@ -85,15 +84,17 @@ class _VmappedBody(MappedBody):
 
 
 @transform
+@knowing_given
 def vmap(
+    _given: frozenset[str],
     f: Function,
     *,
-    in_axes: Any = 0,
-    out_axes: Any = 0,
+    in_axes: Any = AXIS_0,
+    out_axes: Any = AXIS_0,
     axis_name: Hashable | None = None,
     axis_size: int | None = None,
     spmd_axis_name: Hashable | tuple[Hashable, ...] | None = None,
-    in_axes_kwargs: Any = 0,
+    in_axes_kwargs: Any = AXIS_0,
     state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
@@ -146,8 +147,12 @@ def vmap(
     >>> nnx.vmap(lambda m, x: m(x), in_axes=(None, 0))(model, jnp.ones((5, 2))).shape
     (5, 3)
     """
-    options = MapOptions(
-        "vmap",
+    return vmapped(
+        _given,
+        f,
+        axis_size=axis_size,
+        axis_name=axis_name,
+        spmd_axis_name=spmd_axis_name,
         in_axes=in_axes,
         in_axes_kwargs=in_axes_kwargs,
         out_axes=out_axes,
@@ -155,4 +160,18 @@ def vmap(
         split_rngs=split_rngs,
         transform_metadata=transform_metadata,
     )
+
+
+def vmapped(
+    given: frozenset[str],
+    f: Function,
+    *,
+    axis_size: int | None,
+    axis_name: Hashable | None,
+    spmd_axis_name: Hashable | tuple[Hashable, ...] | None,
+    of_class: bool = False,
+    **parameters: Any,
+) -> Function:
+    """`vmap`, for a function or the call of a lifted class."""
+    options = MapOptions("vmap", given=given, of_class=of_class, **parameters)
     return lift(f, VmapRule(options, axis_size, axis_name=axis_name, spmd_axis_name=spmd_axis_name))
