@@ -349,7 +349,7 @@ class Vmap(Lifted, transform=vmap):
 
     @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
-        return vmapped(given(options), call, of_class=True, **options)
+        return vmapped(call, given=given(options), of_class=True, **options)
 
 
 class Scan(Lifted, transform=scan, defaults={"carry_argnum": ByDefault(1)}):
@@ -394,7 +394,7 @@ class Scan(Lifted, transform=scan, defaults={"carry_argnum": ByDefault(1)}):
 
     @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
-        return scanned(given(options), call, of_class=True, **options)
+        return scanned(call, given=given(options), of_class=True, **options)
 
 
 class Remat(Lifted, transform=remat, keyword_only=False):

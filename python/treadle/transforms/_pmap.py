@@ -120,16 +120,16 @@ def pmap(
     Args:
         f: function whose arguments may be or contain graph nodes.
         axis_name: name of the axis for collectives.
-        in_axes: axis of arrays in positional arguments, as in `vmap`.
-        out_axes: axis of arrays in the result, as in `vmap`. What is not mapped there, and
-            broadcast state that changes, is taken from the first device: reduce it over
+        in_axes: axis of positional arguments, as in `vmap`.
+        out_axes: axis of results, as in `vmap`. What is not mapped there, and
+            state under None that changes, is taken from the first device: reduce it over
             `axis_name`.
         static_broadcasted_argnums: positions of arguments that are compared instead of traced.
         devices: the devices; default: the first ones that `jax.devices` gives.
         backend: their platform.
         axis_size: number of slices; needed when nothing is mapped.
         donate_argnums: positions of arguments whose arrays may be overwritten.
-        in_axes_kwargs: axis of arrays in keyword arguments, as in `vmap`.
+        in_axes_kwargs: axis of keyword arguments, as in `vmap`.
         state_axes: filter -> axis of the state of nodes, as in `vmap`.
         split_rngs: filter of the random streams to split, as in `vmap`.
         transform_metadata: names of the axis in sharding metadata, as in `vmap`.
@@ -145,7 +145,7 @@ def pmap(
     >>> import treadle as nnx
     >>> n = jax.local_device_count()
     >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
-    >>> forward = nnx.pmap(lambda m, x: m(x), state_axes={})
+    >>> forward = nnx.pmap(lambda m, x: m(x), in_axes=(None, 0))
     >>> forward(model, jnp.ones((n, 4, 2))).shape == (n, 4, 3)
     True
     """

@@ -312,12 +312,21 @@ def scan(
     """A function that runs `f` in a loop, compiled once, over slices of its arguments.
 
     One argument is the carry: each iteration gets what the one before returned for it. If it is or
-    contains nodes they are carried whole, and `f` returns the same objects. The other arrays follow
-    `in_axes`. The state of other nodes follows `state_axes`: what a filter there selects is sliced,
-    so that each iteration sees its own (one set of parameters per layer, say); what none selects is
-    carried (statistics that flow from layer to layer). Random streams are as in `vmap`. State that
-    `f` makes is stacked along its axis. Nodes that hold carried state stay as they are but for values
-    and such new state: what else `f` changed would be lost on the next iteration.
+    contains nodes they are carried whole, and `f` returns the same objects. Nodes that hold carried
+    state stay as they are but for values and new state that is stacked: what else `f` changed would
+    be lost on the next iteration.
+
+    With `Carry` or `StateAxes` in the axes, `in_axes` and `out_axes` speak of nodes as in `vmap`: an
+    int slices their state, None is the same object in all iterations, in which changes of values go
+    on to the next one. Without, and with `state_axes` given, the state of nodes follows `state_axes`:
+    what a filter there selects is sliced, so that each iteration sees its own (one set of parameters
+    per layer, say); what none selects is carried (statistics that flow from layer to layer).
+
+    If both `in_axes` and `out_axes` are given without `Carry`, and none of `state_axes`, `split_rngs`,
+    `in_axes_kwargs`, `carry_argnum` and `scan_output` is, there is no carry: all results are stacked.
+
+    Random streams are as in `vmap`, but that their counts go on from iteration to iteration. State that
+    `f` makes is stacked along its axis.
 
     Args:
         f: function that returns ``(carry, out)``.
@@ -325,17 +334,20 @@ def scan(
         reverse: run from the last slice to the first.
         unroll: how many iterations to compile as one, or True for all.
         _split_transpose: passed to `jax.lax.scan`: splits the backward pass in two loops.
-        in_axes: axis of arrays in positional arguments: an int, None for the same in all
-            iterations, or a tuple with a pytree prefix of them per argument, ``self`` included; the
-            carry's entry does not matter. `Carry` as the entry of an argument names the carry
-            instead of `carry_argnum`; in the place of another node it has the state of that node
-            carried. A `StateAxes` says everything about a node's state.
+        in_axes: axis of positional arguments: an int, None for the same in all iterations, or a
+            tuple with a pytree prefix of them per argument, ``self`` included; the carry's entry does
+            not matter. Arguments under None need not be arrays: a flag, text, function, dtype or
+            number is a constant of the loop; another one compiles anew. `Carry` as the entry of an
+            argument names the carry instead of `carry_argnum`; in the place of another node it has
+            the state of that node carried. A `StateAxes` says everything about a node's state.
         in_axes_kwargs: as `in_axes`, for keyword arguments: one entry, or a dict of them.
-        out_axes: axis along which to stack arrays in ``out``, a pytree prefix of it. With `Carry`
+        out_axes: axis along which to stack ``out``, a pytree prefix of it. With `Carry`
             as one entry of a tuple it describes the whole result; `Carry` itself is
-            ``scan_output=False``.
+            ``scan_output=False``. Either both `in_axes` and `out_axes` have a Carry, or only one of
+            them is given.
         carry_argnum: position of the carry; what `in_axes` says of it must agree.
-        state_axes: filter -> axis (None: the same in all iterations) of the state of nodes.
+        state_axes: filter -> axis (None: the same in all iterations, must not change) of the state
+            of nodes. With it an entry of `in_axes` for a node may be None, 0 or the same axis.
         split_rngs: filter (or list of stream names, True, False, None) of streams to split.
         transform_metadata: as in `vmap`.
         scan_output: False: `f` returns the carry alone.
@@ -361,8 +373,8 @@ def scan(
     ((3,), (4,))
     """
     return scanned(
-        _given,
         f,
+        given=_given,
         length=length,
         reverse=reverse,
         unroll=unroll,
@@ -379,9 +391,9 @@ def scan(
 
 
 def scanned(
-    given: frozenset[str],
     f: Function,
     *,
+    given: frozenset[str],
     length: int | None,
     reverse: bool,
     unroll: int | bool,

@@ -185,7 +185,8 @@ def shard_map(
 
     Raises:
         TypeError: a spec is of the wrong type, or keyword arguments are given.
-        ValueError: specs do not fit the arguments, or a shared Variable is reached under two.
+        ValueError: specs do not fit the arguments, or a leaf is reached under two, such as one of an
+            argument that is returned.
 
     >>> import jax
     >>> import jax.numpy as jnp
