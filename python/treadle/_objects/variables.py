@@ -21,6 +21,7 @@ from treadle._core import VariableCell, VariableState
 from treadle._objects import pretty as _pretty
 from treadle._objects.adapters import VariableLayout, description_of
 from treadle._objects.axis_names import (
+    NO_NAME,
     PARTITION_NAME,
     drop_axis_name,
     insert_axis_name,
@@ -250,17 +251,21 @@ class Variable(VariableCell, Generic[A]):
     def _set_hooked(self, value: Any) -> Any:
         return self._run_value_hooks("on_set_value", "set_value_hooks", value)
 
-    def _run_axis_hooks(self, method: str, hooks: str, index: int, name: str | None) -> None:
+    def _run_axis_hooks(self, method: str, hooks: str, index: int, given: Any) -> None:
+        found = partition_name(given)
+        name = None if found is NO_NAME else found
         for hook in self._hooks(method, hooks):
             hook(self, index, name)
 
-    def add_axis(self, index: int, name: str | Mapping[str, Any] | None = None) -> None:
+    def add_axis(self, index: int, name: str | Mapping[str, Any] | None = NO_NAME) -> None:
         """Note that the value got a new axis: adjust the ``sharding`` metadata and run the hooks.
 
         Args:
             index: where the axis is; negative counts from the end of the new shape.
-            name: name of the mesh axis to shard it over, or a ``transform_metadata`` mapping that
-                has it under `treadle.PARTITION_NAME`. Without a name the sharding stays as it is.
+            name: name of the mesh axis to shard it over, None for an axis that is not sharded, or
+                a ``transform_metadata`` mapping that has it under `treadle.PARTITION_NAME`. Without
+                a name the sharding stays as it is. Each further key of a mapping names metadata
+                that is a tuple with an entry per axis, and holds the entry of the new axis.
 
         >>> import jax.numpy as jnp
         >>> import treadle as nnx
@@ -269,11 +274,10 @@ class Variable(VariableCell, Generic[A]):
         >>> v.sharding
         ('layers', 'model')
         """
-        axis_name = partition_name(name)
-        self._metadata = insert_axis_name(self._metadata, index, axis_name)
-        self._run_axis_hooks("on_add_axis", "add_axis_hooks", index, axis_name)
+        self._metadata = insert_axis_name(self._metadata, index, name)
+        self._run_axis_hooks("on_add_axis", "add_axis_hooks", index, name)
 
-    def remove_axis(self, index: int, name: str | Mapping[str, Any] | None = None) -> None:
+    def remove_axis(self, index: int, name: str | Mapping[str, Any] | None = NO_NAME) -> None:
         """Note that the value lost the axis that `add_axis` with equal arguments had added.
 
         Raises:
@@ -286,9 +290,8 @@ class Variable(VariableCell, Generic[A]):
         >>> v.sharding
         ('model',)
         """
-        axis_name = partition_name(name)
-        self._metadata = drop_axis_name(self._metadata, index, axis_name)
-        self._run_axis_hooks("on_remove_axis", "remove_axis_hooks", index, axis_name)
+        self._metadata = drop_axis_name(self._metadata, index, name)
+        self._run_axis_hooks("on_remove_axis", "remove_axis_hooks", index, name)
 
     # -- metadata and copies -------------------------------------------------------------------
 
