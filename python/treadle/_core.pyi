@@ -5,8 +5,11 @@ training. Everything here is private to treadle: public names live in the module
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Generic, final
 
+from typing_extensions import TypeVar
+
+N = TypeVar("N", default=Any)
 Path = tuple[Hashable, ...]
 
 class VariableCell:
@@ -17,7 +20,6 @@ class VariableCell:
     Every write checks the trace level and raises `TraceContextError`.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
     raw_value: Any
     """The stored value, no hooks. Writing checks the trace level."""
     value: Any
@@ -40,7 +42,6 @@ class ObjectNode:
     dict stored under that attribute then appear in paths directly below the node (`List`, `Dict`).
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
     def _check_mutable(self) -> None: ...
     def _enter_trace(self) -> None: ...
 
@@ -77,8 +78,11 @@ def _unflatten_variable_state(
 ) -> VariableState: ...
 
 @final
-class GraphDef:
-    """Immutable structure of a graph: root expression, node table, attribute table, variable table."""
+class GraphDef(Generic[N]):
+    """Immutable structure of a graph: root expression, node table, attribute table, variable table.
+
+    `N` is what `merge` makes of it; at run time ``GraphDef[Model]`` is an alias as for any generic class.
+    """
 
     num_leaves: int
     num_refs: int

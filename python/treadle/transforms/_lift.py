@@ -19,7 +19,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import jax
@@ -31,47 +31,13 @@ from treadle.errors import GraphError, format_path
 from treadle.filters import Filter, compile_filters
 from treadle.state import State
 
-P = ParamSpec("P")
-R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 Path = tuple[Hashable, ...]
 Function = Callable[..., Any]
 
 
-# -- how a transform is called ---------------------------------------------------------------------
-
-
-class Transform(Protocol, Generic[P, R_co]):
-    """A transform of functions: ``transform(f, ...)``, or ``transform(...)`` as a decorator."""
-
-    @overload
-    def __call__(self, f: Function, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
-    @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Callable[[Function], R_co]: ...
-
-
-def transform(define: Callable[Concatenate[Function, P], R_co]) -> Transform[P, R_co]:
-    """Let `define`, whose first parameter is a function, be used without it as a decorator.
-
-    The function can be passed by position or by the parameter's name.
-    """
-    name = getattr(define, "__name__", "transform")
-    signature = inspect.signature(define)
-    first = next(iter(signature.parameters))
-
-    @functools.wraps(define)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not args and first not in kwargs:
-            # A misspelt option is to be found here, not when the function is decorated.
-            signature.bind_partial(**kwargs)
-            return functools.partial(wrapper, **kwargs)
-        f = args[0] if args else kwargs[first]
-        if not callable(f):
-            raise TypeError(f"{name} expects a function as its first argument, got {f!r}.")
-        return define(*args, **kwargs)
-
-    return cast("Transform[P, R_co]", wrapper)
+# -- names for messages ----------------------------------------------------------------------------
 
 
 def function_name(function: Function) -> str:

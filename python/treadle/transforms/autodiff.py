@@ -14,6 +14,7 @@ import numpy as np
 from treadle import _core
 from treadle.errors import format_path
 from treadle.filters import All, Filter
+from treadle.transforms._decorator import transform
 from treadle.transforms._lift import (
     Call,
     Function,
@@ -25,7 +26,6 @@ from treadle.transforms._lift import (
     plain_path,
     structure_text,
     trace,
-    transform,
     tree_flatten,
     type_of,
 )

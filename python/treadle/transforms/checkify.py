@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from jax.experimental import checkify as jax_checkify
 
-from treadle.transforms._lift import Aside, Bodies, Call, Function, as_arrays, trace, transform
+from treadle.transforms._decorator import P, R, transform
+from treadle.transforms._lift import Aside, Bodies, Call, Function, as_arrays, trace
 
 if TYPE_CHECKING:
     from treadle import _core
@@ -17,9 +18,9 @@ __all__ = ["checkify"]
 
 @transform
 def checkify(
-    f: Function,
+    f: Callable[P, R],
     errors: frozenset[Any] = jax_checkify.user_checks,
-) -> Function:
+) -> Callable[P, Checked[R]]:
     """A function that returns what its checks found beside its result.
 
     Over `jax.experimental.checkify.checkify`. What `f` changes in its arguments reaches the

@@ -18,6 +18,7 @@ from treadle import _core, spmd
 from treadle._core import VariableState
 from treadle.errors import format_path
 from treadle.state import State
+from treadle.transforms._decorator import transform
 from treadle.transforms._lift import (
     Call,
     Function,
@@ -27,7 +28,6 @@ from treadle.transforms._lift import (
     naming,
     spread_prefix,
     trace,
-    transform,
     tree_flatten,
 )
 from treadle.transforms.axes import StateSharding

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._lift import (
     Aside,
     Bodies,
@@ -21,7 +22,6 @@ from treadle.transforms._lift import (
     normalize_argnums,
     part_label,
     trace,
-    transform,
     type_of,
 )
 from treadle.transforms._mapping import (
@@ -48,7 +48,7 @@ __all__ = ["pmap", "shard_map"]
 
 @transform
 def pmap(
-    f: Function,
+    f: Callable[P, R],
     axis_name: Hashable | None = None,
     *,
     in_axes: Any = 0,
@@ -62,7 +62,7 @@ def pmap(
     state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
-) -> Function:
+) -> Callable[P, R]:
     """A function that maps `f` over devices; as `vmap`, each slice on a device of its own.
 
     Args:
@@ -216,14 +216,14 @@ class _SpecResolver(Resolver):
 
 @transform
 def shard_map(
-    f: Function,
+    f: Callable[P, R],
     *,
     mesh: Any = None,
     in_specs: Any,
     out_specs: Any,
     axis_names: AbstractSet[Hashable] = frozenset(),
     check_vma: bool = True,
-) -> Function:
+) -> Callable[P, R]:
     """A function that runs `f` on each device's part of the arguments.
 
     Over `jax.shard_map`. The state of a node has the spec given for the node; changed state comes

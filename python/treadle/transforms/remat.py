@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._lift import (
     Aside,
     Bodies,
@@ -15,7 +16,6 @@ from treadle.transforms._lift import (
     as_arrays,
     normalize_argnums,
     trace,
-    transform,
 )
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ __all__ = ["remat"]
 
 @transform
 def remat(
-    f: Function,
+    f: Callable[P, R],
     *,
     prevent_cse: bool = True,
     static_argnums: int | Sequence[int] = (),
     policy: Callable[..., bool] | None = None,
-) -> Function:
+) -> Callable[P, R]:
     """A function like `f` whose intermediate values are computed again when it is differentiated.
 
     Over `jax.checkpoint`. What `f` changes in its arguments reaches the caller's objects.

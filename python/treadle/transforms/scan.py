@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from treadle import _core
 from treadle.errors import format_path
 from treadle.transforms._carry import Carried, CarriedObjects, check_type
+from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._lift import (
     Aside,
     Bodies,
@@ -22,7 +23,6 @@ from treadle.transforms._lift import (
     function_name,
     plain_path,
     trace,
-    transform,
     tree_flatten,
     type_of,
 )
@@ -415,7 +415,7 @@ def _marked_position(where: str, in_axes: Any, count: int) -> int | None:
 
 @transform
 def scan(
-    f: Function,
+    f: Callable[P, R],
     *,
     length: int | None = None,
     reverse: bool = False,
@@ -429,7 +429,7 @@ def scan(
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
     scan_output: bool = True,
-) -> Function:
+) -> Callable[P, R]:
     """A function that runs `f` in a loop, compiled once, over slices of its arguments.
 
     One argument is the carry: each iteration gets what the one before returned for it. If it is or

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from treadle.transforms._lift import Aside, Call, Function, function_name, trace, transform
+from treadle.transforms._decorator import P, R, transform
+from treadle.transforms._lift import Aside, Call, Function, function_name, trace
 from treadle.transforms._mapping import (
     DEFAULT_STATE_AXES,
     NO_METADATA,
@@ -176,7 +177,7 @@ def vmap_call(
 
 @transform
 def vmap(
-    f: Function,
+    f: Callable[P, R],
     *,
     in_axes: Any = 0,
     out_axes: Any = 0,
@@ -187,7 +188,7 @@ def vmap(
     state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
-) -> Function:
+) -> Callable[P, R]:
     """A function that maps `f`, whose arguments may be or contain graph nodes, over an axis.
 
     Arrays follow `in_axes`, the state of nodes follows `state_axes`. What no filter there selects

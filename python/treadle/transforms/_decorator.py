@@ -1,0 +1,124 @@
+"""How a transform is spelled: ``transform(f, ...)``, or ``transform(...)`` as a decorator.
+
+`transform` makes that of a function whose first parameter is the user's function. The protocols say it
+to type checkers. Each has the two spellings as overloads, over the parameters of the user's function
+(`P`) and the transform's options (`Options`), so that both are checked and signatures are kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+if TYPE_CHECKING:
+    from treadle.transforms.autodiff import CustomVjp
+    from treadle.transforms.checkify import Checked
+    from treadle.transforms.jit import JitWrapped
+
+Options = ParamSpec("Options")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Function = Callable[..., Any]
+
+
+class _Keep(Protocol):
+    def __call__(self, f: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+class Transform(Protocol[Options]):
+    """A transform whose result is called like the function itself."""
+
+    @overload
+    def __call__(
+        self, f: Callable[P, R], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> Callable[P, R]: ...
+    @overload
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _Keep: ...
+
+
+class _Jit(Protocol):
+    def __call__(self, f: Callable[P, R], /) -> JitWrapped[P, R]: ...
+
+
+class JitTransform(Protocol[Options]):
+    """A transform whose result has what a jitted function has beside."""
+
+    @overload
+    def __call__(
+        self, f: Callable[P, R], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> JitWrapped[P, R]: ...
+    @overload
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _Jit: ...
+
+
+class _Check(Protocol):
+    def __call__(self, f: Callable[P, R], /) -> Callable[P, Checked[R]]: ...
+
+
+class CheckTransform(Protocol[Options]):
+    """A transform whose result returns what was found wrong beside the function's own result."""
+
+    @overload
+    def __call__(
+        self, f: Callable[P, R], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> Callable[P, Checked[R]]: ...
+    @overload
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _Check: ...
+
+
+class _CustomRule(Protocol):
+    def __call__(self, f: Callable[P, R], /) -> CustomVjp[P, R]: ...
+
+
+class CustomRuleTransform(Protocol[Options]):
+    """A transform whose result waits for a derivative rule."""
+
+    @overload
+    def __call__(
+        self, f: Callable[P, R], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> CustomVjp[P, R]: ...
+    @overload
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _CustomRule: ...
+
+
+# What `define` is annotated to return says which of the protocols it becomes.
+@overload
+def transform(
+    define: Callable[Concatenate[Function, Options], JitWrapped[..., Any]],
+) -> JitTransform[Options]: ...
+@overload
+def transform(
+    define: Callable[Concatenate[Function, Options], CustomVjp[..., Any]],
+) -> CustomRuleTransform[Options]: ...
+@overload
+def transform(
+    define: Callable[Concatenate[Function, Options], Callable[..., Checked[Any]]],
+) -> CheckTransform[Options]: ...
+@overload
+def transform(
+    define: Callable[Concatenate[Callable[P, R], Options], Callable[P, R]],
+) -> Transform[Options]: ...
+def transform(define: Function) -> Any:
+    """Let `define`, whose first parameter is a function, be used without it as a decorator.
+
+    The function can be passed by position or by the parameter's name.
+    """
+    name = getattr(define, "__name__", "transform")
+    signature = inspect.signature(define)
+    first = next(iter(signature.parameters))
+
+    @functools.wraps(define)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not args and first not in kwargs:
+            # A misspelt option is to be found here, not when the function is decorated.
+            signature.bind_partial(**kwargs)
+            return functools.partial(wrapper, **kwargs)
+        f = args[0] if args else kwargs[first]
+        if not callable(f):
+            raise TypeError(f"{name} expects a function as its first argument, got {f!r}.")
+        return define(*args, **kwargs)
+
+    return wrapper
