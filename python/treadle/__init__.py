@@ -6,103 +6,263 @@ training come when first asked for, so that importing treadle stays quick.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Anything
 
-from treadle import _requirements as _requirements
-from treadle import errors as errors
-from treadle import spmd as spmd
-from treadle._version import __version__ as __version__
-from treadle.containers import Dict as Dict
-from treadle.containers import List as List
-from treadle.containers import Sequential as Sequential
-from treadle.context import GraphUpdates as GraphUpdates
-from treadle.context import UpdateContext as UpdateContext
-from treadle.errors import FilterError as FilterError
-from treadle.errors import GraphError as GraphError
-from treadle.errors import LeafTypeError as LeafTypeError
-from treadle.errors import NodeTypeError as NodeTypeError
-from treadle.errors import StateError as StateError
-from treadle.errors import StaticError as StaticError
-from treadle.errors import TraceContextError as TraceContextError
-from treadle.filters import All as All
-from treadle.filters import Any_ as Any  # noqa: F401
-from treadle.filters import Filter as Filter
-from treadle.filters import Not as Not
-from treadle.filters import OfType as OfType
-from treadle.filters import PathContains as PathContains
-from treadle.filters import WithTag as WithTag
-from treadle.filters import to_filter_spec as to_filter_spec
-from treadle.filters import to_predicate as to_predicate
-from treadle.graph import GraphDef as GraphDef
-from treadle.graph import RefMap as RefMap
-from treadle.graph import call as call
-from treadle.graph import clone as clone
-from treadle.graph import flatten as flatten
-from treadle.graph import graphdef as graphdef
-from treadle.graph import is_graph_node as is_graph_node
-from treadle.graph import iter_graph as iter_graph
-from treadle.graph import merge as merge
-from treadle.graph import pop as pop
-from treadle.graph import split as split
-from treadle.graph import state as state
-from treadle.graph import unflatten as unflatten
-from treadle.graph import update as update
-from treadle.module import Module as Module
-from treadle.module import Object as Object
-from treadle.module import first_from as first_from
-from treadle.node_types import register_graph_node_type as register_graph_node_type
-from treadle.rngs import RngCount as RngCount
-from treadle.rngs import RngKey as RngKey
-from treadle.rngs import Rngs as Rngs
-from treadle.rngs import RngState as RngState
-from treadle.rngs import RngStream as RngStream
-from treadle.spmd import PARTITION_NAME as PARTITION_NAME
-from treadle.spmd import get_named_sharding as get_named_sharding
-from treadle.spmd import get_partition_spec as get_partition_spec
-from treadle.spmd import logical_axis_rules as logical_axis_rules
-from treadle.spmd import with_partitioning as with_partitioning
-from treadle.spmd import with_sharding_constraint as with_sharding_constraint
-from treadle.state import FlatState as FlatState
-from treadle.state import State as State
-from treadle.variables import BatchStat as BatchStat
-from treadle.variables import Cache as Cache
-from treadle.variables import Intermediate as Intermediate
-from treadle.variables import OptState as OptState
-from treadle.variables import OptVariable as OptVariable
-from treadle.variables import Param as Param
-from treadle.variables import Perturbation as Perturbation
-from treadle.variables import Variable as Variable
-from treadle.variables import VariableMetadata as VariableMetadata
-from treadle.variables import VariableState as VariableState
-from treadle.variables import with_metadata as with_metadata
+from treadle import _requirements as _requirements  # first: says why the rest cannot be imported
+from treadle import errors, spmd
+from treadle._core import GraphDef
+from treadle._graph.calling import call
+from treadle._graph.context import GraphUpdates, UpdateContext
+from treadle._graph.filters import (
+    All,
+    Filter,
+    Not,
+    OfType,
+    PathContains,
+    WithTag,
+    to_filter_spec,
+    to_predicate,
+)
+from treadle._graph.filters import Any_ as Any
+from treadle._graph.looking import iter_graph
+from treadle._graph.popping import pop
+from treadle._graph.references import RefMap
+from treadle._graph.splitting import (
+    clone,
+    flatten,
+    graphdef,
+    is_graph_node,
+    merge,
+    split,
+    state,
+    unflatten,
+    update,
+)
+from treadle._graph.state import FlatState, State
+from treadle._modules.containers import Dict, List, Sequential
+from treadle._modules.module import Module, Object, first_from
+from treadle._modules.rngs import RngCount, RngKey, Rngs, RngState, RngStream
+from treadle._objects.axis_names import PARTITION_NAME
+from treadle._objects.node_types import register_graph_node_type
+from treadle._objects.variables import (
+    BatchStat,
+    Cache,
+    Intermediate,
+    OptState,
+    OptVariable,
+    Param,
+    Perturbation,
+    Variable,
+    VariableMetadata,
+    VariableState,
+    with_metadata,
+)
+from treadle._public import publish as _publish
+from treadle._sharding.partitions import (
+    get_named_sharding,
+    get_partition_spec,
+    logical_axis_rules,
+    with_partitioning,
+    with_sharding_constraint,
+)
+from treadle._version import __version__
+from treadle.errors import (
+    FilterError,
+    GraphError,
+    LeafTypeError,
+    NodeTypeError,
+    StateError,
+    StaticError,
+    TraceContextError,
+)
 
-if TYPE_CHECKING:
-    from treadle.nn import *  # noqa: F403
-    from treadle.training import *  # noqa: F403
-    from treadle.transforms import *  # noqa: F403
+if _TYPE_CHECKING:
+    from treadle.nn import *
+    from treadle.training import *
+    from treadle.transforms import *
 
-# Packages whose public names (`__all__`) belong here too, and are imported when first used.
+__all__ = [
+    "PARTITION_NAME",
+    "All",
+    "Any",
+    "BatchNorm",
+    "BatchStat",
+    "Cache",
+    "Carry",
+    "Conv",
+    "ConvTranspose",
+    "CustomVjp",
+    "Dict",
+    "DiffState",
+    "Dropout",
+    "Einsum",
+    "Embed",
+    "Filter",
+    "FilterError",
+    "FlatState",
+    "Grad",
+    "GraphDef",
+    "GraphError",
+    "GraphUpdates",
+    "GroupNorm",
+    "InstanceNorm",
+    "Intermediate",
+    "Jit",
+    "JitWrapped",
+    "LayerNorm",
+    "LeafTypeError",
+    "LiftedConstructor",
+    "Linear",
+    "LinearGeneral",
+    "List",
+    "Metric",
+    "ModelAndOptimizer",
+    "Module",
+    "MultiHeadAttention",
+    "MultiMetric",
+    "NodeTypeError",
+    "Not",
+    "Object",
+    "OfType",
+    "OptState",
+    "OptVariable",
+    "Optimizer",
+    "Param",
+    "PathContains",
+    "Perturbation",
+    "Profile",
+    "RMSNorm",
+    "RefMap",
+    "Remat",
+    "Retrace",
+    "RngCount",
+    "RngKey",
+    "RngState",
+    "RngStream",
+    "Rngs",
+    "Scan",
+    "Sequential",
+    "SplitBackups",
+    "State",
+    "StateAxes",
+    "StateError",
+    "StateSharding",
+    "StaticError",
+    "TooManyTracesError",
+    "TraceContextError",
+    "UpdateContext",
+    "Variable",
+    "VariableMetadata",
+    "VariableState",
+    "Vmap",
+    "WithTag",
+    "__version__",
+    "activations",
+    "avg_pool",
+    "cached_partial",
+    "call",
+    "celu",
+    "checkify",
+    "clone",
+    "combine_masks",
+    "cond",
+    "custom_vjp",
+    "dot_product_attention",
+    "dot_product_attention_weights",
+    "elu",
+    "errors",
+    "eval_shape",
+    "explain_retraces",
+    "first_from",
+    "flatten",
+    "fori_loop",
+    "gelu",
+    "get_named_sharding",
+    "get_partition_spec",
+    "glu",
+    "grad",
+    "graphdef",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+    "hard_tanh",
+    "identity",
+    "initializers",
+    "is_graph_node",
+    "iter_graph",
+    "jit",
+    "jvp",
+    "leaky_relu",
+    "log_sigmoid",
+    "log_softmax",
+    "logical_axis_rules",
+    "logsumexp",
+    "make_attention_mask",
+    "make_causal_mask",
+    "max_pool",
+    "max_traces",
+    "merge",
+    "metrics",
+    "min_pool",
+    "nn",
+    "one_hot",
+    "pmap",
+    "pop",
+    "profile",
+    "promote_dtype",
+    "register_graph_node_type",
+    "relu",
+    "relu6",
+    "remat",
+    "scan",
+    "selu",
+    "shard_map",
+    "sigmoid",
+    "silu",
+    "soft_sign",
+    "softmax",
+    "softplus",
+    "split",
+    "split_rngs",
+    "spmd",
+    "standardize",
+    "state",
+    "swish",
+    "switch",
+    "tanh",
+    "to_filter_spec",
+    "to_predicate",
+    "training",
+    "transforms",
+    "unflatten",
+    "update",
+    "value_and_grad",
+    "vjp",
+    "vmap",
+    "while_loop",
+    "with_metadata",
+    "with_partitioning",
+    "with_sharding_constraint",
+]
+
+# Packages whose public names belong here too, and are imported when first used.
 _LAZY = ("treadle.transforms", "treadle.nn", "treadle.training")
+
+_publish((name for name in __all__ if name in globals()), globals())
 
 
 def __getattr__(name: str) -> _Anything:
-    if not name.startswith("_"):
-        for package in _LAZY:
-            if package == f"treadle.{name}":
-                return importlib.import_module(package)
-            module = importlib.import_module(package)
-            if name in getattr(module, "__all__", ()):
-                found = globals()[name] = getattr(module, name)
+    if name in __all__:
+        for package in map(_import_module, _LAZY):
+            if package.__name__ == f"treadle.{name}":
+                return package
+            if name in package.__all__:
+                found = globals()[name] = getattr(package, name)
                 return found
     raise AttributeError(f"module 'treadle' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    lazy = [
-        name
-        for package in _LAZY
-        for name in getattr(importlib.import_module(package), "__all__", ())
-    ]
-    return sorted({*globals(), *lazy})
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

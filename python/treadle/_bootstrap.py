@@ -10,9 +10,10 @@ from jax._src import core as jax_core
 from jax._src.array import ArrayImpl
 from jax.core import Tracer
 
-from treadle import _core, _pretty
-from treadle._adapters import adapt
-from treadle._equality import same
+from treadle import _core
+from treadle._objects import pretty as _pretty
+from treadle._objects.adapters import adapt
+from treadle._objects.equality import same
 from treadle.errors import TraceContextError, engine_error
 
 _ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 import treadle
-from treadle import _adapters
-from treadle._adapters import adapt
+from treadle._objects import adapters as _adapters
+from treadle._objects.adapters import adapt
 
 nnx: Any = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
 

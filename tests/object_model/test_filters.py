@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from treadle.filters import compile_filters, group_leaves
+from treadle._graph.filters import compile_filters, group_leaves
 
 
 class Model(nnx.Module):

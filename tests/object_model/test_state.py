@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from treadle.state import State
+from treadle._graph.state import State
 
 
 class Layer(nnx.Module):

@@ -17,9 +17,9 @@ import jax
 import treadle as nnx
 from tests.reference.kinds import teach, teach_variable
 from tests.reference.model import NodeKind, VariableKind
-from treadle import _adapters
-from treadle._adapters import Description, MappingLayout, NodeLayout, VariableLayout
 from treadle._bootstrap import _trace_source
+from treadle._objects import adapters as _adapters
+from treadle._objects.adapters import Description, MappingLayout, NodeLayout, VariableLayout
 
 
 class Memory:

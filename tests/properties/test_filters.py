@@ -12,8 +12,8 @@ import treadle as nnx
 from tests.reference.kinds import TREADLE
 from tests.reference.model import entries, first_difference, partition, walk
 from treadle import _core
+from treadle._graph.filters import compile_filters
 from treadle.errors import FilterError
-from treadle.filters import compile_filters
 
 from .graphs import NAMES, Scale, build
 from .outcome import assert_same_leaves

@@ -212,7 +212,7 @@ def test_modules_may_be_loaded_again_in_place() -> None:
     done = run("""
         import importlib, sys
         importlib.reload(nnx)
-        importlib.reload(sys.modules["treadle.filters"])
+        importlib.reload(sys.modules["treadle._graph.filters"])
         try:
             importlib.reload(sys.modules["treadle._bootstrap"])
         except ImportError as error:

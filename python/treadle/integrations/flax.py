@@ -15,8 +15,16 @@ from typing import Any
 
 import jax
 
-from treadle import filters, rngs, variables
-from treadle._adapters import Description, MappingLayout, NodeLayout, Refused, VariableLayout
+from treadle._graph import filters
+from treadle._modules import rngs
+from treadle._objects import variables
+from treadle._objects.adapters import (
+    Description,
+    MappingLayout,
+    NodeLayout,
+    Refused,
+    VariableLayout,
+)
 from treadle.errors import NodeTypeError
 
 __all__ = ["adapt_filter", "describe"]

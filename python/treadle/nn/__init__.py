@@ -1,30 +1,31 @@
 """Layers, activations and initializers."""
 
+from treadle._public import publish
 from treadle.nn import activations as activations
 from treadle.nn import initializers as initializers
+from treadle.nn._attention import MultiHeadAttention as MultiHeadAttention
+from treadle.nn._attention import dot_product_attention as dot_product_attention
+from treadle.nn._attention import dot_product_attention_weights as dot_product_attention_weights
+from treadle.nn._conv import Conv as Conv
+from treadle.nn._conv import ConvTranspose as ConvTranspose
+from treadle.nn._dtypes import promote_dtype as promote_dtype
+from treadle.nn._embed import Embed as Embed
+from treadle.nn._linear import Einsum as Einsum
+from treadle.nn._linear import Linear as Linear
+from treadle.nn._linear import LinearGeneral as LinearGeneral
+from treadle.nn._masks import combine_masks as combine_masks
+from treadle.nn._masks import make_attention_mask as make_attention_mask
+from treadle.nn._masks import make_causal_mask as make_causal_mask
+from treadle.nn._normalization import BatchNorm as BatchNorm
+from treadle.nn._normalization import GroupNorm as GroupNorm
+from treadle.nn._normalization import InstanceNorm as InstanceNorm
+from treadle.nn._normalization import LayerNorm as LayerNorm
+from treadle.nn._normalization import RMSNorm as RMSNorm
+from treadle.nn._pooling import avg_pool as avg_pool
+from treadle.nn._pooling import max_pool as max_pool
+from treadle.nn._pooling import min_pool as min_pool
+from treadle.nn._stochastic import Dropout as Dropout
 from treadle.nn.activations import *  # noqa: F403
-from treadle.nn.attention import MultiHeadAttention as MultiHeadAttention
-from treadle.nn.attention import dot_product_attention as dot_product_attention
-from treadle.nn.attention import dot_product_attention_weights as dot_product_attention_weights
-from treadle.nn.conv import Conv as Conv
-from treadle.nn.conv import ConvTranspose as ConvTranspose
-from treadle.nn.dtypes import promote_dtype as promote_dtype
-from treadle.nn.embed import Embed as Embed
-from treadle.nn.linear import Einsum as Einsum
-from treadle.nn.linear import Linear as Linear
-from treadle.nn.linear import LinearGeneral as LinearGeneral
-from treadle.nn.masks import combine_masks as combine_masks
-from treadle.nn.masks import make_attention_mask as make_attention_mask
-from treadle.nn.masks import make_causal_mask as make_causal_mask
-from treadle.nn.normalization import BatchNorm as BatchNorm
-from treadle.nn.normalization import GroupNorm as GroupNorm
-from treadle.nn.normalization import InstanceNorm as InstanceNorm
-from treadle.nn.normalization import LayerNorm as LayerNorm
-from treadle.nn.normalization import RMSNorm as RMSNorm
-from treadle.nn.pooling import avg_pool as avg_pool
-from treadle.nn.pooling import max_pool as max_pool
-from treadle.nn.pooling import min_pool as min_pool
-from treadle.nn.stochastic import Dropout as Dropout
 
 __all__ = [
     "BatchNorm",
@@ -53,3 +54,5 @@ __all__ = [
     "promote_dtype",
 ]
 __all__ += activations.__all__
+
+publish(__all__, globals())

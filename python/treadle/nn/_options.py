@@ -6,14 +6,14 @@ from typing import Any
 import jax
 from jax.typing import DTypeLike
 
-from treadle.rngs import Rngs, RngStream
-from treadle.variables import Param
+from treadle._modules.rngs import Rngs, RngStream
+from treadle._objects.variables import Param
 
 Initializer = Callable[..., Any]
 """`(key, shape, dtype) -> array`, as in `jax.nn.initializers`."""
 
 PromoteDtype = Callable[..., tuple[Any, ...]]
-"""`((a, b, ...), *, dtype) -> (a, b, ...)`, as `treadle.nn.dtypes.promote_dtype`."""
+"""`((a, b, ...), *, dtype) -> (a, b, ...)`, as `treadle.nn._dtypes.promote_dtype`."""
 
 RngSource = Rngs | RngStream
 """Where a layer draws its random keys."""

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from treadle.module import Object
-from treadle.variables import Variable
+from treadle._modules.module import Object
+from treadle._objects.variables import Variable
 
 A = TypeVar("A")
 

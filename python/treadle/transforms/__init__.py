@@ -1,5 +1,6 @@
 """JAX's transforms over graph nodes: public names, nothing else."""
 
+from treadle._public import publish
 from treadle.transforms.autodiff import CustomVjp, custom_vjp, grad, jvp, value_and_grad, vjp
 from treadle.transforms.axes import Carry, DiffState, StateAxes, StateSharding
 from treadle.transforms.checkify import checkify
@@ -55,3 +56,5 @@ __all__ = [
     "vmap",
     "while_loop",
 ]
+
+publish(__all__, globals())

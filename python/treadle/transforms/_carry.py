@@ -10,7 +10,7 @@ import numpy as np
 
 from treadle import _core
 from treadle._bootstrap import is_array
-from treadle.node_types import holds_graph, iter_children, static_part
+from treadle._objects.node_types import holds_graph, iter_children, static_part
 from treadle.transforms._lift import (
     Call,
     Function,

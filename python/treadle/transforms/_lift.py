@@ -27,9 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from treadle import _core
+from treadle._graph.filters import Filter, compile_filters
+from treadle._graph.state import State
 from treadle.errors import GraphError, format_path
-from treadle.filters import Filter, compile_filters
-from treadle.state import State
 
 T = TypeVar("T")
 

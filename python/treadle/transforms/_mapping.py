@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from treadle import _core, variables
+from treadle import _core
+from treadle._graph.filters import Filter, compile_filters, to_filter_spec, to_predicate
+from treadle._modules.rngs import RngCount, RngKey, RngState
+from treadle._objects import variables
 from treadle.errors import format_path
-from treadle.filters import Filter, compile_filters, to_filter_spec, to_predicate
-from treadle.rngs import RngCount, RngKey, RngState
 from treadle.transforms._lift import (
     Call,
     Function,

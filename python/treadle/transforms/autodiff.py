@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from treadle import _core
+from treadle._graph.filters import All, Filter
+from treadle._objects.variables import Param
 from treadle.errors import format_path
-from treadle.filters import All, Filter
 from treadle.transforms._decorator import transform
 from treadle.transforms._lift import (
     Call,
@@ -30,7 +31,6 @@ from treadle.transforms._lift import (
     type_of,
 )
 from treadle.transforms.axes import DiffState
-from treadle.variables import Param
 
 __all__ = ["CustomVjp", "custom_vjp", "grad", "jvp", "value_and_grad", "vjp"]
 

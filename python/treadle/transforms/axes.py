@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from treadle.filters import Filter, to_filter_spec
+from treadle._graph.filters import Filter, to_filter_spec
 
 __all__ = ["Carry", "DiffState", "StateAxes", "StateSharding"]
 
@@ -148,7 +148,7 @@ class StateSharding(ByFilter):
     >>> from jax.sharding import PartitionSpec
     >>> import treadle as nnx
     >>> nnx.StateSharding({nnx.Param: PartitionSpec("model"), ...: None}).filters
-    (<class 'treadle.variables.Param'>, Ellipsis)
+    (<class 'treadle.Param'>, Ellipsis)
     """
 
     __slots__ = ()

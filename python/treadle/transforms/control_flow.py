@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from treadle import _core
+from treadle._objects.node_types import iter_children
 from treadle.errors import GraphError
-from treadle.node_types import iter_children
 from treadle.transforms._carry import Carried, CarriedObjects, check_type
 from treadle.transforms._lift import (
     Call,

@@ -14,10 +14,11 @@ import jax
 from jax._src import util as jax_util
 from jax._src.array import ArrayImpl
 
-from treadle import _core, spmd
+from treadle import _core
 from treadle._core import VariableState
+from treadle._graph.state import State
+from treadle._sharding import partitions as spmd
 from treadle.errors import format_path
-from treadle.state import State
 from treadle.transforms._decorator import transform
 from treadle.transforms._lift import (
     Call,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from treadle.module import Module
+from treadle._modules.module import Module
+from treadle._objects.variables import Param
 from treadle.transforms._lift import Call, Function
 from treadle.transforms._mapping import (
     DEFAULT_STATE_AXES,
@@ -22,10 +23,9 @@ from treadle.transforms.axes import Carry, StateAxes
 from treadle.transforms.remat import remat
 from treadle.transforms.scan import scan
 from treadle.transforms.vmap import vmap, vmap_call
-from treadle.variables import Param
 
 if TYPE_CHECKING:
-    from treadle.filters import Filter
+    from treadle._graph.filters import Filter
 
 __all__ = ["Grad", "Jit", "LiftedConstructor", "Remat", "Scan", "Vmap"]
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from treadle import _core
-    from treadle.filters import Filter
+    from treadle._graph.filters import Filter
 
 __all__ = ["pmap", "shard_map"]
 

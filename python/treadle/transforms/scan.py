@@ -17,7 +17,6 @@ from treadle.transforms._lift import (
     Aside,
     Bodies,
     Call,
-    Function,
     Path,
     argument_label,
     function_name,
@@ -48,7 +47,7 @@ from treadle.transforms.axes import Carry, StateAxes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from treadle.filters import Filter
+    from treadle._graph.filters import Filter
 
 __all__ = ["scan"]
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from treadle import _core
-from treadle._adapters import NodeLayout, description_of
-from treadle.filters import Filter, to_predicate
-from treadle.rngs import RngCount, RngKey, RngStream
+from treadle._graph.filters import Filter, to_predicate
+from treadle._modules.rngs import RngCount, RngKey, RngStream
+from treadle._objects.adapters import NodeLayout, description_of
 from treadle.transforms._mapping import is_kind_of
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from treadle import _core
-    from treadle.filters import Filter
+    from treadle._graph.filters import Filter
 
 __all__ = ["vmap"]
 

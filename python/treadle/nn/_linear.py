@@ -13,8 +13,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from treadle.module import Module
+from treadle._modules.module import Module
+from treadle._modules.rngs import Rngs
+from treadle._objects.variables import Param, VariableMetadata
 from treadle.nn import initializers
+from treadle.nn._dtypes import promote_dtype as default_promote_dtype
 from treadle.nn._options import (
     Initializer,
     PromoteDtype,
@@ -22,9 +25,6 @@ from treadle.nn._options import (
     make_param,
     normalize_axes,
 )
-from treadle.nn.dtypes import promote_dtype as default_promote_dtype
-from treadle.rngs import Rngs
-from treadle.variables import Param, VariableMetadata
 
 default_kernel_init = initializers.lecun_normal()
 default_bias_init = initializers.zeros

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from treadle.module import Module
+from treadle._modules.module import Module
+from treadle.nn._dtypes import promote_dtype as default_promote_dtype
+from treadle.nn._linear import NO_METADATA, default_bias_init, default_kernel_init
 from treadle.nn._options import (
     Initializer,
     PromoteDtype,
@@ -17,14 +19,12 @@ from treadle.nn._options import (
     make_param,
     per_dimension,
 )
-from treadle.nn.dtypes import promote_dtype as default_promote_dtype
-from treadle.nn.linear import NO_METADATA, default_bias_init, default_kernel_init
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
-    from treadle.rngs import Rngs
-    from treadle.variables import Param
+    from treadle._modules.rngs import Rngs
+    from treadle._objects.variables import Param
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 

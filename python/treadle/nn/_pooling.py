@@ -39,7 +39,7 @@ def pool(
         ValueError: sizes that do not match the number of spatial dimensions, or an unknown padding.
 
     >>> import jax, jax.numpy as jnp
-    >>> from treadle.nn.pooling import pool
+    >>> from treadle.nn._pooling import pool
     >>> pool(jnp.arange(4.0).reshape(4, 1), 0.0, jax.lax.add, (2,), (2,), "VALID").ravel().tolist()
     [1.0, 5.0]
     """

@@ -21,7 +21,7 @@ from types import EllipsisType
 from typing import Any, TypeAlias
 
 from treadle import _core
-from treadle._adapters import adapt_filter
+from treadle._objects.adapters import adapt_filter
 from treadle.errors import FilterError, format_paths
 
 __all__ = [
@@ -136,8 +136,8 @@ class All(_Combination):
     _name = "all"
 
 
-class Any_(_Combination):  # noqa: N801 - public as `treadle.Any`
-    """Selects what at least one of `filters` selects; public as `treadle.Any`.
+class Any_(_Combination):  # noqa: N801
+    """Selects what at least one of `filters` selects.
 
     >>> import treadle as nnx
     >>> nnx.to_predicate(nnx.Any(nnx.Param, nnx.BatchStat))((), nnx.BatchStat(1.0))
@@ -146,6 +146,10 @@ class Any_(_Combination):  # noqa: N801 - public as `treadle.Any`
 
     __slots__ = ()
     _name = "any"
+
+
+# Its public name, which here is that of `typing.Any`.
+Any_.__name__ = Any_.__qualname__ = "Any"
 
 
 class Not(_Combination):

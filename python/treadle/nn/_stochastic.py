@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from treadle.module import Module
+from treadle._modules.module import Module
 from treadle.nn._options import RngSource, as_tuple, draw_key, first_given
 
 

@@ -16,9 +16,15 @@ import jax
 import numpy as np
 
 from treadle import _bootstrap as _bootstrap
-from treadle import _pretty
-from treadle._adapters import VariableLayout, description_of
 from treadle._core import VariableCell, VariableState
+from treadle._objects import pretty as _pretty
+from treadle._objects.adapters import VariableLayout, description_of
+from treadle._objects.axis_names import (
+    PARTITION_NAME,
+    drop_axis_name,
+    insert_axis_name,
+    partition_name,
+)
 from treadle.errors import LeafTypeError
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar as DefaultTypeVar
 
-    from treadle._operator_types import BinaryOperator, UnaryOperator
+    from treadle._objects.operator_types import BinaryOperator, UnaryOperator
 
 __all__ = [
     "BatchStat",
@@ -228,8 +234,6 @@ class Variable(VariableCell, Generic[A]):
         >>> v.sharding
         ('layers', 'model')
         """
-        from treadle.spmd import insert_axis_name, partition_name
-
         axis_name = partition_name(name)
         self._metadata = insert_axis_name(self._metadata, index, axis_name)
         self._run_axis_hooks("on_add_axis", "add_axis_hooks", index, axis_name)
@@ -247,8 +251,6 @@ class Variable(VariableCell, Generic[A]):
         >>> v.sharding
         ('model',)
         """
-        from treadle.spmd import drop_axis_name, partition_name
-
         axis_name = partition_name(name)
         self._metadata = drop_axis_name(self._metadata, index, axis_name)
         self._run_axis_hooks("on_remove_axis", "remove_axis_hooks", index, axis_name)
@@ -576,8 +578,6 @@ def remove_axis(variable: Any, index: int, params: Any) -> None:
 
 
 def _axis_metadata(params: Any) -> Mapping[str, Any]:
-    from treadle.spmd import PARTITION_NAME
-
     return params if isinstance(params, Mapping) else {PARTITION_NAME: params}
 
 

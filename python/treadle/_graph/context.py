@@ -8,15 +8,16 @@ import jax
 
 from treadle import _bootstrap as _bootstrap
 from treadle import _core
+from treadle._graph.leaves import build
+from treadle._graph.splitting import states_of, walk
 from treadle.errors import GraphError
-from treadle.graph import _build, _states, _walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
     from treadle._core import GraphDef
-    from treadle.filters import Filter
+    from treadle._graph.filters import Filter
 
 __all__ = ["GraphUpdates", "UpdateContext"]
 
@@ -103,8 +104,8 @@ class UpdateContext:
         >>> list(state)
         ['a']
         """
-        flat = _walk(node)
-        states = _states(flat, filters)
+        flat = walk(node)
+        states = states_of(flat, filters)
         self._outer = _Side(flat.graphdef, flat.leaves, flat.refs)
         return (flat.graphdef, *states)
 
@@ -119,7 +120,7 @@ class UpdateContext:
         ...     ctx.merge(*ctx.split(nnx.Dict(a=nnx.Param(1.0)))).a.value
         1.0
         """
-        root, refs, leaves = _build(graphdef, (state, *states))
+        root, refs, leaves = build(graphdef, (state, *states))
         self._inner = _Side(graphdef, leaves, refs)
         return root
 

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from treadle._core import VariableState
+from treadle._graph.splitting import state as state_of
+from treadle._graph.splitting import update as update_graph
+from treadle._graph.state import State
+from treadle._modules.module import Object
+from treadle._objects.variables import OptState, OptVariable, Param, Variable
 from treadle.errors import StateError, format_path
-from treadle.graph import state as state_of
-from treadle.graph import update as update_graph
-from treadle.module import Object
-from treadle.state import State
-from treadle.variables import OptState, OptVariable, Param, Variable
 
 if TYPE_CHECKING:
-    from treadle.filters import Filter
+    from treadle._graph.filters import Filter
 
 _NOT_GIVEN: Any = object()
 # Hooks of a parameter act on its own value; its momentum is no such value.

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from treadle.module import Module
+from treadle._modules.module import Module
+from treadle._modules.rngs import Rngs
+from treadle._objects.variables import BatchStat, Param
 from treadle.nn import initializers
+from treadle.nn._dtypes import computation_dtype
+from treadle.nn._linear import NO_METADATA
 from treadle.nn._options import Initializer, as_tuple, first_given, make_param, normalize_axes
-from treadle.nn.dtypes import computation_dtype
-from treadle.nn.linear import NO_METADATA
-from treadle.rngs import Rngs
-from treadle.variables import BatchStat, Param
 
 IndexGroups = Sequence[Sequence[int]] | None
 

@@ -26,7 +26,7 @@ def computation_dtype(
         ValueError: `inexact` is asked for and `dtype` is not floating or complex.
 
     >>> import jax.numpy as jnp
-    >>> from treadle.nn.dtypes import computation_dtype
+    >>> from treadle.nn._dtypes import computation_dtype
     >>> computation_dtype(jnp.ones(2, jnp.int32), None).name
     'float32'
     >>> computation_dtype(jnp.ones(2), dtype=jnp.bfloat16).name
@@ -62,7 +62,7 @@ def promote_dtype(
         ValueError: see `computation_dtype`.
 
     >>> import jax.numpy as jnp
-    >>> from treadle.nn.dtypes import promote_dtype
+    >>> from treadle.nn._dtypes import promote_dtype
     >>> x, bias = promote_dtype((jnp.ones(2, jnp.float16), None), dtype=jnp.float32)
     >>> x.dtype.name, bias
     ('float32', None)

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from typing import Any, Generic, Self, SupportsIndex, TypeVar, overload
 
-from treadle.module import Module
+from treadle._modules.module import Module
 
 __all__ = ["Dict", "List", "Sequential"]
 

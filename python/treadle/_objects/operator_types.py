@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 import jax
 
 if TYPE_CHECKING:
-    from treadle.variables import Variable
+    from treadle._objects.variables import Variable
 
 A = TypeVar("A")
 

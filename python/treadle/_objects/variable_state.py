@@ -13,8 +13,8 @@ import jax
 from treadle import _bootstrap as _bootstrap
 from treadle import _core
 from treadle._core import VariableState
-from treadle._equality import same
-from treadle.variables import Variable
+from treadle._objects.equality import same
+from treadle._objects.variables import Variable
 
 _MISSING: Any = object()
 

@@ -11,10 +11,10 @@ from jax._src import tree_util as jax_tree_util
 
 from treadle import _bootstrap as _bootstrap
 from treadle import _core
-from treadle._adapters import NodeLayout, VariableLayout, adapt, description_of
 from treadle._core import ObjectNode, VariableCell
+from treadle._objects.adapters import NodeLayout, VariableLayout, adapt, description_of
+from treadle._objects.keys import sorted_keys
 from treadle.errors import NodeTypeError
-from treadle.state import sorted_keys
 
 __all__ = ["register_graph_node_type"]
 

@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from treadle import _bootstrap as _bootstrap
-from treadle import _core, _pretty
+from treadle import _core
 from treadle._core import ObjectNode
+from treadle._graph.filters import Filter, Path, to_predicate
+from treadle._graph.looking import iter_graph
+from treadle._graph.popping import pop
+from treadle._objects import pretty as _pretty
+from treadle._objects.node_types import iter_children
+from treadle._objects.variables import Perturbation, Variable
 from treadle.errors import GraphError, LeafTypeError
-from treadle.filters import Filter, Path, to_predicate
-from treadle.graph import iter_graph, pop
-from treadle.node_types import iter_children
-from treadle.variables import Perturbation, Variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from treadle.module import Module
+from treadle._modules.module import Module
+from treadle._modules.rngs import Rngs
 from treadle.nn import initializers
+from treadle.nn._dtypes import promote_dtype as default_promote_dtype
+from treadle.nn._linear import NO_METADATA
 from treadle.nn._options import Initializer, PromoteDtype, make_param
-from treadle.nn.dtypes import promote_dtype as default_promote_dtype
-from treadle.nn.linear import NO_METADATA
-from treadle.rngs import Rngs
 
 default_embedding_init = initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 

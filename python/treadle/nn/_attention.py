@@ -10,19 +10,19 @@ from jax import lax
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
-from treadle.module import Module
-from treadle.nn._options import Initializer, PromoteDtype, RngSource, draw_key, first_given
-from treadle.nn.dtypes import promote_dtype as default_promote_dtype
-from treadle.nn.linear import (
+from treadle._modules.module import Module
+from treadle._modules.rngs import Rngs
+from treadle._objects.variables import Cache, Intermediate
+from treadle.nn._dtypes import promote_dtype as default_promote_dtype
+from treadle.nn._linear import (
     NO_METADATA,
     LinearGeneral,
     default_bias_init,
     default_kernel_init,
 )
-from treadle.nn.masks import combine_masks, make_causal_mask
-from treadle.nn.normalization import LayerNorm
-from treadle.rngs import Rngs
-from treadle.variables import Cache, Intermediate
+from treadle.nn._masks import combine_masks, make_causal_mask
+from treadle.nn._normalization import LayerNorm
+from treadle.nn._options import Initializer, PromoteDtype, RngSource, draw_key, first_given
 
 
 def dot_product_attention_weights(

@@ -21,12 +21,13 @@ from typing import Any, TypeAlias, cast
 import jax
 
 from treadle import _bootstrap as _bootstrap
-from treadle import _pretty
 from treadle._core import GraphDef, nest
-from treadle._equality import same
-from treadle._variable_state import VariableState
+from treadle._graph.filters import Filter, compile_filters, group_leaves, to_predicate
+from treadle._objects import pretty as _pretty
+from treadle._objects.equality import same
+from treadle._objects.keys import sorted_keys
+from treadle._objects.variable_state import VariableState
 from treadle.errors import FilterError, StateError, format_path, format_paths
-from treadle.filters import Filter, compile_filters, group_leaves, to_predicate
 
 __all__ = ["FlatState", "State"]
 
@@ -78,14 +79,6 @@ def _insert(levels: Levels, path: Path, entry: Any) -> None:
     levels[path[-1]] = entry
 
 
-def sorted_keys(levels: Mapping[Any, Any]) -> list[Any]:
-    """Keys in canonical order; keys that do not compare are grouped by the name of their type."""
-    try:
-        return sorted(levels)
-    except TypeError:
-        return sorted(levels, key=lambda key: (type(key).__name__, key))
-
-
 def iter_levels(levels: Levels) -> Iterator[tuple[Path, Any]]:
     """Each entry with its path, in canonical order."""
     above: list[Any] = []
@@ -119,7 +112,7 @@ class State(MutableMapping[Any, Any]):
     >>> import treadle as nnx
     >>> state = nnx.State({"dense": {"bias": nnx.VariableState(nnx.Param, 0.0)}})
     >>> state.dense.bias.value, state["dense"]["bias"].type
-    (0.0, <class 'treadle.variables.Param'>)
+    (0.0, <class 'treadle.Param'>)
     >>> state.dense["bias"] = state.dense.bias.replace(1.0)
     >>> state
     State({

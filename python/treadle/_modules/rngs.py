@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from treadle._modules.module import Object
+from treadle._objects.variables import Variable
 from treadle.errors import TraceContextError
-from treadle.module import Object
-from treadle.variables import Variable
 
 __all__ = ["RngCount", "RngKey", "RngState", "RngStream", "RngValue", "Rngs"]
 

@@ -1,0 +1,1 @@
+"""Functions of whole graphs, and the States that their leaves make."""

@@ -1,0 +1,1 @@
+"""Objects that people derive from or put together: modules, containers, random streams."""

@@ -1,0 +1,1 @@
+"""Variables, and how objects of each type take part in a graph."""

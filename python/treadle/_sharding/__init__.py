@@ -1,0 +1,1 @@
+"""How the values of Variables are spread over meshes of devices."""
