@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from treadle.errors import GraphError, LeafTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from treadle._graph.state import State
 
 __all__ = ["Module", "Object", "first_from"]
 
@@ -223,6 +225,16 @@ class Module(Object):
             )
         return jax.tree.map(jnp.add, value, variable.value)
 
+    @overload
+    def pop(self, filter: Filter, /) -> State: ...
+    @overload
+    def pop(self, a: Filter, b: Filter, /) -> tuple[State, State]: ...
+    @overload
+    def pop(self, a: Filter, b: Filter, c: Filter, /) -> tuple[State, State, State]: ...
+    @overload
+    def pop(
+        self, a: Filter, b: Filter, c: Filter, d: Filter, /, *filters: Filter
+    ) -> tuple[State, ...]: ...
     def pop(self, *filters: Filter) -> Any:
         """Remove Variables from the module and return them as State; see `treadle.pop`.
 

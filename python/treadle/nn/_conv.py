@@ -128,7 +128,7 @@ class Conv(Module):
         self.kernel = make_param(
             kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
                 bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata
@@ -257,7 +257,7 @@ class ConvTranspose(Module):
         self.kernel = make_param(
             kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
                 bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata

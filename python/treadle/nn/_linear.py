@@ -88,7 +88,7 @@ class Linear(Module):
         self.kernel = make_param(
             kernel_init, rngs.params(), (in_features, out_features), param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
                 bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata
@@ -230,7 +230,7 @@ class LinearGeneral(Module):
             param_dtype,
             kernel_metadata,
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
                 vector_init, rngs.params(), batch + self.out_features, param_dtype, bias_metadata
@@ -340,7 +340,7 @@ class Einsum(Module):
         self.kernel = make_param(
             kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if self.bias_shape is not None:
             self.bias = make_param(
                 bias_init, rngs.params(), self.bias_shape, param_dtype, bias_metadata

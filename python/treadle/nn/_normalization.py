@@ -73,8 +73,8 @@ def _normalize(
     x: jax.Array,
     mean: jax.Array | None,
     variance: jax.Array,
-    scale: Param | None,
-    bias: Param | None,
+    scale: Param[jax.Array] | None,
+    bias: Param[jax.Array] | None,
     feature_shape: tuple[int, ...],
     *,
     epsilon: float,
@@ -120,10 +120,10 @@ class _Norm(Module):
         scale_metadata: Mapping[str, Any],
     ) -> None:
         shape = (num_features,)
-        self.scale: Param | None = None
+        self.scale: Param[jax.Array] | None = None
         if use_scale:
             self.scale = make_param(scale_init, rngs.params(), shape, param_dtype, scale_metadata)
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(bias_init, rngs.params(), shape, param_dtype, bias_metadata)
         self.num_features = num_features

@@ -81,7 +81,7 @@ def make_param(
     shape: Sequence[int],
     dtype: DTypeLike,
     metadata: dict[str, Any] | Any,
-) -> Param:
+) -> Param[jax.Array]:
     """A `Param` initialized by `init(key, shape, dtype)`, with `metadata` attached."""
     return Param(init(key, tuple(shape), dtype), **metadata)
 

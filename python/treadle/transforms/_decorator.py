@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
+    from jax.experimental.checkify import Error
+
     from treadle.transforms.autodiff import CustomVjp
-    from treadle.transforms.checkify import Checked
     from treadle.transforms.jit import JitWrapped
 
 Options = ParamSpec("Options")
@@ -22,6 +23,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Function = Callable[..., Any]
+
+if TYPE_CHECKING:
+    Checked = tuple[Error, R]
 
 
 class _Keep(Protocol):
@@ -95,12 +99,12 @@ def transform(
 ) -> CustomRuleTransform[Options]: ...
 @overload
 def transform(
-    define: Callable[Concatenate[Function, Options], Callable[..., Checked[Any]]],
-) -> CheckTransform[Options]: ...
-@overload
-def transform(
     define: Callable[Concatenate[Callable[P, R], Options], Callable[P, R]],
 ) -> Transform[Options]: ...
+@overload
+def transform(
+    define: Callable[Concatenate[Function, Options], Callable[..., Checked[Any]]],
+) -> CheckTransform[Options]: ...
 def transform(define: Function) -> Any:
     """Let `define`, whose first parameter is a function, be used without it as a decorator.
 

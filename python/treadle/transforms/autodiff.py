@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from treadle._graph.filters import All, Filter
 from treadle._objects.variables import Param
 from treadle.errors import format_path
 from treadle.transforms._decorator import transform
+from treadle.transforms._grad_types import grad_transform, value_and_grad_transform
 from treadle.transforms._lift import (
     Call,
     Function,
@@ -33,6 +34,13 @@ from treadle.transforms._lift import (
 from treadle.transforms.axes import DiffState
 
 __all__ = ["CustomVjp", "custom_vjp", "grad", "jvp", "value_and_grad", "vjp"]
+
+P = ParamSpec("P")
+Rest = ParamSpec("Rest")
+R = TypeVar("R")
+T = TypeVar("T")
+Aux = TypeVar("Aux")
+Ts = TypeVarTuple("Ts")
 
 Argnums = int | DiffState | Sequence[int | DiffState]
 
@@ -377,7 +385,7 @@ def _gradients(
     return run
 
 
-@transform
+@grad_transform
 def grad(
     f: Function,
     argnums: Argnums = 0,
@@ -446,7 +454,7 @@ def grad(
     return grad_wrapper
 
 
-@transform
+@value_and_grad_transform
 def value_and_grad(
     f: Function,
     argnums: Argnums = 0,
@@ -485,6 +493,22 @@ def value_and_grad(
     return value_and_grad_wrapper
 
 
+@overload
+def vjp(
+    f: Callable[[*Ts], R],
+    *primals: *Ts,
+    has_aux: Literal[False] = False,
+    reduce_axes: Sequence[Hashable] = (),
+    wrt: Filter = Param,
+) -> tuple[R, Callable[[R], tuple[Any, ...]]]: ...
+@overload
+def vjp(
+    f: Callable[[*Ts], tuple[R, Aux]],
+    *primals: *Ts,
+    has_aux: Literal[True],
+    reduce_axes: Sequence[Hashable] = (),
+    wrt: Filter = Param,
+) -> tuple[R, Callable[[R], tuple[Any, ...]], Aux]: ...
 def vjp(
     f: Function,
     *primals: Any,
@@ -565,6 +589,33 @@ def _split_output(call: Call, has_aux: bool, result: Any) -> tuple[Any, Any]:
     return out, aux
 
 
+@overload
+def jvp(
+    f: Callable[[*Ts], R],
+    primals: tuple[*Ts],
+    tangents: Sequence[Any],
+    *,
+    has_aux: Literal[False] = False,
+    wrt: Filter = Param,
+) -> tuple[R, R]: ...
+@overload
+def jvp(
+    f: Callable[[*Ts], tuple[R, Aux]],
+    primals: tuple[*Ts],
+    tangents: Sequence[Any],
+    *,
+    has_aux: Literal[True],
+    wrt: Filter = Param,
+) -> tuple[R, R, Aux]: ...
+@overload
+def jvp(
+    f: Callable[..., Any],
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    *,
+    has_aux: bool = False,
+    wrt: Filter = Param,
+) -> tuple[Any, ...]: ...
 def jvp(
     f: Function,
     primals: Sequence[Any],
@@ -685,11 +736,11 @@ def _is_jax_value(value: Any) -> bool:
     return bool(parts) and all(map(_is_array, parts))
 
 
-class CustomVjp:
+class CustomVjp(Generic[P, R]):
     """A function with its own rule for reverse-mode differentiation; see `custom_vjp`."""
 
     def __init__(
-        self, fun: Function, nondiff_argnums: Sequence[int | DiffState], wrt: Filter
+        self, fun: Callable[P, R], nondiff_argnums: Sequence[int | DiffState], wrt: Filter
     ) -> None:
         functools.update_wrapper(self, fun)
         self._fun = fun
@@ -697,6 +748,12 @@ class CustomVjp:
         self._wrt = wrt
         self._rule: tuple[Function, Function] | None = None
 
+    @overload
+    def __get__(self, instance: None, owner: Any = ..., /) -> CustomVjp[P, R]: ...
+    @overload
+    def __get__(
+        self: CustomVjp[Concatenate[T, Rest], R], instance: T, owner: Any = ..., /
+    ) -> Callable[Rest, R]: ...
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
@@ -714,7 +771,7 @@ class CustomVjp:
         """
         self._rule = fwd, bwd
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function; differentiating it uses the rule."""
         if self._rule is None:
             raise AttributeError(
@@ -910,8 +967,8 @@ def _differentiable(path: Any, value: Any) -> bool:
 
 @transform
 def custom_vjp(
-    fun: Function, *, nondiff_argnums: Sequence[int | DiffState] = (), wrt: Filter = ...
-) -> CustomVjp:
+    fun: Callable[P, R], *, nondiff_argnums: Sequence[int | DiffState] = (), wrt: Filter = ...
+) -> CustomVjp[P, R]:
     """Give a function over graph nodes its own rule for reverse-mode differentiation.
 
     Args:

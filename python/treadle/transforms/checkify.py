@@ -11,7 +11,10 @@ from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._lift import Aside, Bodies, Call, Function, as_arrays, trace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from treadle import _core
+    from treadle.transforms._decorator import Checked
 
 __all__ = ["checkify"]
 

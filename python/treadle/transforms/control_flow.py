@@ -7,7 +7,7 @@ compare by code and closure, so a loop of such calls compiles once.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = ["cond", "fori_loop", "switch", "while_loop"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 def _run_program(run: Function, name: str, function: Function, inputs: tuple[Any, ...]) -> Any:
@@ -189,7 +193,9 @@ def _place(structure: _core.GraphDef, path: Path) -> Path | None:
     )
 
 
-def cond(pred: Any, true_fun: Function, false_fun: Function, *operands: Any) -> Any:
+def cond(
+    pred: Any, true_fun: Callable[[*Ts], R], false_fun: Callable[[*Ts], R], *operands: *Ts
+) -> R:
     """Run one of two functions, chosen by a value that may be traced.
 
     Over `jax.lax.cond`. Both functions may change the nodes in `operands`; the changes of the one
@@ -237,7 +243,7 @@ def _compiled_cond(program: Program, pred: Any, /, *operands: Any) -> Any:
     return _cond(true_fun, false_fun, pred, *operands)
 
 
-def switch(index: Any, branches: Sequence[Function], *operands: Any) -> Any:
+def switch(index: Any, branches: Sequence[Callable[[*Ts], R]], *operands: *Ts) -> R:
     """Run one of several functions, chosen by an index that may be traced.
 
     Over `jax.lax.switch`; otherwise as `cond`.
@@ -350,7 +356,7 @@ class _Loop:
         return self.call.finish(self.effects, [final[source] for source in self.sources])
 
 
-def while_loop(cond_fun: Function, body_fun: Function, init_val: Any) -> Any:
+def while_loop(cond_fun: Callable[[T], Any], body_fun: Callable[[T], T], init_val: T) -> T:
     """Run `body_fun` as long as `cond_fun` holds.
 
     Over `jax.lax.while_loop`. Nodes in `init_val` are changed in place and must come back as the
@@ -425,11 +431,11 @@ def _compiled_while(program: Program, init_val: Any, /) -> Any:
 def fori_loop(
     lower: Any,
     upper: Any,
-    body_fun: Function,
-    init_val: Any,
+    body_fun: Callable[[Any, T], T],
+    init_val: T,
     *,
     unroll: int | bool | None = None,
-) -> Any:
+) -> T:
     """Run `body_fun` for each integer from `lower` up to, without, `upper`.
 
     Over `jax.lax.fori_loop`; otherwise as `while_loop`.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 
 from treadle import _core
 from treadle.errors import format_path
-from treadle.transforms._lift import Call, Function, naming
+from treadle.transforms._lift import Call, naming
 
 __all__ = ["eval_shape"]
 
+R = TypeVar("R")
 
-def eval_shape(f: Function, *args: Any, **kwargs: Any) -> Any:
+
+def eval_shape(f: Callable[..., R], *args: Any, **kwargs: Any) -> R:
     """What ``f(*args, **kwargs)`` returns, with `jax.ShapeDtypeStruct` in the place of arrays.
 
     Nothing is computed and nothing is allocated: the way to see a large model's structure and

@@ -37,7 +37,7 @@ from treadle.transforms.axes import StateSharding
 from treadle.transforms.vmap import MappedBody, slices
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from treadle import _core

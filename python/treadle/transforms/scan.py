@@ -45,7 +45,7 @@ from treadle.transforms._mapping import (
 from treadle.transforms.axes import Carry, StateAxes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from treadle._graph.filters import Filter
 

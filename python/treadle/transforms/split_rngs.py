@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from treadle.transforms._lift import Function
 
 __all__ = ["SplitBackups", "split_rngs"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MISSING: Any = object()
 
@@ -118,7 +121,7 @@ def _split_all(
 @overload
 def split_rngs(
     *, splits: int | tuple[int, ...], only: Filter = ..., squeeze: bool = False
-) -> Callable[[Function], Function]: ...
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 @overload
 def split_rngs(
     node: Any, /, *, splits: int | tuple[int, ...], only: Filter = ..., squeeze: bool = False

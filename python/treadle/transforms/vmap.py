@@ -26,7 +26,7 @@ from treadle.transforms._mapping import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from treadle import _core
     from treadle._graph.filters import Filter
