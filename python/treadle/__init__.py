@@ -79,6 +79,7 @@ from treadle.errors import (
 )
 
 if _TYPE_CHECKING:
+    from treadle import nn, training, transforms
     from treadle.nn import *
     from treadle.training import *
     from treadle.transforms import *
@@ -253,15 +254,17 @@ _LAZY = ("treadle.transforms", "treadle.nn", "treadle.training")
 _publish((name for name in __all__ if name in globals()), globals())
 
 
-def __getattr__(name: str) -> _Anything:
-    if name in __all__:
-        for package in map(_import_module, _LAZY):
-            if package.__name__ == f"treadle.{name}":
-                return package
-            if name in package.__all__:
-                found = globals()[name] = getattr(package, name)
-                return found
-    raise AttributeError(f"module 'treadle' has no attribute {name!r}")
+if not _TYPE_CHECKING:  # or a misspelt name would be Any
+
+    def __getattr__(name: str) -> _Anything:
+        if name in __all__:
+            for package in map(_import_module, _LAZY):
+                if package.__name__ == f"treadle.{name}":
+                    return package
+                if name in package.__all__:
+                    found = globals()[name] = getattr(package, name)
+                    return found
+        raise AttributeError(f"module 'treadle' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

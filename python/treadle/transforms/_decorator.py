@@ -1,7 +1,7 @@
 """How a transform is spelled: ``transform(f, ...)``, or ``transform(...)`` as a decorator.
 
-`transform` makes that of a function whose first parameter is the user's function. The protocols say it
-to type checkers. Each has the two spellings as overloads, over the parameters of the user's function
+`transform` and its siblings make that of a function whose first parameter is the user's function. The
+protocols say it to type checkers. Each has the two spellings as overloads, over the parameters of the user's function
 (`P`) and the transform's options (`Options`), so that both are checked and signatures are kept.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 if TYPE_CHECKING:
     from jax.experimental.checkify import Error
 
+    from treadle.transforms._grad_types import GradTransform, ValueAndGradTransform
     from treadle.transforms.autodiff import CustomVjp
     from treadle.transforms.jit import JitWrapped
 
@@ -88,28 +89,7 @@ class CustomRuleTransform(Protocol[Options]):
     def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _CustomRule: ...
 
 
-# What `define` is annotated to return says which of the protocols it becomes.
-@overload
-def transform(
-    define: Callable[Concatenate[Function, Options], JitWrapped[..., Any]],
-) -> JitTransform[Options]: ...
-@overload
-def transform(
-    define: Callable[Concatenate[Function, Options], CustomVjp[..., Any]],
-) -> CustomRuleTransform[Options]: ...
-@overload
-def transform(
-    define: Callable[Concatenate[Callable[P, R], Options], Callable[P, R]],
-) -> Transform[Options]: ...
-@overload
-def transform(
-    define: Callable[Concatenate[Function, Options], Callable[..., Checked[Any]]],
-) -> CheckTransform[Options]: ...
-def transform(define: Function) -> Any:
-    """Let `define`, whose first parameter is a function, be used without it as a decorator.
-
-    The function can be passed by position or by the parameter's name.
-    """
+def _spelled(define: Function) -> Any:
     name = getattr(define, "__name__", "transform")
     signature = inspect.signature(define)
     first = next(iter(signature.parameters))
@@ -126,3 +106,44 @@ def transform(define: Function) -> Any:
         return define(*args, **kwargs)
 
     return wrapper
+
+
+def transform(define: Callable[Concatenate[Function, Options], Function]) -> Transform[Options]:
+    """Let `define`, whose first parameter is a function, be used without it as a decorator.
+
+    The function can be passed by position or by the parameter's name. What `define` returns is called
+    like the function it was given; for other results there are the siblings below, which differ in
+    what they say to type checkers.
+    """
+    return _spelled(define)
+
+
+def jit_transform(
+    define: Callable[Concatenate[Function, Options], Function],
+) -> JitTransform[Options]:
+    """As `transform`, for what returns a jitted function."""
+    return _spelled(define)
+
+
+def check_transform(
+    define: Callable[Concatenate[Function, Options], Function],
+) -> CheckTransform[Options]:
+    """As `transform`, for what returns a function of a pair."""
+    return _spelled(define)
+
+
+def custom_rule_transform(
+    define: Callable[Concatenate[Function, Options], Function],
+) -> CustomRuleTransform[Options]:
+    """As `transform`, for what returns a `CustomVjp`."""
+    return _spelled(define)
+
+
+def grad_transform(define: Function) -> GradTransform:
+    """As `transform`, for a function with the parameters of `grad`."""
+    return _spelled(define)
+
+
+def value_and_grad_transform(define: Function) -> ValueAndGradTransform:
+    """As `transform`, for a function with the parameters of `value_and_grad`."""
+    return _spelled(define)

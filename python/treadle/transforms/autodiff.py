@@ -15,8 +15,11 @@ from treadle import _core
 from treadle._graph.filters import All, Filter
 from treadle._objects.variables import Param
 from treadle.errors import format_path
-from treadle.transforms._decorator import transform
-from treadle.transforms._grad_types import grad_transform, value_and_grad_transform
+from treadle.transforms._decorator import (
+    custom_rule_transform,
+    grad_transform,
+    value_and_grad_transform,
+)
 from treadle.transforms._lift import (
     Call,
     Function,
@@ -965,7 +968,7 @@ def _differentiable(path: Any, value: Any) -> bool:
     return any(jnp.issubdtype(jnp.result_type(part), np.inexact) for part in parts)
 
 
-@transform
+@custom_rule_transform
 def custom_vjp(
     fun: Callable[P, R], *, nondiff_argnums: Sequence[int | DiffState] = (), wrt: Filter = ...
 ) -> CustomVjp[P, R]:

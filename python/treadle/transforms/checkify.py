@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jax.experimental import checkify as jax_checkify
 
-from treadle.transforms._decorator import P, R, transform
+from treadle.transforms._decorator import P, R, check_transform
 from treadle.transforms._lift import Aside, Bodies, Call, Function, as_arrays, trace
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["checkify"]
 
 
-@transform
+@check_transform
 def checkify(
     f: Callable[P, R],
     errors: frozenset[Any] = jax_checkify.user_checks,

@@ -28,7 +28,7 @@ from treadle._core import VariableState
 from treadle._graph.state import State
 from treadle._sharding import partitions as spmd
 from treadle.errors import format_path
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import jit_transform
 from treadle.transforms._lift import (
     Call,
     Function,
@@ -721,7 +721,7 @@ if hasattr(jax_util, "register_cache"):
     jax_util.register_cache(_plan_caches, "treadle plans")  # type: ignore[arg-type]
 
 
-@transform
+@jit_transform
 def jit(
     fun: Callable[P, R],
     *,
