@@ -387,6 +387,27 @@ PyObject *dispatcher_getattro(PyObject *self, PyObject *name) {
   return PyObject_GetAttr(dispatcher->state->api.ptr(), name);
 }
 
+// Names the user's function, or for an object that can be called its type.
+PyObject *dispatcher_repr(PyObject *self) {
+  return guarded([&]() -> PyObject * {
+    nb::object keep = nb::borrow<nb::object>(self);
+    nb::object wrapped = nb::getattr(keep, "__wrapped__", nb::none());
+    if (wrapped.is_none()) return PyUnicode_FromFormat("<treadle.jit at %p>", self);
+    nb::object name = nb::getattr(wrapped, "__qualname__", nb::none());
+    if (!PyUnicode_Check(name.ptr())) name = wrapped.type().attr("__qualname__");
+    return PyUnicode_FromFormat("<treadle.jit of %S at %p>", name.ptr(), self);
+  });
+}
+
+// What it has of its own, and what the Python side says that it has for users.
+PyObject *dispatcher_dir(PyObject *self, PyObject *) {
+  return guarded([&]() -> PyObject * {
+    nb::list names(nb::handle(reinterpret_cast<PyObject *>(&PyBaseObject_Type)).attr("__dir__")(nb::handle(self)));
+    for (nb::handle name : nb::getattr(state_of(self).api, "attributes", nb::make_tuple())) names.append(name);
+    return names.release().ptr();
+  });
+}
+
 // (args, kwargs) -> (result, timings)
 PyObject *dispatcher_timed(PyObject *self, PyObject *args) {
   PyObject *positional = nullptr, *keywords = nullptr;
@@ -449,6 +470,7 @@ PyGetSetDef getset[] = {{"__dict__", PyObject_GenericGetDict, PyObject_GenericSe
                         {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 PyMethodDef methods[] = {{"_timed", dispatcher_timed, METH_VARARGS, "Call with (args, kwargs) and report times."},
+                         {"__dir__", dispatcher_dir, METH_NOARGS, "Names of attributes."},
                          {"_clear_plans", dispatcher_clear_cache, METH_NOARGS, "Forget every structure."},
                          {nullptr, nullptr, 0, nullptr}};
 
@@ -457,6 +479,7 @@ PyType_Slot slots[] = {{Py_tp_new, reinterpret_cast<void *>(dispatcher_new)},
                        {Py_tp_traverse, reinterpret_cast<void *>(dispatcher_traverse)},
                        {Py_tp_clear, reinterpret_cast<void *>(dispatcher_clear)},
                        {Py_tp_dealloc, reinterpret_cast<void *>(dispatcher_dealloc)},
+                       {Py_tp_repr, reinterpret_cast<void *>(dispatcher_repr)},
                        {Py_tp_call, reinterpret_cast<void *>(PyVectorcall_Call)},
                        {Py_tp_descr_get, reinterpret_cast<void *>(dispatcher_get)},
                        {Py_tp_getattro, reinterpret_cast<void *>(dispatcher_getattro)},

@@ -490,10 +490,16 @@ class Variable(VariableCell, Generic[A]):
     __index__ = _conversion(operator.index)
     __neg__ = _unary(operator.neg)
     __pos__ = _unary(operator.pos)
-    __abs__ = _unary(operator.abs)
     __invert__ = _unary(operator.invert)
 
     if TYPE_CHECKING:
+
+        @overload
+        def __abs__(self: Variable[jax.Array]) -> jax.Array: ...
+        @overload
+        def __abs__(self) -> Any: ...
+        def __abs__(self) -> Any: ...
+
         # What `object` declares would hide what an operator made by `_binary` gives.
         @overload  # type: ignore[override]
         def __eq__(self: Variable[jax.Array], other: object, /) -> jax.Array: ...
@@ -506,6 +512,7 @@ class Variable(VariableCell, Generic[A]):
         def __ne__(self, other: object, /) -> Any: ...
         def __ne__(self, other: object, /) -> Any: ...
     else:
+        __abs__ = _unary(operator.abs)
         __eq__ = _binary(operator.eq)
         __ne__ = _binary(operator.ne)
 

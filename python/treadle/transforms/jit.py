@@ -295,6 +295,9 @@ class _Compiled(NamedTuple):
 class _Compiler:
     """The Python side of a dispatcher: traces structures it has not seen, and explains errors."""
 
+    # What users of the dispatcher find here, for its `dir`.
+    attributes = ("clear_cache", "eval_shape", "lower", "num_traces", "retraces", "trace")
+
     def __init__(self, function: Function, options: _Options) -> None:
         self.function = function
         self.options = options
