@@ -84,7 +84,7 @@ def as_arrays(tree: Tree) -> Tree:
 # -- hand-written --------------------------------------------------------------------------------------
 
 
-def _hand_step(model: TrainModel, tx: Any) -> Callable[..., Any]:
+def hand_step(model: TrainModel, tx: Any) -> Callable[..., Any]:
     def step(state: Any, x: Any, y: Any) -> Any:
         params, opt_state, count = state
         loss, grads = jax.value_and_grad(lambda p: model.loss(view(p), identity, x, y))(params)
@@ -94,16 +94,16 @@ def _hand_step(model: TrainModel, tx: Any) -> Callable[..., Any]:
     return step
 
 
-def _hand_state(model: TrainModel, tx: Any) -> Any:
+def hand_state(model: TrainModel, tx: Any) -> Any:
     params = as_arrays(model.params())
     return params, tx.init(params), jnp.array(0, jnp.uint32)
 
 
 def hand_nested(model: TrainModel) -> Case:
     tx = optax.adam(1e-3)
-    state = _hand_state(model, tx)
+    state = hand_state(model, tx)
     x, y = map(jnp.asarray, model.batch())
-    step = jax.jit(_hand_step(model, tx))
+    step = jax.jit(hand_step(model, tx))
 
     def run() -> Any:
         nonlocal state
@@ -118,7 +118,7 @@ def hand_nested(model: TrainModel) -> Case:
 def hand_flat(model: TrainModel, *, donate: bool = False, states: int = 1) -> Case:
     """The state as a flat tuple; or several states, each step on the next of them."""
     tx = optax.adam(1e-3)
-    start = _hand_state(model, tx)
+    start = hand_state(model, tx)
     leaves, treedef = jax.tree.flatten(start)
     held = [
         tuple(jnp.copy(leaf) if donate or turn else leaf for leaf in leaves)
@@ -127,7 +127,7 @@ def hand_flat(model: TrainModel, *, donate: bool = False, states: int = 1) -> Ca
     turns = itertools.cycle(range(states))
     n_params = len(jax.tree.leaves(start[0]))
     x, y = map(jnp.asarray, model.batch())
-    nested = _hand_step(model, tx)
+    nested = hand_step(model, tx)
 
     def step(leaves: Any, x: Any, y: Any) -> Any:
         state, loss = nested(jax.tree.unflatten(treedef, leaves), x, y)

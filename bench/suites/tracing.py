@@ -21,9 +21,9 @@ def rows(effort: Effort) -> Iterator[Row]:
     model = models.mlp(depth)
     x, y = map(jnp.asarray, model.batch())
     tx = optax.adam(1e-3)
-    tree = peers._hand_state(model, tx)
+    tree = peers.hand_state(model, tx)
     module, optimizer = peers.treadle_state(model)
-    hand_step, treadle_step = peers._hand_step(model, tx), peers.treadle_train_step(model)
+    hand_step, treadle_step = peers.hand_step(model, tx), peers.treadle_train_step(model)
 
     # JAX remembers traces by function: each turn needs a new one.
     def by_hand() -> Any:

@@ -193,6 +193,8 @@ __all__ = [
     "initializers",
     "is_graph_node",
     "iter_graph",
+    "jacfwd",
+    "jacrev",
     "jit",
     "jvp",
     "leaky_relu",

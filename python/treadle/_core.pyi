@@ -31,8 +31,6 @@ class VariableCell:
         """Set value and metadata without running hooks and without a trace check (used by `__init__`)."""
     def _check_mutable(self) -> None:
         """Raise `TraceContextError` if the cell belongs to another trace level."""
-    def _enter_trace(self) -> None:
-        """Make the current trace level the owner of the cell."""
 
 class ObjectNode:
     """Base of `treadle.Object`: a graph node whose attributes are its ``__dict__``.
@@ -43,7 +41,6 @@ class ObjectNode:
     """
 
     def _check_mutable(self) -> None: ...
-    def _enter_trace(self) -> None: ...
 
 @final
 class VariableState:
@@ -82,6 +79,16 @@ def _unflatten_variable_state(
 ) -> VariableState: ...
 
 @final
+class Fingerprint:
+    """All that functions read, as far as constants, to be compared with that of others."""
+
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object) -> bool: ...
+
+def fingerprint(*functions: Any) -> Fingerprint | None:
+    """What such functions read now, at any depth. None if nobody can tell whether some of it will be the same."""
+
+@final
 class GraphDef(Generic[N]):
     """Immutable structure of a graph: root expression, node table, attribute table, variable table.
 
@@ -90,10 +97,10 @@ class GraphDef(Generic[N]):
 
     num_leaves: int
     num_refs: int
-    root_kind: str
-    """``"graph"`` (from `flatten`) or ``"call"`` (from `flatten_call`)."""
     def paths(self) -> tuple[Path, ...]:
         """Path of each leaf (the first one met in canonical order). Computed once, cached."""
+    def paths_length(self) -> int:
+        """Keys of all leaves' paths together: in a deep graph far more than it has leaves. Linear."""
     def ref_paths(self) -> tuple[Path, ...]:
         """Path of each reference (node or Variable), indexed by reference id."""
     def leaf_refs(self) -> tuple[int, ...]:
@@ -101,7 +108,6 @@ class GraphDef(Generic[N]):
     def leaf_types(self) -> tuple[type[Any] | None, ...]:
         """For each leaf its Variable type, or None for a bare array."""
     def leaf_metadata(self) -> tuple[Mapping[str, Any] | None, ...]: ...
-    def ref_types(self) -> tuple[type[Any], ...]: ...
     def path_index(self) -> Mapping[Path, int]:
         """Path -> leaf id, cached."""
     def partition(self, filters: tuple[Any, ...], leaves: Sequence[Any]) -> tuple[int, ...]:
@@ -169,9 +175,6 @@ class Effects:
         ("result", position, path) for a leaf of the function's result in pytree order."""
     def output_types(self) -> tuple[type[Any] | None, ...]: ...
     def output_metadata(self) -> tuple[Mapping[str, Any] | None, ...]: ...
-    def final_leaves(self) -> tuple[tuple[bool, int], ...]:
-        """For each *input leaf*: (False, input leaf id) if it ends unchanged or holds another input's value,
-        (True, output id) if it changed. A leaf that no longer exists is (False, its own id)."""
 
 def trace_effects(
     inner_refs: Sequence[Any],

@@ -163,7 +163,7 @@ def test_namedtuples_lists_and_none_among_the_arguments_are_hot() -> None:
 
 
 def test_the_plans_of_a_function_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("treadle.transforms.jit"), "_CAPACITY", 3)
+    monkeypatch.setattr(importlib.import_module("treadle.transforms._jit.jit"), "_CAPACITY", 3)
     step = nnx.jit(lambda x, n: x * n, static_argnums=1)
     for n in range(6):
         step(X, n)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from treadle.transforms.profile import _on_glibc_malloc
+from treadle.transforms._jit.profiling import _on_glibc_malloc
 
 X = jnp.ones(3)
 

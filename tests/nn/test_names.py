@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import pytest
 
 import treadle as nnx
-from treadle.nn import dtypes
 
 
 @pytest.mark.parametrize("name", nnx.activations.__all__)
@@ -22,11 +21,11 @@ def test_initializers_are_those_of_jax(name):
 
 
 def test_promotion_follows_jax_unless_told():
-    a, b, none = dtypes.promote_dtype((jnp.ones(2, jnp.bfloat16), jnp.ones(2), None))
+    a, b, none = nnx.promote_dtype((jnp.ones(2, jnp.bfloat16), jnp.ones(2), None))
     assert (a.dtype, b.dtype, none) == (jnp.float32, jnp.float32, None)
-    (a,) = dtypes.promote_dtype((jnp.ones(2, jnp.int32),))
+    (a,) = nnx.promote_dtype((jnp.ones(2, jnp.int32),))
     assert a.dtype == jnp.float32
-    (a,) = dtypes.promote_dtype((jnp.ones(2, jnp.int32),), inexact=False)
+    (a,) = nnx.promote_dtype((jnp.ones(2, jnp.int32),), inexact=False)
     assert a.dtype == jnp.int32
     with pytest.raises(ValueError, match="int32 cannot hold"):
-        dtypes.promote_dtype((a,), dtype=jnp.int32)
+        nnx.promote_dtype((a,), dtype=jnp.int32)

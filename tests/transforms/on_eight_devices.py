@@ -375,3 +375,32 @@ def test_shardings_choose_the_memory():
     grow(made)
     assert made.w.value.sharding.memory_kind == "pinned_host"
     np.testing.assert_array_equal(np.asarray(made.w.value), np.full((8, 4), 3.0))
+
+
+# -- what JAX says about leaves on devices names them ----------------------------------------------
+
+
+def test_leaves_on_other_devices_than_the_rest_are_named():
+    first, second = jax.devices()[:2]
+    net = nnx.Dict(w=nnx.Param(jax.device_put(jnp.ones(2), first)))
+    x = jax.device_put(jnp.ones(2), second)
+    with pytest.raises(ValueError, match="incompatible devices") as error:
+        nnx.jit(lambda net, x: net.w.value + x)(net, x)
+    assert re.search(r"argument net\.w of .*argument x of", str(error.value), re.DOTALL)
+
+
+def test_a_leaf_that_its_sharding_does_not_divide_is_named():
+    mesh = Mesh(np.array(jax.devices()), ("d",))
+    net = nnx.Dict(parts=[nnx.Param(jnp.ones(8)), nnx.Param(jnp.ones(3))])
+    with pytest.raises(ValueError, match=r"in_shardings cannot place net\.parts\[1\]: "):
+        nnx.jit(lambda net: net.parts[0].value, in_shardings=NamedSharding(mesh, P("d")))(net)
+
+
+def test_a_leaf_that_lies_elsewhere_than_a_program_was_compiled_for_is_named():
+    mesh = Mesh(np.array(jax.devices()), ("d",))
+    split = jax.device_put(jnp.ones(8), NamedSharding(mesh, P("d")))
+    whole = jax.device_put(jnp.ones(8), NamedSharding(mesh, P()))
+    step = nnx.jit(lambda net: net.w.value.sum())
+    compiled = step.lower(nnx.Dict(w=nnx.Param(split))).compile()
+    with pytest.raises(ValueError, match=r"(?i)arg(ument)? net\.w\b"):
+        compiled(nnx.Dict(w=nnx.Param(whole)))

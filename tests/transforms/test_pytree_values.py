@@ -349,7 +349,7 @@ def test_integers_in_a_pytree_are_named():
     assert (float(first), second.dtype) == (3.0, jax.dtypes.float0)
     _, tangent = nnx.jvp(f, (m,), ({"w": (jnp.array(1.0), None)},))
     assert float(tangent) == 3.0
-    with pytest.raises(TypeError, match=r"differentiates m\.w\['a'\], which is not an array"):
+    with pytest.raises(TypeError, match=r"m\.w\['a'\] is a 'str'"):
         nnx.grad(lambda m: 1.0)(nnx.Dict(w=nnx.Param({"a": "text"})))
 
 

@@ -98,43 +98,55 @@ def _shape_on_axes(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]
     return tuple(size if axis in axes else 1 for axis, size in enumerate(shape))
 
 
+# Parameters that all constructors have and that instances keep as they are.
+_KEPT = (
+    "num_features",
+    "epsilon",
+    "dtype",
+    "param_dtype",
+    "use_bias",
+    "use_scale",
+    "axis_name",
+    "use_fast_variance",
+)
+
+
 class _Norm(Module):
     """What normalization layers have in common: a scale, a bias and how statistics are made."""
 
-    def _create(
-        self,
-        num_features: int,
-        *,
-        epsilon: float,
-        dtype: DTypeLike | None,
-        param_dtype: DTypeLike,
-        use_bias: bool,
-        use_scale: bool,
-        bias_init: Initializer,
-        scale_init: Initializer,
-        axis_name: str | None,
-        axis_index_groups: IndexGroups,
-        use_fast_variance: bool,
-        rngs: Rngs,
-        bias_metadata: Mapping[str, Any],
-        scale_metadata: Mapping[str, Any],
-    ) -> None:
-        shape = (num_features,)
-        self.scale: Param[jax.Array] | None = None
-        if use_scale:
-            self.scale = make_param(scale_init, rngs.params(), shape, param_dtype, scale_metadata)
-        self.bias: Param[jax.Array] | None = None
-        if use_bias:
-            self.bias = make_param(bias_init, rngs.params(), shape, param_dtype, bias_metadata)
-        self.num_features = num_features
-        self.epsilon = epsilon
-        self.dtype = dtype
-        self.param_dtype = param_dtype
-        self.use_bias = use_bias
-        self.use_scale = use_scale
-        self.axis_name = axis_name
-        self.axis_index_groups = _as_index_groups(axis_index_groups)
-        self.use_fast_variance = use_fast_variance
+    num_features: int
+    epsilon: float
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
+    use_bias: bool
+    use_scale: bool
+    axis_name: str | None
+    axis_index_groups: tuple[tuple[int, ...], ...] | None
+    use_fast_variance: bool
+    scale: Param[jax.Array] | None
+    bias: Param[jax.Array] | None
+
+    def _create(self, parameters: Mapping[str, Any], **fixed: Any) -> None:
+        """Keep what the constructors of all norms take, and make scale and bias.
+
+        Args:
+            parameters: what the constructor was called with, by name.
+            **fixed: the same of what it does not offer.
+        """
+        given = {**parameters, **fixed}
+        for name in _KEPT:
+            setattr(self, name, given[name])
+        self.axis_index_groups = _as_index_groups(given["axis_index_groups"])
+        self.scale = self._made("scale", given)
+        self.bias = self._made("bias", given)
+
+    @staticmethod
+    def _made(name: str, given: Mapping[str, Any]) -> Param[jax.Array] | None:
+        if not given[f"use_{name}"]:
+            return None
+        key, shape = given["rngs"].params(), (given["num_features"],)
+        initializer, metadata = given[f"{name}_init"], given[f"{name}_metadata"]
+        return make_param(initializer, key, shape, given["param_dtype"], metadata)
 
     def _check_features(self, x: jax.Array, axes: Sequence[int]) -> None:
         found = 1
@@ -248,22 +260,7 @@ class BatchNorm(_Norm):
         bias_metadata: Mapping[str, Any] = NO_METADATA,
         scale_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
-        self._create(
-            num_features,
-            epsilon=epsilon,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            axis_name=axis_name,
-            axis_index_groups=axis_index_groups,
-            use_fast_variance=use_fast_variance,
-            rngs=rngs,
-            bias_metadata=bias_metadata,
-            scale_metadata=scale_metadata,
-        )
+        self._create(locals())
         self.mean = BatchStat(jnp.zeros((num_features,), jnp.float32))
         self.var = BatchStat(jnp.ones((num_features,), jnp.float32))
         self.use_running_average = use_running_average
@@ -369,22 +366,7 @@ class LayerNorm(_Norm):
         bias_metadata: Mapping[str, Any] = NO_METADATA,
         scale_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
-        self._create(
-            num_features,
-            epsilon=epsilon,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            axis_name=axis_name,
-            axis_index_groups=axis_index_groups,
-            use_fast_variance=use_fast_variance,
-            rngs=rngs,
-            bias_metadata=bias_metadata,
-            scale_metadata=scale_metadata,
-        )
+        self._create(locals())
         self.reduction_axes = as_tuple(reduction_axes)
         self.feature_axes = as_tuple(feature_axes)
 
@@ -457,20 +439,7 @@ class RMSNorm(_Norm):
         scale_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
         self._create(
-            num_features,
-            epsilon=epsilon,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            use_bias=False,
-            use_scale=use_scale,
-            bias_init=initializers.zeros,
-            scale_init=scale_init,
-            axis_name=axis_name,
-            axis_index_groups=axis_index_groups,
-            use_fast_variance=use_fast_variance,
-            rngs=rngs,
-            bias_metadata=NO_METADATA,
-            scale_metadata=scale_metadata,
+            locals(), use_bias=False, bias_init=initializers.zeros, bias_metadata=NO_METADATA
         )
         self.reduction_axes = as_tuple(reduction_axes)
         self.feature_axes = as_tuple(feature_axes)
@@ -565,22 +534,7 @@ class GroupNorm(_Norm):
         if not divisor or divisor < 0 or num_features % divisor:
             name = "num_groups" if group_size is None else "group_size"
             raise ValueError(f"{name}={divisor} does not divide num_features={num_features}")
-        self._create(
-            num_features,
-            epsilon=epsilon,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            axis_name=axis_name,
-            axis_index_groups=axis_index_groups,
-            use_fast_variance=use_fast_variance,
-            rngs=rngs,
-            bias_metadata=bias_metadata,
-            scale_metadata=scale_metadata,
-        )
+        self._create(locals())
         self.num_groups = divisor if group_size is None else num_features // divisor
         self.group_size = num_features // self.num_groups
         self.reduction_axes = None if reduction_axes is None else as_tuple(reduction_axes)
@@ -675,22 +629,7 @@ class InstanceNorm(_Norm):
         bias_metadata: Mapping[str, Any] = NO_METADATA,
         scale_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
-        self._create(
-            num_features,
-            epsilon=epsilon,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            axis_name=axis_name,
-            axis_index_groups=axis_index_groups,
-            use_fast_variance=use_fast_variance,
-            rngs=rngs,
-            bias_metadata=bias_metadata,
-            scale_metadata=scale_metadata,
-        )
+        self._create(locals())
         self.feature_axes = as_tuple(feature_axes)
 
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:

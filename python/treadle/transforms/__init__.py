@@ -1,20 +1,30 @@
 """JAX's transforms over graph nodes: public names, nothing else."""
 
 from treadle._public import publish
-from treadle.transforms.autodiff import CustomVjp, custom_vjp, grad, jvp, value_and_grad, vjp
-from treadle.transforms.axes import Carry, DiffState, StateAxes, StateSharding
-from treadle.transforms.checkify import checkify
-from treadle.transforms.control_flow import cond, fori_loop, switch, while_loop
-from treadle.transforms.eval_shape import eval_shape
-from treadle.transforms.jit import JitWrapped, cached_partial, jit
-from treadle.transforms.lifted import Grad, Jit, LiftedConstructor, Remat, Scan, Vmap
-from treadle.transforms.parallel import pmap, shard_map
-from treadle.transforms.profile import Profile, profile
-from treadle.transforms.remat import remat
-from treadle.transforms.retraces import Retrace, TooManyTracesError, explain_retraces, max_traces
-from treadle.transforms.scan import scan
-from treadle.transforms.split_rngs import SplitBackups, split_rngs
-from treadle.transforms.vmap import vmap
+from treadle.transforms._axes import Carry, DiffState, StateAxes, StateSharding
+from treadle.transforms._branches import cond, switch
+from treadle.transforms._checkify import checkify
+from treadle.transforms._custom_vjp import CustomVjp, custom_vjp
+from treadle.transforms._eval_shape import eval_shape
+from treadle.transforms._grad import grad, value_and_grad
+from treadle.transforms._jacobians import jacfwd, jacrev
+from treadle.transforms._jit.jit import JitWrapped, cached_partial, jit
+from treadle.transforms._jit.profiling import Profile, profile
+from treadle.transforms._jit.retraces import (
+    Retrace,
+    TooManyTracesError,
+    explain_retraces,
+    max_traces,
+)
+from treadle.transforms._lifted import Grad, Jit, LiftedConstructor, Remat, Scan, Vmap
+from treadle.transforms._loops import fori_loop, while_loop
+from treadle.transforms._pmap import pmap
+from treadle.transforms._remat import remat
+from treadle.transforms._scan import scan
+from treadle.transforms._shard_map import shard_map
+from treadle.transforms._split_rngs import SplitBackups, split_rngs
+from treadle.transforms._vjp import jvp, vjp
+from treadle.transforms._vmap import vmap
 
 __all__ = [
     "Carry",
@@ -41,6 +51,8 @@ __all__ = [
     "explain_retraces",
     "fori_loop",
     "grad",
+    "jacfwd",
+    "jacrev",
     "jit",
     "jvp",
     "max_traces",

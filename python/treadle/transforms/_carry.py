@@ -11,17 +11,11 @@ import numpy as np
 from treadle import _core
 from treadle._bootstrap import is_array
 from treadle._objects.node_types import holds_graph, iter_children, static_part
-from treadle.transforms._lift import (
-    Call,
-    Function,
-    Path,
-    argument_label,
-    part_label,
-    plain_path,
-    structure_text,
-    tree_flatten,
-    type_of,
-)
+from treadle.transforms._arguments import Function, Path, argument_label
+from treadle.transforms._call import Call
+from treadle.transforms._inside import Inside
+from treadle.transforms._messages import part_label, structure_text, type_of
+from treadle.transforms._trees import flatten_with_paths, tree_flatten
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -31,30 +25,29 @@ class Carried:
     """One argument that a loop carries, as structure only.
 
     Args:
-        where: transform and function, for messages.
         call: the walked call.
         position: of the carried argument.
     """
 
-    def __init__(self, where: str, call: Call, position: int) -> None:
-        self.where = where
+    def __init__(self, call: Call, position: int) -> None:
+        self.where = call.where
         self.function = call.function
         self.position = position
         self.ref_paths = call.graphdef.ref_paths()
-        self.items = dict(call.argument_items())[position]
-        found, self.structure = jax.tree_util.tree_flatten_with_path(
-            call.args[position], is_leaf=_core.is_node
-        )
+        _, argument, self.items = call.argument_items()[position]
+        _, self.structure = tree_flatten(argument)
         self.labels = [
-            argument_label(call.function, (position, *plain_path(path))) for path, _ in found
+            argument_label(call.function, (position, *path))
+            for path, _ in flatten_with_paths(argument)
         ]
 
-    def continued(self, refs: Sequence[Any], leaves: Sequence[Any], returned: Any) -> list[int]:
+    def continued(self, inside: Inside, returned: Any) -> list[int]:
         """Leaf ids that the arrays of the returned carry continue, in its pytree order.
 
         Raises:
             TypeError: the returned carry is not like the one that came in.
         """
+        refs, leaves = inside.refs, inside.leaves
         after, structure = tree_flatten(returned)
         if structure != self.structure:
             raise TypeError(

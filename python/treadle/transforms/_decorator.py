@@ -12,18 +12,18 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
+from treadle.transforms._arguments import Function
+
 if TYPE_CHECKING:
     from jax.experimental.checkify import Error
 
+    from treadle.transforms._custom_vjp import CustomVjp
     from treadle.transforms._grad_types import GradTransform, ValueAndGradTransform
-    from treadle.transforms.autodiff import CustomVjp
-    from treadle.transforms.jit import JitWrapped
+    from treadle.transforms._jit.jit import JitWrapped
 
 Options = ParamSpec("Options")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-Function = Callable[..., Any]
 
 if TYPE_CHECKING:
     Checked = tuple[Error, R]
@@ -72,6 +72,21 @@ class CheckTransform(Protocol[Options]):
     ) -> Callable[P, Checked[R]]: ...
     @overload
     def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _Check: ...
+
+
+class _Opaque(Protocol):
+    def __call__(self, f: Callable[P, Any], /) -> Callable[P, Any]: ...
+
+
+class OpaqueTransform(Protocol[Options]):
+    """A transform whose result is called like the function, and gives what no type here can say."""
+
+    @overload
+    def __call__(
+        self, f: Callable[P, Any], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> Callable[P, Any]: ...
+    @overload
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _Opaque: ...
 
 
 class _CustomRule(Protocol):
@@ -129,6 +144,13 @@ def check_transform(
     define: Callable[Concatenate[Function, Options], Function],
 ) -> CheckTransform[Options]:
     """As `transform`, for what returns a function of a pair."""
+    return _spelled(define)
+
+
+def opaque_transform(
+    define: Callable[Concatenate[Function, Options], Function],
+) -> OpaqueTransform[Options]:
+    """As `transform`, for what returns a function of another result."""
     return _spelled(define)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from treadle._core import ObjectNode
     from treadle._graph.filters import Filter
     from treadle._graph.state import State
-    from treadle.transforms.axes import DiffState
+    from treadle.transforms._axes import DiffState
 
     class _Options(TypedDict, total=False):
         holomorphic: bool

@@ -1,0 +1,350 @@
+"""custom_vjp over graph nodes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from treadle import _core
+from treadle._graph.filters import All, Filter
+from treadle.errors import format_path
+from treadle.transforms._arguments import Function, function_name, normalize_argnums
+from treadle.transforms._aside import Aside
+from treadle.transforms._axes import DiffState
+from treadle.transforms._call import Call, Outline
+from treadle.transforms._decorator import custom_rule_transform
+from treadle.transforms._differentiated import Differentiated
+from treadle.transforms._driver import Rule, apply
+from treadle.transforms._inside import Inside
+from treadle.transforms._messages import returned
+from treadle.transforms._selection import Selection
+from treadle.transforms._tangents import scatter, zero_tangent
+from treadle.transforms._trees import tree_flatten, walk
+
+__all__ = ["CustomVjp", "custom_vjp"]
+
+P = ParamSpec("P")
+Rest = ParamSpec("Rest")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") or isinstance(value, (bool, int, float, complex))
+
+
+def _is_jax_value(value: Any) -> bool:
+    """Whether a leaf's value is an array, or a pytree of arrays, of which there is at least one."""
+    if _is_array(value):
+        return True
+    parts = jax.tree_util.tree_leaves(value)
+    return bool(parts) and all(map(_is_array, parts))
+
+
+class CustomVjp(Generic[P, R]):
+    """A function with its own rule for reverse-mode differentiation; see `custom_vjp`."""
+
+    def __init__(
+        self, fun: Callable[P, R], nondiff_argnums: Sequence[int | DiffState], wrt: Filter
+    ) -> None:
+        functools.update_wrapper(self, fun)
+        self._fun = fun
+        self._nondiff_argnums = tuple(nondiff_argnums)
+        self._wrt = wrt
+        self._rule: tuple[Function, Function] | None = None
+
+    @overload
+    def __get__(self, instance: None, owner: Any = ..., /) -> CustomVjp[P, R]: ...
+    @overload
+    def __get__(
+        self: CustomVjp[Concatenate[T, Rest], R], instance: T, owner: Any = ..., /
+    ) -> Callable[Rest, R]: ...
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def defvjp(self, fwd: Function, bwd: Function) -> None:
+        """Set the rule.
+
+        Args:
+            fwd: takes the arguments of the function by position, those left to their defaults too;
+                returns ``(out, residual)``. Both may refer to the nodes it was given.
+            bwd: takes the arguments named by integers in `nondiff_argnums`, the residual, and
+                ``(inputs_g, out_g)``: cotangents of the updates that the function made to its
+                differentiated arguments (a State for a node, zero where nothing was updated), and
+                of its result. Returns a tuple with the gradient of each differentiated argument, a
+                State for a node; None and missing entries count as zero.
+        """
+        self._rule = fwd, bwd
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function; differentiating it uses the rule."""
+        if self._rule is None:
+            raise AttributeError(
+                f"No derivative rule defined for custom_vjp function {function_name(self._fun)}: "
+                "call its defvjp(fwd, bwd) first."
+            )
+        positional = _positional(self._fun, args, kwargs)
+        rule = _CustomVjp(self._rule, self._nondiff_argnums, self._wrt)
+        return apply(rule, self._fun, positional, {})
+
+
+def _positional(fun: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """All arguments of a call by position, with defaults, as `jax.custom_vjp` binds them.
+
+    Defaults of keyword-only parameters are left to `fun`. A `functools.partial` or a function
+    without a readable signature is called by position only.
+
+    Raises:
+        TypeError: the arguments do not fit `fun`, or one cannot be given by position.
+    """
+    unbound = list(kwargs)
+    try:
+        signature = None if isinstance(fun, functools.partial) else inspect.signature(fun)
+    except (TypeError, ValueError):
+        signature = None
+    if signature is not None:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"custom_vjp of {function_name(fun)}: {error}.") from error
+        bound.apply_defaults()
+        args = bound.args
+        unbound = [name for name in kwargs if name in bound.kwargs]
+    if unbound:
+        names = ", ".join(map(repr, unbound))
+        raise TypeError(
+            f"custom_vjp of {function_name(fun)}: its rule takes arguments by position, and "
+            f"{names} cannot be given so. Give {function_name(fun)} a signature with positional "
+            "parameters in their place, or close over the values."
+        )
+    return args
+
+
+class _Done(NamedTuple):
+    """What the function, or its forward rule, did."""
+
+    effects: _core.Effects
+    structure: Any
+    """Of the result."""
+
+
+class _Residual(NamedTuple):
+    """What the forward rule keeps for the backward one, without its arrays."""
+
+    graphdef: _core.GraphDef
+    leaves: list[Any]
+    arrays: list[int]
+    """The leaves that are arrays."""
+
+
+class _Inputs(NamedTuple):
+    """What the leaves of a call are."""
+
+    selection: Selection
+    skipped: tuple[int, ...]
+    """Positions of the arguments of which none is differentiated."""
+    rest: list[int]
+    """The arrays that are not differentiated."""
+
+
+class _CustomVjp(Rule):
+    name = "custom_vjp"
+    remedy = "name the positions of others in nondiff_argnums"
+
+    def __init__(
+        self,
+        rule: tuple[Function, Function],
+        nondiff_argnums: tuple[int | DiffState, ...],
+        wrt: Filter,
+    ) -> None:
+        self.rule = rule
+        self.nondiff_argnums = nondiff_argnums
+        self.wrt = wrt
+
+    def inputs(self, call: Call) -> _Inputs:
+        named = self.nondiff_argnums
+        argnums = [entry.argnum if isinstance(entry, DiffState) else entry for entry in named]
+        positions = normalize_argnums(
+            self.name, "nondiff_argnums", argnums, call.function, len(call.args)
+        )
+        filters = dict.fromkeys(range(len(call.args)), self.wrt)
+        skipped: list[int] = []
+        for position, entry in zip(positions, named, strict=True):
+            if isinstance(entry, DiffState):
+                filters[position] = entry.filter
+            else:
+                skipped.append(position)
+        wanted = [(p, All(_differentiable, f)) for p, f in filters.items() if p not in skipped]
+        selection = Selection(call, wanted)
+        rest = [
+            leaf
+            for leaf, value in enumerate(call.leaves)
+            if leaf not in selection.positions and _is_jax_value(value)
+        ]
+        return _Inputs(selection, tuple(skipped), rest)
+
+    def seen(self, call: Call, inputs: _Inputs | None) -> Iterable[int]:
+        return () if inputs is None else inputs.selection.leaves
+
+    def body(self, call: Call, inputs: _Inputs) -> _Bodies:
+        for leaf in inputs.selection.leaves:
+            if not _is_jax_value(call.leaves[leaf]):
+                raise TypeError(f"{call.where}: {call.label(leaf)} is not an array.")
+        return _Bodies(call, inputs, self.rule)
+
+    def run(self, call: Call, inputs: _Inputs, body: _Bodies) -> Any:
+        flat = jax.custom_vjp(body.primal)
+        flat.defvjp(body.forward, body.backward)
+        rest = tuple(call.leaves[leaf] for leaf in inputs.rest)
+        return None, flat(inputs.selection.values(), rest)
+
+    def finish(self, call: Call, body: _Bodies, tail: Any) -> Any:
+        aside, out = tail
+        return call.finish(aside.value.effects, out)
+
+
+class _Bodies:
+    """The function and its rule over flat leaves. A traced program keeps them: they hold no arrays."""
+
+    def __init__(self, call: Call, inputs: _Inputs, rule: tuple[Function, Function]) -> None:
+        # The leaves that are no arrays, such as texts.
+        self.leaves = [None if _is_jax_value(value) else value for value in call.leaves]
+        self.outline = call.outline()
+        self.where = call.where
+        self.selection = inputs.selection.without_values()
+        self.skipped = inputs.skipped
+        self.rest = inputs.rest
+        self.fwd, self.bwd = rule
+        # What the function itself gave, if it was traced: the forward rule must give the same.
+        self.rows: list[Any] | None = None
+
+    def _inside(self, outline: Outline, chosen: Sequence[Any], rest: Sequence[Any]) -> Inside:
+        leaves = list(self.leaves)
+        for ids, values in ((self.selection.leaves, chosen), (self.rest, rest)):
+            for leaf, value in zip(ids, values, strict=True):
+                leaves[leaf] = value
+        return Inside(outline, leaves)
+
+    def _leave(self, inside: Inside, result: Any) -> tuple[Aside, tuple[Any, ...]]:
+        out, _ = Differentiated.split(self.where, False, result)
+        inside.leave(out)
+        _, structure = tree_flatten(out)
+        return Aside(_Done(inside.effects, structure)), tuple(inside.values)
+
+    def primal(self, chosen: Sequence[Any], rest: Sequence[Any]) -> Any:
+        """The function itself."""
+        inside = self._inside(self.outline, chosen, rest)
+        out = self._leave(inside, inside.run())
+        self.rows = [*inside.effects.outputs()]
+        return out
+
+    def forward(self, chosen: Sequence[Any], rest: Sequence[Any]) -> Any:
+        """The forward rule: what the function gives, and a residual."""
+        inside = self._inside(self.outline.of(self.fwd), chosen, rest)
+        result = inside.run()
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(
+                f"{self.where}: fwd must return a pair (out, residual), got {returned(result)}."
+            )
+        out, kept = result
+        residual = walk(kept, [inside.args[position] for position in self.skipped])
+        given = self._leave(inside, out)
+        rows = [*inside.effects.outputs()]
+        if self.rows is not None and self.rows != rows:
+            raise ValueError(
+                f"{self.where}: fwd must return and update what the function itself does. The "
+                f"function gives {_output_paths(self.rows)}, fwd gives {_output_paths(rows)}."
+            )
+        arrays = [i for i, leaf in enumerate(residual.leaves) if _is_jax_value(leaf)]
+        others = [None if _is_jax_value(leaf) else leaf for leaf in residual.leaves]
+        template = Aside(_Residual(residual.graphdef, others, arrays))
+        return given, (tuple(residual.leaves[i] for i in arrays), chosen, template)
+
+    def backward(self, saved: Any, cotangents: Any) -> Any:
+        """The backward rule: gradients of the arrays, from cotangents of what came out."""
+        kept, chosen, template = saved
+        graphdef, others, arrays = template.value
+        aside, given = cotangents
+        done: _Done = aside.value
+        leaves = list(others)
+        for i, value in zip(arrays, kept, strict=True):
+            leaves[i] = value
+        ((residual, skipped), _), _ = _core.unflatten(graphdef, leaves)
+        selection = self.selection
+        updates = list(jax.tree_util.tree_map(zero_tangent, chosen))
+        results = []
+        for (kind, leaf, _), cotangent in zip(done.effects.outputs(), given, strict=True):
+            if kind == "result":
+                results.append(cotangent)
+            elif leaf in selection.positions:
+                updates[selection.positions[leaf]] = cotangent
+        inputs_g = tuple(selection.gather(updates))
+        out_g = jax.tree_util.tree_unflatten(done.structure, results)
+        gradients = self.bwd(*skipped, residual, (inputs_g, out_g))
+        if not isinstance(gradients, (tuple, list)) or len(gradients) != len(inputs_g):
+            raise TypeError(
+                f"{self.where}: bwd must return a tuple with the gradient of each of the "
+                f"{len(inputs_g)} differentiated arguments, got {returned(gradients)}."
+            )
+        filled = scatter(selection, gradients, chosen, "the result of bwd", add_up=True)
+        return filled, None
+
+
+def _output_paths(rows: Sequence[Any]) -> list[str]:
+    return [f"{kind} {format_path(path, '')}" for kind, _, path in rows]
+
+
+def _differentiable(path: Any, value: Any) -> bool:
+    raw = getattr(value, "raw_value", getattr(value, "value", value))
+    if not _is_jax_value(raw):
+        return False
+    parts = jax.tree_util.tree_leaves(raw)
+    return any(jnp.issubdtype(jnp.result_type(part), np.inexact) for part in parts)
+
+
+@custom_rule_transform
+def custom_vjp(
+    fun: Callable[P, R], *, nondiff_argnums: Sequence[int | DiffState] = (), wrt: Filter = ...
+) -> CustomVjp[P, R]:
+    """Give a function over graph nodes its own rule for reverse-mode differentiation.
+
+    Args:
+        fun: the function; its result holds arrays only.
+        nondiff_argnums: positions, in the signature of `fun`, of arguments that are not
+            differentiated. An entry ``DiffState(position, filter)`` says which leaves of that
+            argument are.
+        wrt: filter that selects the differentiated leaves of the other nodes; only floating-point
+            and complex leaves are.
+
+    Arguments given by keyword and defaults take their positions in the signature of `fun`, as with
+    `jax.custom_vjp`; one that has no position (keyword-only, or in ``**kwargs``) cannot be given.
+
+    Returns:
+        A `CustomVjp`, whose ``defvjp(fwd, bwd)`` sets the rule.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import treadle as nnx
+    >>> @nnx.custom_vjp
+    ... def scaled(m, x):
+    ...     return m["w"] * x
+    >>> def fwd(m, x):
+    ...     return scaled(m, x), (m, x)
+    >>> def bwd(residual, g):
+    ...     (m, x), (_, out_g) = residual, g
+    ...     of_m = nnx.state(m)
+    ...     of_m["w"].value = jnp.clip(out_g * x, -1.0, 1.0)
+    ...     return of_m, out_g * m["w"].value
+    >>> scaled.defvjp(fwd, bwd)
+    >>> model = nnx.Dict(w=nnx.Param(jnp.array(3.0)))
+    >>> grads = nnx.grad(scaled)(model, jnp.array(5.0))
+    >>> float(grads["w"].value)
+    1.0
+    """
+    return CustomVjp(fun, nondiff_argnums, wrt)

@@ -1,0 +1,161 @@
+"""pmap over graph nodes: slices on several devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from treadle.transforms._arguments import Function, normalize_argnums, numbers
+from treadle.transforms._call import Call
+from treadle.transforms._decorator import P, R, transform
+from treadle.transforms._driver import Rule, lift
+from treadle.transforms._frozen import DEFAULT_STATE_AXES, NO_METADATA
+from treadle.transforms._mapped import MappedBody
+from treadle.transforms._roles import Plan, Resolver
+from treadle.transforms._spelling import MapOptions
+
+if TYPE_CHECKING:
+    from treadle._graph.filters import Filter
+
+__all__ = ["pmap"]
+
+
+class _Pmap(Rule):
+    name = "pmap"
+    reuses = True
+
+    def __init__(
+        self,
+        options: MapOptions,
+        static: int | Sequence[int],
+        donated: int | Sequence[int],
+        size: int | None,
+        settings: dict[str, Any],
+    ) -> None:
+        self.options = options
+        self.static_argnums, self.donate_argnums = numbers(static), numbers(donated)
+        self.size = size
+        self.settings = settings
+
+    def static(self, function: Function, count: int) -> Iterable[int]:
+        parameter = "static_broadcasted_argnums"
+        return normalize_argnums(self.name, parameter, self.static_argnums, function, count)
+
+    def inputs(self, call: Call) -> Plan:
+        plan = Resolver(call, self.options).plan(self.size, "axis_size")
+        positions = normalize_argnums(
+            self.name, "donate_argnums", self.donate_argnums, call.function, len(call.args)
+        )
+        return replace(plan, settings=(plan.size, _donated(call, positions)))
+
+    def body(self, call: Call, inputs: Plan) -> Function:
+        size, given = inputs.settings  # type: ignore[misc]
+        numbers = range(len(inputs.roles))
+        body = MappedBody(self.options, call, inputs, [leaf not in given for leaf in numbers])
+
+        def flat(gone: tuple[Any, ...], kept: tuple[Any, ...], slices: Any) -> Any:
+            del slices
+            sources = {True: iter(gone), False: iter(kept)}
+            return body([next(sources[leaf in given]) for leaf in numbers])
+
+        return jax.pmap(
+            flat,
+            in_axes=(*_apart(body.in_axes, given), 0),
+            out_axes=body.out_axes,
+            axis_size=size,
+            donate_argnums=(0,) if given else (),
+            **self.settings,
+        )
+
+    def run(self, call: Call, inputs: Plan, body: Function) -> Any:
+        size, given = inputs.settings  # type: ignore[misc]
+        # JAX wants something mapped to see the number of slices by.
+        slices = np.zeros((size, 0), np.int8)
+        return body(*_apart(inputs.slices(call.leaves), given), slices)
+
+
+def _apart(leaves: Sequence[Any], given: frozenset[int]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What there is for leaves that are donated, and for the others."""
+    return (
+        tuple(value for leaf, value in enumerate(leaves) if leaf in given),
+        tuple(value for leaf, value in enumerate(leaves) if leaf not in given),
+    )
+
+
+def _donated(call: Call, positions: Sequence[int]) -> frozenset[int]:
+    """Leaves of the arguments at `positions`, less those that others hold too."""
+    donated: set[int] = set()
+    kept: set[int] = set()
+    for which, _, items in call.argument_items():
+        into = donated if which in positions else kept
+        for is_object, number in items:
+            into.update(call.graphdef.reachable(number) if is_object else (number,))
+    return frozenset(donated - kept)
+
+
+@transform
+def pmap(
+    f: Callable[P, R],
+    axis_name: Hashable | None = None,
+    *,
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    static_broadcasted_argnums: int | Sequence[int] = (),
+    devices: Sequence[Any] | None = None,
+    backend: str | None = None,
+    axis_size: int | None = None,
+    donate_argnums: int | Sequence[int] = (),
+    in_axes_kwargs: Any = 0,
+    state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
+    split_rngs: Filter = ...,
+    transform_metadata: Mapping[str, Any] = NO_METADATA,
+) -> Callable[P, R]:
+    """A function that maps `f` over devices; as `vmap`, each slice on a device of its own.
+
+    Args:
+        f: function whose arguments may be or contain graph nodes.
+        axis_name: name of the axis for collectives.
+        in_axes: axis of arrays in positional arguments, as in `vmap`.
+        out_axes: axis of arrays in the result, as in `vmap`. What is not mapped there, and
+            broadcast state that changes, is taken from the first device: reduce it over
+            `axis_name`.
+        static_broadcasted_argnums: positions of arguments that are compared instead of traced.
+        devices: the devices; default: the first ones that `jax.devices` gives.
+        backend: their platform.
+        axis_size: number of slices; needed when nothing is mapped.
+        donate_argnums: positions of arguments whose arrays may be overwritten.
+        in_axes_kwargs: axis of arrays in keyword arguments, as in `vmap`.
+        state_axes: filter -> axis of the state of nodes, as in `vmap`.
+        split_rngs: filter of the random streams to split, as in `vmap`.
+        transform_metadata: names of the axis in sharding metadata, as in `vmap`.
+
+    Returns:
+        A function with the arguments of `f`.
+
+    Raises:
+        ValueError: as `vmap`, or there are fewer devices than slices.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import treadle as nnx
+    >>> n = jax.local_device_count()
+    >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    >>> forward = nnx.pmap(lambda m, x: m(x), state_axes={})
+    >>> forward(model, jnp.ones((n, 4, 2))).shape == (n, 4, 3)
+    True
+    """
+    options = MapOptions(
+        "pmap",
+        in_axes=in_axes,
+        in_axes_kwargs=in_axes_kwargs,
+        out_axes=out_axes,
+        state_axes=state_axes,
+        split_rngs=split_rngs,
+        transform_metadata=transform_metadata,
+    )
+    settings = {"axis_name": axis_name, "devices": devices, "backend": backend}
+    return lift(f, _Pmap(options, static_broadcasted_argnums, donate_argnums, axis_size, settings))
