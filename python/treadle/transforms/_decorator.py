@@ -1,8 +1,9 @@
 """How a transform is spelled: ``transform(f, ...)``, or ``transform(...)`` as a decorator.
 
 `transform` and its siblings make that of a function whose first parameter is the user's function. The
-protocols say it to type checkers. Each has the two spellings as overloads, over the parameters of the user's function
-(`P`) and the transform's options (`Options`), so that both are checked and signatures are kept.
+protocols say it to type checkers. Each has the two spellings as overloads, over the parameters of the
+user's function (`P`) and the transform's options (`Options`), so that both are checked and signatures
+are kept.
 """
 
 from __future__ import annotations

@@ -96,4 +96,7 @@ def use(model: Model, x: jax.Array, flag: bool) -> None:
     reveal_type(pull_back(x))  # tuple[Any, ...]
     reveal_type(nnx.vjp(with_aux, model, x, has_aux=True)[2])  # str
     reveal_type(nnx.jvp(of_array, (x,), (x,)))  # tuple[Array, Array]
+    reveal_type(nnx.jacrev(of_array))  # (x: Array) -> Any
+    reveal_type(nnx.jacfwd(argnums=1)(loss))  # (model: Model, x: Array, *, rate: float =) -> Any
+    nnx.jacrev(loss, argnum=1)  # error: reportCallIssue // call-overload
     reveal_type(nnx.jvp(with_aux, (model, x), ({}, x), has_aux=True))  # tuple[Array, Array, str]
