@@ -6,7 +6,7 @@ import contextlib
 import copy
 import copyreg
 import operator
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ from treadle.errors import GraphError, LeafTypeError, TraceContextError, located
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
+
+    from treadle._graph.state import State
 
 __all__ = ["Module", "Object", "first_from"]
 
@@ -236,6 +238,16 @@ class Module(Object):
             )
         return jax.tree.map(jnp.add, value, variable.value)
 
+    @overload
+    def pop(self, filter: Filter, /) -> State: ...
+    @overload
+    def pop(self, a: Filter, b: Filter, /) -> tuple[State, State]: ...
+    @overload
+    def pop(self, a: Filter, b: Filter, c: Filter, /) -> tuple[State, State, State]: ...
+    @overload
+    def pop(
+        self, a: Filter, b: Filter, c: Filter, d: Filter, /, *filters: Filter
+    ) -> tuple[State, ...]: ...
     @kept_method
     def pop(self, *filters: Filter) -> Any:
         """Remove Variables from the module and return them as State; see `treadle.pop`.

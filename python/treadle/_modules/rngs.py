@@ -7,19 +7,17 @@ stream gives the same keys however its model is jitted, split or restored.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from treadle._modules.draws import RandomSource
-from treadle._objects.variables import Variable
+from treadle._objects.variables import A, Variable
 from treadle.errors import TraceContextError
 
 __all__ = ["RngCount", "RngKey", "RngState", "RngStream", "RngValue", "Rngs"]
-
-A = TypeVar("A")
 
 RngValue: TypeAlias = "int | jax.Array | np.ndarray[Any, Any] | Variable[Any]"
 

@@ -402,9 +402,9 @@ class MultiHeadAttention(Module):
             bias_metadata=out_bias_metadata,
         )
         self.rngs = rngs if dropout_rate > 0.0 else None
-        self.cached_key: Cache | None = None
-        self.cached_value: Cache | None = None
-        self.cache_index: Cache | None = None
+        self.cached_key: Cache[jax.Array] | None = None
+        self.cached_value: Cache[jax.Array] | None = None
+        self.cache_index: Cache[jax.Array] | None = None
 
     def __call__(
         self,

@@ -130,7 +130,7 @@ class Conv(Module):
         self.kernel = make_param(
             self, kernel_init, rngs, self.kernel_shape, param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
                 self, bias_init, rngs, (out_features,), param_dtype, bias_metadata
@@ -265,7 +265,7 @@ class ConvTranspose(Module):
         self.kernel = make_param(
             self, kernel_init, rngs, self.kernel_shape, param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
                 self, bias_init, rngs, (out_features,), param_dtype, bias_metadata

@@ -90,7 +90,7 @@ class Linear(Module):
         self.kernel = make_param(
             self, kernel_init, rngs, (in_features, out_features), param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
                 self, bias_init, rngs, (out_features,), param_dtype, bias_metadata
@@ -239,7 +239,7 @@ class LinearGeneral(Module):
             param_dtype,
             kernel_metadata,
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
                 self, vector_init, rngs, batch + self.out_features, param_dtype, bias_metadata
@@ -358,7 +358,7 @@ class Einsum(Module):
         self.kernel = make_param(
             self, kernel_init, rngs, self.kernel_shape, param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if self.bias_shape is not None:
             self.bias = make_param(
                 self, bias_init, rngs, self.bias_shape, param_dtype, bias_metadata

@@ -81,8 +81,8 @@ def _normalize(
     x: jax.Array,
     mean: jax.Array | None,
     variance: jax.Array,
-    scale: Param | None,
-    bias: Param | None,
+    scale: Param[jax.Array] | None,
+    bias: Param[jax.Array] | None,
     feature_shape: tuple[int, ...],
     *,
     epsilon: float,
@@ -130,8 +130,8 @@ class _Norm(Module):
     axis_name: str | None
     axis_index_groups: tuple[tuple[int, ...], ...] | None
     use_fast_variance: bool
-    scale: Param | None
-    bias: Param | None
+    scale: Param[jax.Array] | None
+    bias: Param[jax.Array] | None
 
     def _create(self, parameters: Mapping[str, Any], **fixed: Any) -> None:
         """Keep what the constructors of all norms take, and make scale and bias.
@@ -147,7 +147,7 @@ class _Norm(Module):
         self.scale = self._made("scale", given)
         self.bias = self._made("bias", given)
 
-    def _made(self, name: str, given: Mapping[str, Any]) -> Param | None:
+    def _made(self, name: str, given: Mapping[str, Any]) -> Param[jax.Array] | None:
         if not given[f"use_{name}"]:
             return None
         rngs, shape = given["rngs"], (given["num_features"],)

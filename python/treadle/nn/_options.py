@@ -85,7 +85,7 @@ def make_param(
     shape: Sequence[int],
     dtype: DTypeLike,
     metadata: Mapping[str, Any],
-) -> Param:
+) -> Param[jax.Array]:
     """A `Param` initialized by `init(key, shape, dtype)`, with `metadata` attached.
 
     The key is the next one of the stream `params` of `rngs`.
