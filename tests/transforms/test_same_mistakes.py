@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -88,11 +90,9 @@ OF_ARRAYS = [name for name in ALL if name != "eval_shape"]
 
 
 def error_of(name, model, x):
+    run = TRANSFORMS[name](forward) if name in TRANSFORMS else functools.partial(loop, name)
     with pytest.raises((TypeError, ValueError, RuntimeError)) as caught:
-        if name in TRANSFORMS:
-            TRANSFORMS[name](forward)(model, x)
-        else:
-            loop(name, model, x)
+        run(model, x)
     return type(caught.value), str(caught.value)
 
 

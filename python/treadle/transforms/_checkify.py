@@ -8,8 +8,8 @@ from jax.experimental import checkify as jax_checkify
 
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
+from treadle.transforms._decorator import transform
 from treadle.transforms._driver import Body, Rule, as_arrays, lift
-from treadle.transforms._lift import transform
 
 __all__ = ["checkify"]
 

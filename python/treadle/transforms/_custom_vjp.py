@@ -18,10 +18,10 @@ from treadle.transforms._arguments import Function, function_name, normalize_arg
 from treadle.transforms._aside import Aside
 from treadle.transforms._axes import DiffState
 from treadle.transforms._call import Call, Outline
+from treadle.transforms._decorator import transform
 from treadle.transforms._differentiated import Differentiated
 from treadle.transforms._driver import Rule, apply
 from treadle.transforms._inside import Inside
-from treadle.transforms._lift import transform
 from treadle.transforms._messages import returned
 from treadle.transforms._selection import Selection
 from treadle.transforms._tangents import scatter, zero_tangent

@@ -17,8 +17,7 @@ Whatever JAX raises about a leaf in steps 2 and 3 is said again with the leaf's 
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
@@ -27,12 +26,14 @@ import jax.numpy as jnp
 from treadle import _core
 from treadle.transforms._arguments import Function
 from treadle.transforms._aside import Aside
+from treadle.transforms._bounded import Bounded
 from treadle.transforms._call import Call, Outline
 from treadle.transforms._inside import Inside, Output
 from treadle.transforms._messages import BIND, explain_call_error
 
 S = TypeVar("S")
-T = TypeVar("T")
+
+_MAX_BODIES = 64
 
 Groups = tuple[tuple[Any, ...], ...]
 Tail = tuple[Aside, Groups]
@@ -169,7 +170,7 @@ def apply(
     function: Function,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    bodies: Bodies[Any] | None = None,
+    bodies: Bounded[Any, Any] | None = None,
 ) -> Any:
     """Call `function` under a rule."""
     args, kwargs = rule.arrange(function, args, kwargs)
@@ -200,7 +201,9 @@ def apply(
 
 def lift(function: Function, rule: Rule) -> Function:
     """The function that calls `function` under a rule, with its name and signature."""
-    bodies: Bodies[Any] = Bodies()
+    # JAX reuses the trace of a loop body or checkpointed function when it gets the same function
+    # object again. A body must therefore depend on its key only, and never on one call's leaves.
+    bodies: Bounded[Any, Any] = Bounded(_MAX_BODIES)
 
     @functools.wraps(function)
     def lifted(*args: Any, **kwargs: Any) -> Any:
@@ -222,27 +225,3 @@ def as_arrays(tail: Tail) -> Tail:
 
 def _as_array(value: Any) -> Any:
     return value if isinstance(value, jax.Array) else jnp.asarray(value)
-
-
-class Bodies(Generic[T]):
-    """Bodies that one lifted function has handed to JAX, by what they were made from.
-
-    JAX reuses the trace of a loop body or checkpointed function when it gets the same function
-    object again. The body must therefore depend on its key only, and never on one call's leaves.
-    """
-
-    __slots__ = ("_known", "_limit")
-
-    def __init__(self, limit: int = 64) -> None:
-        self._known: OrderedDict[Hashable, T] = OrderedDict()
-        self._limit = limit
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The body for `key`, made when it is not known yet."""
-        try:
-            body = self._known[key]
-        except KeyError:
-            body = self._known[key] = make()
-            while len(self._known) > self._limit:
-                self._known.popitem(last=False)
-        return body

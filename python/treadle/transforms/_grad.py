@@ -11,6 +11,7 @@ from treadle._graph.filters import Filter
 from treadle._objects.variables import Param
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
+from treadle.transforms._decorator import transform
 from treadle.transforms._differentiated import (
     Differentiated,
     DifferentiatedBody,
@@ -18,7 +19,6 @@ from treadle.transforms._differentiated import (
     split_loss,
 )
 from treadle.transforms._driver import lift
-from treadle.transforms._lift import transform
 from treadle.transforms._selection import Argnums, Selection
 
 __all__ = ["grad", "value_and_grad"]

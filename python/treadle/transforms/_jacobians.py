@@ -11,9 +11,9 @@ from treadle._objects.variables import Param
 from treadle.transforms._arguments import Function
 from treadle.transforms._aside import Aside
 from treadle.transforms._call import Call
+from treadle.transforms._decorator import transform
 from treadle.transforms._differentiated import Differentiated, DifferentiatedBody
 from treadle.transforms._driver import lift
-from treadle.transforms._lift import transform
 from treadle.transforms._selection import Argnums, Selection
 
 __all__ = ["jacfwd", "jacrev"]

@@ -11,9 +11,9 @@ import numpy as np
 
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
+from treadle.transforms._decorator import transform
 from treadle.transforms._driver import lift
 from treadle.transforms._frozen import AXIS_0, DEFAULT_STATE_AXES, NO_METADATA, knowing_given
-from treadle.transforms._lift import transform
 from treadle.transforms._mapped import MappedBody, MapRule
 from treadle.transforms._roles import Plan, Resolver
 from treadle.transforms._spelling import MapOptions

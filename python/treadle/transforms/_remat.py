@@ -8,8 +8,8 @@ import jax
 
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
+from treadle.transforms._decorator import transform
 from treadle.transforms._driver import Body, Rule, as_arrays, lift
-from treadle.transforms._lift import transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -16,6 +16,7 @@ from treadle.transforms._axis_names import AxisNames
 from treadle.transforms._call import Call
 from treadle.transforms._carry import Carried, CarriedObjects, check_type
 from treadle.transforms._constants import Constant, constants
+from treadle.transforms._decorator import transform
 from treadle.transforms._driver import lift
 from treadle.transforms._frozen import (
     AXIS_0,
@@ -25,7 +26,6 @@ from treadle.transforms._frozen import (
     knowing_given,
 )
 from treadle.transforms._inside import Inside, Output
-from treadle.transforms._lift import transform
 from treadle.transforms._mapped import MapRule
 from treadle.transforms._new_state import NewState, Part
 from treadle.transforms._random_keys import restore_keys

@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec
 from treadle.transforms._arguments import Function, Path
 from treadle.transforms._axes import StateSharding
 from treadle.transforms._call import Call
+from treadle.transforms._decorator import transform
 from treadle.transforms._driver import Rule, lift
 from treadle.transforms._inside import Inside, Output
-from treadle.transforms._lift import transform
 from treadle.transforms._mapped import MappedBody
 from treadle.transforms._messages import is_jax_value, part_label, type_of
 from treadle.transforms._roles import Plan, Resolver

@@ -8,9 +8,9 @@ import jax
 
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
+from treadle.transforms._decorator import transform
 from treadle.transforms._driver import lift
 from treadle.transforms._frozen import AXIS_0, DEFAULT_STATE_AXES, NO_METADATA, knowing_given
-from treadle.transforms._lift import transform
 from treadle.transforms._mapped import MappedBody, MapRule
 from treadle.transforms._roles import Plan, Resolver
 from treadle.transforms._spelling import MapOptions

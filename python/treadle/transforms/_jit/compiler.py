@@ -9,13 +9,13 @@ from typing import Any
 import jax
 
 from treadle import _core
+from treadle.transforms._arguments import Function, argument_label, naming
 from treadle.transforms._bounded import Bounded
 from treadle.transforms._jit.explanations import explain
 from treadle.transforms._jit.options import Options
 from treadle.transforms._jit.program import Plan, Program, donated_leaves
 from treadle.transforms._jit.retraces import Retrace, TraceLog
 from treadle.transforms._jit.stages import Lowered, Traced, arguments_of
-from treadle.transforms._lift import Function, argument_label, naming
 
 
 class Compiler:

@@ -11,7 +11,7 @@ from treadle import _core
 from treadle._core import VariableState
 from treadle._graph.state import State
 from treadle._sharding import partitions as spmd
-from treadle.transforms._lift import tree_flatten
+from treadle.transforms._trees import tree_flatten
 
 
 class Constraints:

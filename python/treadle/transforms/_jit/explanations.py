@@ -13,11 +13,14 @@ import jax
 import numpy as np
 
 from treadle import _core
-from treadle.transforms._arguments import output_label
-from treadle.transforms._jit.jax_internals import is_deleted, source_of
-from treadle.transforms._lift import Function, argument_label, function_name, is_jax_value
+from treadle.transforms._arguments import Function, argument_label, function_name, output_label
+from treadle.transforms._call import Outline
+from treadle.transforms._jit.jax_internals import source_of
+from treadle.transforms._messages import explain_call_error, is_jax_value
 
 E = TypeVar("E", bound=Exception)
+
+_REMEDY = "name others in static_argnums or static_argnames"
 
 
 def explain(
@@ -41,14 +44,15 @@ def explain(
     better: Exception | None = None
     if graphdef is None:
         better = by_name(function, error)
-    elif isinstance(error, TypeError):
-        better = no_jax_value(function, graphdef, leaves)
-    elif isinstance(error, RuntimeError):
-        better = deleted(function, graphdef, leaves)
-        if better is None and "donate" in str(error):
+    else:
+        call = Outline("jit", function, graphdef)
+        better = explain_call_error(error, call.label, graphdef, leaves, remedy=_REMEDY)
+        if better is not None:
+            pass
+        elif isinstance(error, RuntimeError) and "donate" in str(error):
             better = donated_twice(function, graphdef, leaves, donated)
-    elif isinstance(error, ValueError) and shardings is not None:
-        better = indivisible(function, graphdef, leaves, shardings)
+        elif isinstance(error, ValueError) and shardings is not None:
+            better = indivisible(function, graphdef, leaves, shardings)
     return None if better is None else in_place_of(error, better)
 
 
@@ -66,20 +70,6 @@ def by_name(function: Function, error: Exception) -> Exception | None:
     if path is None or reason is None:
         return None
     return type(error)(f"{argument_label(function, tuple(path))} {reason}")
-
-
-def no_jax_value(
-    function: Function, graphdef: _core.GraphDef, leaves: Sequence[Any]
-) -> TypeError | None:
-    """What is wrong with the first leaf that JAX cannot take."""
-    for leaf, value in enumerate(leaves):
-        if not is_jax_value(value):
-            return TypeError(
-                f"{argument_label(function, graphdef.paths()[leaf])} is a {type(value).__name__!r}, "
-                f"which is not a valid JAX type. Pass an array, a scalar, a graph node or a "
-                f"container of those, or name the argument in static_argnums or static_argnames."
-            )
-    return None
 
 
 def no_jax_output(
@@ -103,20 +93,6 @@ def no_jax_output(
             f"{output_label(function, kind, path)} of {function_name(function)}{place} is a "
             f"{type(value).__name__!r}, which is not a valid JAX type. {remedy}"
         )
-    return None
-
-
-def deleted(
-    function: Function, graphdef: _core.GraphDef, leaves: Sequence[Any]
-) -> RuntimeError | None:
-    """Which leaf is an array whose buffer was given away."""
-    for leaf, value in enumerate(leaves):
-        if is_deleted(value):
-            return RuntimeError(
-                f"{argument_label(function, graphdef.paths()[leaf])} holds an array that has been "
-                f"deleted, as happens to a buffer donated to an earlier call. Keep using what that "
-                f"call returned or wrote back, or copy the array before donating it."
-            )
     return None
 
 

@@ -17,11 +17,10 @@ from typing import Any, Protocol, cast
 import jax
 from jax._src import source_info_util
 from jax._src import util as jax_util
-from jax._src.array import ArrayImpl
 
 from treadle import _core
 from treadle.errors import format_path
-from treadle.transforms._lift import argument_label
+from treadle.transforms._arguments import argument_label
 
 _SIGNATURE = inspect.signature(jax.jit)
 
@@ -32,11 +31,6 @@ UNSPECIFIED: Any = _SIGNATURE.parameters["in_shardings"].default
 # More keys per path than this, on average, and leaves keep their numbers: in a deep graph the paths
 # would be far larger than all the rest.
 _KEYS_PER_PATH = 32
-
-
-def is_deleted(leaf: Any) -> bool:
-    """Whether a leaf is an array without its buffer."""
-    return isinstance(leaf, ArrayImpl) and leaf.is_deleted()
 
 
 # -- caches ----------------------------------------------------------------------------------------

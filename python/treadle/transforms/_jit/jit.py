@@ -9,12 +9,12 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from treadle import _core
 from treadle._graph.state import State
+from treadle.transforms._decorator import transform
 from treadle.transforms._jit.compiler import Compiler
 from treadle.transforms._jit.jax_internals import UNSPECIFIED, plan_caches
 from treadle.transforms._jit.options import Options
 from treadle.transforms._jit.retraces import Retrace
 from treadle.transforms._jit.stages import Lowered, Traced
-from treadle.transforms._lift import transform
 from treadle.transforms._parameters import Index, Names
 
 __all__ = ["JitWrapped", "cached_partial", "jit"]

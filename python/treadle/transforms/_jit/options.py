@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from treadle._graph.state import State
+from treadle.transforms._arguments import Function, function_name
 from treadle.transforms._jit.jax_internals import JIT_PARAMETERS
-from treadle.transforms._lift import Function, function_name
 from treadle.transforms._parameters import Index, Names, Parameters, Selected
 
 # Parameters that come and go with versions of JAX, and what does the same where one is gone.

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from treadle import _core
-from treadle.transforms._lift import argument_label, function_name
+from treadle.transforms._arguments import argument_label, function_name
 
 __all__ = ["Profile", "profile"]
 

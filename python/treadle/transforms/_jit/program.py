@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 
 from treadle import _core
+from treadle.transforms._arguments import Function, function_name
+from treadle.transforms._call import Outline
+from treadle.transforms._inside import Inside
 from treadle.transforms._jit.constraints import Constraints
 from treadle.transforms._jit.explanations import no_jax_output
 from treadle.transforms._jit.jax_internals import UNSPECIFIED, describe
 from treadle.transforms._jit.options import Options
 from treadle.transforms._jit.retraces import leaf_type, structure_difference, type_difference
 from treadle.transforms._jit.shardings import keep_shardings, leaf_shardings, shard_result
-from treadle.transforms._lift import Function, function_name, trace
 
 
 class Plan(NamedTuple):
@@ -122,18 +124,16 @@ class Program:
         graphdef = self._graphdef
         if self._constraints is not None:
             values = self._constraints.enter(graphdef, values)
-
-        def leave(refs: list[Any], arguments: Any, result: Any) -> Any:
-            if self._constraints is not None:
-                self._constraints.leave(graphdef, refs, values, result)
-            if self._shardings is not None:
-                keep_shardings(graphdef, refs, values, self._shardings)
-            if self._options.out_shardings is not UNSPECIFIED:
-                return shard_result(self._function, self._options.out_shardings, result)
-            return result
-
-        keep = cast("bool", self._keep)
-        effects, out = trace(self._function, graphdef, values, leave=leave, keep=keep)
+        inside = Inside(Outline("jit", self._function, graphdef), values)
+        result = inside.run()
+        if self._constraints is not None:
+            self._constraints.leave(graphdef, inside.refs, values, result)
+        if self._shardings is not None:
+            keep_shardings(graphdef, inside.refs, values, self._shardings)
+        if self._options.out_shardings is not UNSPECIFIED:
+            result = shard_result(self._function, self._options.out_shardings, result)
+        inside.leave(result, self._keep)
+        effects, out = inside.effects, inside.values
         error = no_jax_output(self._function, effects, out)
         if error is not None:
             raise error

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from treadle import _core
-from treadle.transforms._lift import argument_label, function_name, type_of
+from treadle.transforms._arguments import argument_label, function_name
+from treadle.transforms._messages import type_of
 
 __all__ = ["Retrace", "TooManyTracesError", "explain_retraces", "max_traces"]
 

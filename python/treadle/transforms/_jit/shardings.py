@@ -9,8 +9,10 @@ import jax
 
 from treadle import _core
 from treadle.errors import format_path
+from treadle.transforms._arguments import Function, function_name
 from treadle.transforms._axes import StateSharding
-from treadle.transforms._lift import Call, Function, function_name, spread_prefix, tree_flatten
+from treadle.transforms._call import Call
+from treadle.transforms._trees import spread_prefix, tree_flatten
 
 
 def leaf_shardings(
@@ -39,7 +41,7 @@ def leaf_shardings(
             f"keyword argument{'' if len(kwargs) == 1 else 's'} {', '.join(sorted(kwargs))}. "
             f"Pass all arguments by position, or place them with jax.device_put."
         )
-    call = Call.collect("jit", function, args, {}, static)
+    call = Call("jit", function, args, {}, static)
     args = tuple(a for i, a in enumerate(args) if i not in static)
     if isinstance(prefix, list):
         prefix = tuple(prefix)
@@ -87,7 +89,7 @@ def shard_result(function: Function, prefix: Any, result: Any) -> Any:
         if not _core.is_node(leaf):
             leaves[i] = _place_result(result, i, leaf, entry)
             continue
-        call = Call.collect("jit", function, (leaf,), {})
+        call = Call("jit", function, (leaf,), {})
         chosen = [(j, _sharding_of(call, j, entry)) for j in range(len(call.leaves))]
         chosen = [(j, sharding) for j, sharding in chosen if sharding is not None]
         paths = call.graphdef.paths()

@@ -8,8 +8,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from jax.core import Tracer
 
 from treadle import _core
+from treadle.transforms._arguments import Function, function_name
 from treadle.transforms._jit.retraces import leaf_type, shown, structure_difference, type_difference
-from treadle.transforms._lift import Function, function_name
 
 __all__ = ["Compiled", "Lowered", "Traced"]
 
