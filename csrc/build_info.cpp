@@ -1,8 +1,8 @@
-#include "build_info.h"
-
 #include <nanobind/stl/string.h>
 
 #include <string>
+
+#include "bindings.h"
 
 // CMake defines these three.
 #if !defined(TREADLE_VERSION) || !defined(TREADLE_BUILD_TYPE) || !defined(TREADLE_SANITIZE)

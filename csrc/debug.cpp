@@ -31,6 +31,8 @@ void *__wrap__Znam(std::size_t size) { return failing(size, __real__Znam); }
 
 #endif
 
+#include "bindings.h"
+
 namespace treadle {
 
 #if defined(TREADLE_DEBUG)

@@ -34,6 +34,4 @@ struct Counted {
 #endif
 };
 
-void bind_debug(nb::module_ &m);
-
 }  // namespace treadle

@@ -11,13 +11,21 @@ namespace treadle {
 // passes on, since the C library ends threads that way.
 void set_pending_error();
 
-// Runs the body of a C function for Python. If it throws, the result is what tells the interpreter so: null or -1.
+// TypeError: something else than an instance of `type` was given. Out of line, since hot code asks.
+[[noreturn]] void raise_expected(PyObject *type);
+
+// Runs the body of a C function for Python, which gives an int, a new reference or an object. If it throws, the result
+// is what tells the interpreter so: null or -1.
 template <typename Body>
 auto guarded(Body &&body) {
-  using Result = std::invoke_result_t<Body>;
-  static_assert(std::is_same_v<Result, int> || std::is_same_v<Result, PyObject *>);
+  using Given = std::invoke_result_t<Body>;
+  using Result = std::conditional_t<std::is_same_v<Given, int>, int, PyObject *>;
   try {
-    return body();
+    if constexpr (std::is_base_of_v<nb::object, Given>) {
+      return body().release().ptr();
+    } else {
+      return Result(body());
+    }
   } catch (const std::exception &) {
     set_pending_error();
   }

@@ -1,15 +1,5 @@
 // Bindings only: each part of the engine binds itself.
-#include "build_info.h"
-#include "debug.h"
-#include "dispatch/dispatcher.h"
-#include "dispatch/outputs.h"
-#include "graph/cells.h"
-#include "graph/effects.h"
-#include "graph/graphdef.h"
-#include "graph/node_types.h"
-#include "graph/state_pytree.h"
-#include "graph/update.h"
-#include "graph/variables.h"
+#include "bindings.h"
 #include "settings.h"
 
 NB_MODULE(_core, m) {
@@ -23,9 +13,13 @@ NB_MODULE(_core, m) {
   treadle::bind_cells(m);
   treadle::bind_state_pytree(m);
   treadle::bind_node_types(m);
-  treadle::bind_graphdef(m);
-  treadle::bind_update(m);
   treadle::bind_variables(m);
+  treadle::bind_fingerprints(m);
+  treadle::bind_graphdef(m);
+  treadle::bind_walk(m);
+  treadle::bind_arguments(m);
+  treadle::bind_rebuild(m);
+  treadle::bind_update(m);
   treadle::bind_effects(m);
   treadle::bind_outputs(m);
   treadle::bind_dispatcher(m);

@@ -1,5 +1,7 @@
 #include "settings.h"
 
+#include "bindings.h"
+
 namespace treadle {
 namespace {
 
@@ -59,7 +61,7 @@ void bind_settings(nb::module_ &m) { m.def("configure", &configure); }
 void raise_graph_error(const nb::object &path, const std::string &reason, ErrorKind kind) {
   nb::str text(reason.data(), reason.size());
   nb::object error = settings().graph_error(text, path, kind == ErrorKind::Static);
-  PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(error.ptr())), error.ptr());
+  PyErr_SetObject(py::as_object(Py_TYPE(error.ptr())), error.ptr());
   throw nb::python_error();
 }
 
@@ -73,8 +75,11 @@ nb::object current_trace() {
 void check_trace(PyObject *owner, PyObject *object) {
   nb::object now = current_trace();
   if (owner == now.ptr() || owner == nullptr) return;
-  nb::object name = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(object))).attr("__name__");
-  PyErr_Format(settings().trace_error.ptr(), "Cannot mutate '%S' from different trace level", name.ptr());
+  nb::object name = py::type_of(object).attr("__name__");
+  PyErr_Format(settings().trace_error.ptr(),
+               "Cannot mutate '%S' from different trace level: it was made outside of the function that is being "
+               "transformed, or inside of one that has ended. Pass it to that function as an argument, or return it.",
+               name.ptr());
   throw nb::python_error();
 }
 

@@ -32,8 +32,6 @@ struct Settings {
 
 // The process-wide settings; throws RuntimeError when the package has not configured the engine.
 const Settings &settings();
-void bind_settings(nb::module_ &m);
-
 // Types register with nanobind and with JAX once a process; a second set of them could not.
 [[noreturn]] void refuse_second_import();
 

@@ -1,24 +1,17 @@
-#include "dispatch/dispatcher.h"
-
-#include <algorithm>
 #include <chrono>
 #include <memory>
-#include <unordered_map>
 #include <unordered_set>
 
+#include "bindings.h"
 #include "dispatch/outputs.h"
 #include "dispatch/plan.h"
+#include "effects/effects.h"
 #include "errors.h"
-#include "graph/effects.h"
+#include "graph/arguments.h"
 #include "settings.h"
 
 namespace treadle {
 namespace {
-
-// Plans tried by their guards before the arguments are walked: enough for a few models taking turns.
-constexpr size_t kRecentPlans = 4;
-
-using PlanRef = std::shared_ptr<Plan>;
 
 // What a call cost, for the profiling tool. Times in nanoseconds.
 struct Timings {
@@ -29,73 +22,16 @@ struct Timings {
   const char *call_class = "";
 };
 
-// Invariant: every plan in `recent` is in `plans`; there are at most `capacity` plans.
+// What a jitted function knows. Invariant: `spare_frame` is null while a call uses it.
 struct DispatcherState {
+  explicit DispatcherState(size_t capacity) : plans(capacity) {}
+
   nb::object api;  // plan(graphdef, leaves), on_error(graphdef, leaves, error), copy(array)
   StaticArguments statics;
-  size_t capacity = 1;
-  std::unordered_map<size_t, std::vector<PlanRef>> plans;
-  std::vector<PlanRef> recent;  // most recently used first
-  std::vector<PlanRef> age;     // all plans, oldest use first
+  PlanCache plans;
   uint64_t hot = 0, warm = 0, cold = 0;
-  std::unique_ptr<CallFrame> spare_frame;  // buffers of the last call, null while a call uses them
+  std::unique_ptr<CallFrame> spare_frame;  // buffers of the last call
   [[no_unique_address]] Counted<Kept::Dispatcher> counted;
-
-  PlanRef find(const GraphDef &def) const {
-    auto bucket = plans.find(def.hash);
-    if (bucket == plans.end()) return nullptr;
-    // Comparing runs user code, which may change the bucket.
-    std::vector<PlanRef> candidates = bucket->second;
-    for (const PlanRef &plan : candidates) {
-      nb::object held = plan->traced;
-      if (graphdef_of(held).equals(def)) return plan;
-    }
-    return nullptr;
-  }
-
-  void add(const PlanRef &plan) {
-    while (age.size() >= capacity) drop(PlanRef(age.front()));
-    std::vector<PlanRef> &bucket = plans[graphdef_of(plan->traced).hash];
-    age.push_back(plan);
-    try {
-      bucket.push_back(plan);
-    } catch (const std::bad_alloc &) {
-      age.pop_back();
-      throw;
-    }
-  }
-
-  void drop(const PlanRef &plan) {
-    auto remove = [&](std::vector<PlanRef> &list) {
-      list.erase(std::remove(list.begin(), list.end(), plan), list.end());
-    };
-    remove(recent);
-    remove(age);
-    for (auto bucket = plans.begin(); bucket != plans.end();) {
-      remove(bucket->second);
-      bucket = bucket->second.empty() ? plans.erase(bucket) : std::next(bucket);
-    }
-  }
-
-  void use(const PlanRef &plan) {
-    if (!recent.empty() && recent.front() == plan) return;
-    // Code that ran since the plan was found may have cleared the cache.
-    auto place = std::find(age.begin(), age.end(), plan);
-    if (place == age.end()) return;
-    std::rotate(place, place + 1, age.end());
-    recent.erase(std::remove(recent.begin(), recent.end(), plan), recent.end());
-    recent.insert(recent.begin(), plan);
-    if (recent.size() > kRecentPlans) recent.pop_back();
-  }
-
-  void clear() {
-    // Swapped out first: what plans hold may run code when released.
-    std::vector<PlanRef> dropped_recent, dropped_age;
-    std::unordered_map<size_t, std::vector<PlanRef>> dropped;
-    dropped_recent.swap(recent);
-    dropped_age.swap(age);
-    dropped.swap(plans);
-  }
 };
 
 struct Dispatcher {
@@ -141,12 +77,11 @@ int64_t now() {
 PlanRef make_plan(DispatcherState &state, const Flat &flat) {
   nb::object made = state.api.attr("plan")(flat.graphdef, py::to_list(flat.leaves));
   // Another thread, or the traced function itself, may have come first.
-  if (PlanRef plan = state.find(graphdef_of(flat.graphdef))) return plan;
+  if (PlanRef plan = state.plans.find(graphdef_of(flat.graphdef))) return plan;
   std::vector<uint32_t> donated;
   for (nb::handle leaf : nb::object(made[1])) donated.push_back(nb::cast<uint32_t>(leaf));
-  auto plan = std::make_shared<Plan>(made[0], std::move(donated), made[2]);
-  plan->traced = plan->walked = flat.graphdef;
-  state.add(plan);
+  auto plan = std::make_shared<Plan>(flat.graphdef, made[0], std::move(donated), made[2]);
+  state.plans.add(plan);
   return plan;
 }
 
@@ -157,7 +92,7 @@ PlanRef make_plan(DispatcherState &state, const Flat &flat) {
   nb::object value = nb::borrow<nb::object>(error.value());
   nb::object better = state.api.attr("on_error")(graphdef, py::to_list(leaves), value);
   if (better.is_none()) throw std::move(error);
-  PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(better.ptr())), better.ptr());
+  PyErr_SetObject(py::as_object(Py_TYPE(better.ptr())), better.ptr());
   throw nb::python_error();
 }
 
@@ -171,7 +106,7 @@ Flat walk(const DispatcherState &state, const Arguments &arguments) {
 
 PlanRef walk_and_find(DispatcherState &state, const Arguments &arguments, CallFrame &frame, Timings &timings) {
   Flat flat = walk(state, arguments);
-  PlanRef plan = state.find(graphdef_of(flat.graphdef));
+  PlanRef plan = state.plans.find(graphdef_of(flat.graphdef));
   if (plan != nullptr) {
     ++state.warm;
     timings.call_class = "warm";
@@ -186,11 +121,11 @@ PlanRef walk_and_find(DispatcherState &state, const Arguments &arguments, CallFr
 }
 
 PlanRef find_plan(DispatcherState &state, const Arguments &arguments, CallFrame &frame, Timings &timings) {
-  for (size_t i = 0; i < state.recent.size(); ++i) {
-    PlanRef plan = state.recent[i];
-    if (!plan->verify(arguments, frame)) continue;
+  for (size_t i = 0; i < state.plans.recent().size(); ++i) {
+    PlanRef plan = state.plans.recent()[i];
+    if (!plan->guards.verify(arguments, frame)) continue;
     if (timings.wanted) timings.found = now();
-    plan->gather(frame);
+    plan->guards.gather(frame);
     ++state.hot;
     timings.call_class = "hot";
     return plan;
@@ -218,7 +153,7 @@ nb::object call_compiled(DispatcherState &state, const Plan &plan, CallFrame &fr
   try {
     return py::checked(PyObject_Vectorcall(plan.call.ptr(), frame.leaves.data(), frame.leaves.size(), nullptr));
   } catch (nb::python_error &error) {
-    rethrow_explained(state, plan.walked, frame.owned_leaves, error);
+    rethrow_explained(state, plan.guards.walked, frame.owned_leaves, error);
   }
 }
 
@@ -263,7 +198,7 @@ nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &t
   FrameLease lease(state);
   CallFrame &frame = *lease;
   PlanRef plan = find_plan(state, arguments, frame, timings);
-  state.use(plan);
+  state.plans.use(plan);
   if (!plan->donated.empty()) separate_donated(state, *plan, frame);
   int64_t verified = timed ? now() : 0;
   nb::object object = call_compiled(state, *plan, frame);
@@ -290,18 +225,17 @@ nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &t
 }
 
 PyObject *dispatcher_call(PyObject *self, PyObject *const *values, size_t nargsf, PyObject *keyword_names) {
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     DispatcherState &state = state_of(self);
     nb::object keep = nb::borrow<nb::object>(self);
     Timings timings;
     Arguments arguments{values, static_cast<size_t>(py::vectorcall_nargs(nargsf)), keyword_names};
-    return invoke(state, arguments, timings).release().ptr();
+    return invoke(state, arguments, timings);
   });
 }
 
 PyObject *dispatcher_new(PyTypeObject *type, PyObject *, PyObject *) {
-  auto alloc = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
-  PyObject *self = alloc(type, 0);
+  PyObject *self = py::type_slot<allocfunc>(type, Py_tp_alloc)(type, 0);
   if (self == nullptr) return nullptr;
   as_dispatcher(self)->vectorcall = dispatcher_call;
   return self;
@@ -320,10 +254,9 @@ int dispatcher_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     return -1;
   }
   return guarded([&] {
-    auto state = std::make_unique<DispatcherState>();
+    auto state = std::make_unique<DispatcherState>(static_cast<size_t>(capacity));
     state->api = nb::borrow<nb::object>(api);
     state->statics = static_arguments(positions, names);
-    state->capacity = static_cast<size_t>(capacity);
     // A call in progress works on the state there is.
     if (as_dispatcher(self)->state != nullptr) throw std::runtime_error("this jitted function is initialized already");
     as_dispatcher(self)->state = state.release();
@@ -337,7 +270,7 @@ int dispatcher_traverse(PyObject *self, visitproc visit, void *arg) {
   Py_VISIT(dispatcher->dict);
   if (dispatcher->state == nullptr) return 0;
   Py_VISIT(dispatcher->state->api.ptr());
-  for (const PlanRef &plan : dispatcher->state->age) {
+  for (const PlanRef &plan : dispatcher->state->plans.all()) {
     if (int found = plan->traverse(visit, arg)) return found;
   }
   return 0;
@@ -348,7 +281,7 @@ int dispatcher_clear(PyObject *self) {
   Py_CLEAR(dispatcher->dict);
   if (dispatcher->state != nullptr) {
     nb::object api = std::move(dispatcher->state->api);
-    dispatcher->state->clear();
+    dispatcher->state->plans.clear();
   }
   return 0;
 }
@@ -360,9 +293,7 @@ void dispatcher_dealloc(PyObject *self) {
   Py_CLEAR(dispatcher->dict);
   delete dispatcher->state;
   dispatcher->state = nullptr;
-  PyTypeObject *type = Py_TYPE(self);
-  reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
-  Py_DECREF(type);
+  py::free_instance(self);
 }
 
 // As a method: `instance.step` is bound to the instance.
@@ -371,9 +302,9 @@ PyObject *dispatcher_get(PyObject *self, PyObject *instance, PyObject *) {
     Py_INCREF(self);
     return self;
   }
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     nb::object method = settings().method_type;
-    return method(nb::borrow<nb::object>(self), nb::borrow<nb::object>(instance)).release().ptr();
+    return method(nb::borrow<nb::object>(self), nb::borrow<nb::object>(instance));
   });
 }
 
@@ -387,11 +318,32 @@ PyObject *dispatcher_getattro(PyObject *self, PyObject *name) {
   return PyObject_GetAttr(dispatcher->state->api.ptr(), name);
 }
 
+// Names the user's function, or for an object that can be called its type.
+PyObject *dispatcher_repr(PyObject *self) {
+  return guarded([&]() -> PyObject * {
+    nb::object keep = nb::borrow<nb::object>(self);
+    nb::object wrapped = nb::getattr(keep, "__wrapped__", nb::none());
+    if (wrapped.is_none()) return PyUnicode_FromFormat("<treadle.jit at %p>", self);
+    nb::object name = nb::getattr(wrapped, "__qualname__", nb::none());
+    if (!PyUnicode_Check(name.ptr())) name = wrapped.type().attr("__qualname__");
+    return PyUnicode_FromFormat("<treadle.jit of %S at %p>", name.ptr(), self);
+  });
+}
+
+// What it has of its own, and what the Python side says that it has for users.
+PyObject *dispatcher_dir(PyObject *self, PyObject *) {
+  return guarded([&]() -> PyObject * {
+    nb::list names(nb::handle(reinterpret_cast<PyObject *>(&PyBaseObject_Type)).attr("__dir__")(nb::handle(self)));
+    for (nb::handle name : nb::getattr(state_of(self).api, "attributes", nb::make_tuple())) names.append(name);
+    return names.release().ptr();
+  });
+}
+
 // (args, kwargs) -> (result, timings)
 PyObject *dispatcher_timed(PyObject *self, PyObject *args) {
   PyObject *positional = nullptr, *keywords = nullptr;
   if (!PyArg_ParseTuple(args, "O!O!:_timed", &PyTuple_Type, &positional, &PyDict_Type, &keywords)) return nullptr;
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     UnpackedCall call(positional, keywords);
     nb::object keep = nb::borrow<nb::object>(self);
     Timings timings;
@@ -406,34 +358,34 @@ PyObject *dispatcher_timed(PyObject *self, PyObject *args) {
     report["leaves_in"] = timings.leaves_in;
     report["leaves_out"] = timings.leaves_out;
     report["call_class"] = timings.call_class;
-    return nb::make_tuple(result, report).release().ptr();
+    return nb::make_tuple(result, report);
   });
 }
 
 PyObject *dispatcher_clear_cache(PyObject *self, PyObject *) {
-  if (as_dispatcher(self)->state != nullptr) as_dispatcher(self)->state->clear();
+  if (as_dispatcher(self)->state != nullptr) as_dispatcher(self)->state->plans.clear();
   Py_RETURN_NONE;
 }
 
 PyObject *dispatcher_counts(PyObject *self, void *) {
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     const DispatcherState &state = state_of(self);
     nb::dict counts;
     counts["hot"] = state.hot;
     counts["warm"] = state.warm;
     counts["cold"] = state.cold;
-    counts["plans"] = state.age.size();
-    return counts.release().ptr();
+    counts["plans"] = state.plans.all().size();
+    return counts;
   });
 }
 
 // The structures with a plan, oldest use first.
 PyObject *dispatcher_structures(PyObject *self, void *) {
-  return guarded([&]() -> PyObject * {
+  return guarded([&] {
     nb::list structures;
-    std::vector<PlanRef> plans = state_of(self).age;
+    std::vector<PlanRef> plans = state_of(self).plans.all();
     for (const PlanRef &plan : plans) structures.append(plan->traced);
-    return structures.release().ptr();
+    return structures;
   });
 }
 
@@ -449,20 +401,22 @@ PyGetSetDef getset[] = {{"__dict__", PyObject_GenericGetDict, PyObject_GenericSe
                         {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 PyMethodDef methods[] = {{"_timed", dispatcher_timed, METH_VARARGS, "Call with (args, kwargs) and report times."},
+                         {"__dir__", dispatcher_dir, METH_NOARGS, "Names of attributes."},
                          {"_clear_plans", dispatcher_clear_cache, METH_NOARGS, "Forget every structure."},
                          {nullptr, nullptr, 0, nullptr}};
 
-PyType_Slot slots[] = {{Py_tp_new, reinterpret_cast<void *>(dispatcher_new)},
-                       {Py_tp_init, reinterpret_cast<void *>(dispatcher_init)},
-                       {Py_tp_traverse, reinterpret_cast<void *>(dispatcher_traverse)},
-                       {Py_tp_clear, reinterpret_cast<void *>(dispatcher_clear)},
-                       {Py_tp_dealloc, reinterpret_cast<void *>(dispatcher_dealloc)},
-                       {Py_tp_call, reinterpret_cast<void *>(PyVectorcall_Call)},
-                       {Py_tp_descr_get, reinterpret_cast<void *>(dispatcher_get)},
-                       {Py_tp_getattro, reinterpret_cast<void *>(dispatcher_getattro)},
-                       {Py_tp_members, members},
-                       {Py_tp_getset, getset},
-                       {Py_tp_methods, methods},
+PyType_Slot slots[] = {py::slot(Py_tp_new, dispatcher_new),
+                       py::slot(Py_tp_init, dispatcher_init),
+                       py::slot(Py_tp_traverse, dispatcher_traverse),
+                       py::slot(Py_tp_clear, dispatcher_clear),
+                       py::slot(Py_tp_dealloc, dispatcher_dealloc),
+                       py::slot(Py_tp_repr, dispatcher_repr),
+                       py::slot(Py_tp_call, PyVectorcall_Call),
+                       py::slot(Py_tp_descr_get, dispatcher_get),
+                       py::slot(Py_tp_getattro, dispatcher_getattro),
+                       py::slot(Py_tp_members, members),
+                       py::slot(Py_tp_getset, getset),
+                       py::slot(Py_tp_methods, methods),
                        {0, nullptr}};
 
 PyType_Spec spec = {"treadle._core.Dispatcher", sizeof(Dispatcher), 0,
@@ -470,9 +424,6 @@ PyType_Spec spec = {"treadle._core.Dispatcher", sizeof(Dispatcher), 0,
 
 }  // namespace
 
-void bind_dispatcher(nb::module_ &m) {
-  nb::object type = py::checked(PyType_FromSpec(&spec));
-  m.attr("Dispatcher") = type;
-}
+void bind_dispatcher(nb::module_ &m) { py::add_type(m, spec, "Dispatcher"); }
 
 }  // namespace treadle

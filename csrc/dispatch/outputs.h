@@ -1,6 +1,7 @@
 // Output leaves on their way through a JAX transform.
 #pragma once
 
+#include "bound.h"
 #include "debug.h"
 
 namespace treadle {
@@ -15,16 +16,17 @@ struct Outputs {
   nb::object effects;
   nb::object leaves;
   [[no_unique_address]] Counted<Kept::Outputs> counted = {};
+
+  int traverse(visitproc visit, void *arg) const;
+  void clear();
 };
 
-bool is_outputs(const nb::object &result);
+inline bool is_outputs(const nb::object &result) { return Bound<Outputs>::is(result); }
 
 // The Outputs behind a jitted call's result.
 Outputs &outputs_of(const nb::object &result);
 
 // Takes back an Outputs that nobody else refers to.
 void recycle_outputs(nb::object &&result);
-
-void bind_outputs(nb::module_ &m);
 
 }  // namespace treadle

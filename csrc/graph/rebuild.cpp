@@ -1,6 +1,7 @@
 #include "graph/rebuild.h"
 
-#include "graph/cells.h"
+#include "bindings.h"
+#include "objects/cells.h"
 #include "settings.h"
 
 namespace treadle {
@@ -27,14 +28,13 @@ nb::object start_container(const Item &item) {
 
 void add_child(const GraphDef &def, Pending &pending, nb::object child) {
   auto index = static_cast<Py_ssize_t>(pending.filled++);
-  uint32_t keys = pending.item->constant;
   switch (pending.item->op) {
-    case Op::Mapping:
-      ++keys;
-      [[fallthrough]];
     case Op::Dict:
-      py::check_status(PyDict_SetItem(pending.target.ptr(), py::tuple_item(def.constant(keys), index), child.ptr()));
+    case Op::Mapping: {
+      PyObject *key = py::tuple_item(def.child_keys(*pending.item), index);
+      py::check_status(PyDict_SetItem(pending.target.ptr(), key, child.ptr()));
       break;
+    }
     case Op::Tuple:
       py::tuple_init(pending.target.ptr(), index, child.release().ptr());
       break;
@@ -49,12 +49,12 @@ nb::object finish_container(const GraphDef &def, Pending &pending) {
       // Bypasses a `__new__` of the user's, which may take other arguments than the fields.
       nb::object arguments =
           nb::make_tuple(nb::borrow<nb::object>(def.constant(pending.item->constant)), pending.target);
-      nb::object make = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(&PyTuple_Type)).attr("__new__");
+      nb::object make = py::type_object(&PyTuple_Type).attr("__new__");
       return py::checked(PyObject_CallObject(make.ptr(), arguments.ptr()));
     }
     case Op::Mapping: {
-      auto *type = reinterpret_cast<PyTypeObject *>(def.constant(pending.item->constant));
-      return node_type(type)->layout->mapping_from(type, pending.target);
+      PyTypeObject *type = py::as_type(def.constant(pending.item->constant));
+      return node_type(type)->mapping_layout()->made(type, pending.target);
     }
     case Op::Pytree:
       return nb::borrow<nb::object>(def.constant(pending.item->constant)).attr("unflatten")(pending.target);
@@ -63,7 +63,7 @@ nb::object finish_container(const GraphDef &def, Pending &pending) {
   }
 }
 
-PyObject *leaf_value(const GraphDef &, const LeafSource &leaves, uint32_t leaf) {
+PyObject *leaf_value(const LeafSource &leaves, uint32_t leaf) {
   PyObject *value = leaf < leaves.size() ? leaves[leaf] : nullptr;
   if (value == nullptr) throw nb::value_error("a leaf has no value");
   return value;
@@ -79,7 +79,7 @@ nb::object build_expression(const GraphDef &def, uint32_t begin, const LeafSourc
     nb::object value;
     switch (item.op) {
       case Op::Leaf:
-        value = nb::borrow<nb::object>(leaf_value(def, leaves, item.n));
+        value = nb::borrow<nb::object>(leaf_value(leaves, item.n));
         break;
       case Op::Ref:
         value = refs.at(item.n);
@@ -107,25 +107,6 @@ nb::object build_expression(const GraphDef &def, uint32_t begin, const LeafSourc
   }
 }
 
-PyObject *Owner::of_variables(const Layout &layout) {
-  if (!made_by_.is(layout.make_trace)) {
-    made_ = layout.make_trace();
-    made_by_ = layout.make_trace;
-  }
-  return made_.ptr();
-}
-
-nb::object new_variable(PyTypeObject *type, PyObject *value, PyObject *metadata, Owner &owner) {
-  const NodeType *info = node_type(type);
-  if (!info->layout) return new_variable(type, value, metadata, owner.trace());
-  const Layout &layout = *info->layout;
-  nb::object variable = bare_instance(type);
-  layout.trace.set(variable.ptr(), owner.of_variables(layout));
-  layout.metadata.set(variable.ptr(), own_metadata(metadata).ptr());
-  layout.value.set(variable.ptr(), value);
-  return variable;
-}
-
 nb::object new_reference(const GraphDef &def, uint32_t ref, PyObject *value, Owner &owner) {
   const RefDef &row = def.refs[ref];
   PyTypeObject *type = def.ref_type(ref);
@@ -144,29 +125,28 @@ void fill_node(const GraphDef &def, uint32_t ref, const nb::object &node, const 
                const std::vector<nb::object> &refs) {
   const RefDef &row = def.refs[ref];
   if (row.kind == Kind::Variable) return;
-  PyObject *keys = def.constant(row.keys);
   const NodeType *info = node_type(def.ref_type(ref));
   nb::object attributes = row.kind == Kind::Object ? py::checked(PyDict_New()) : nb::object();
-  if (info->layout) {
-    const Layout &layout = *info->layout;
+  const NodeLayout *layout = info->node_layout();
+  if (layout != nullptr) {
     // Plain Python objects may keep attributes inside the object, where replacing the dict would miss them.
     attributes = py::instance_dict(node.ptr());
-    py::check_status(PyDict_SetItem(attributes.ptr(), layout.state_name.ptr(), nb::object(layout.make_trace()).ptr()));
+    py::check_status(PyDict_SetItem(attributes.ptr(), layout->state_name.ptr(), layout->memory.make().ptr()));
     if (row.extra != kNone) {
-      nb::object marks = layout.marks_from(def.constant(row.extra));
-      py::check_status(PyDict_SetItem(attributes.ptr(), layout.marks_name.ptr(), marks.ptr()));
+      nb::object marks = layout->marks_from(def.constant(row.extra));
+      py::check_status(PyDict_SetItem(attributes.ptr(), layout->marks_name.ptr(), marks.ptr()));
     }
   }
   for (uint32_t c = 0; c < row.n_children; ++c) {
-    nb::object child = build_expression(def, def.child_items[row.children + c], leaves, refs);
-    PyObject *key = py::tuple_item(keys, static_cast<Py_ssize_t>(c));
+    nb::object child = build_expression(def, def.child_item(ref, c), leaves, refs);
+    PyObject *key = def.child_key(ref, c);
     if (row.kind == Kind::Object) {
       py::check_status(PyDict_SetItem(attributes.ptr(), key, child.ptr()));
     } else {
       info->set_key(node, nb::borrow<nb::object>(key), child);
     }
   }
-  if (row.kind == Kind::Object && !info->layout)
+  if (row.kind == Kind::Object && layout == nullptr)
     py::check_status(PyObject_GenericSetDict(node.ptr(), attributes.ptr(), nullptr));
 }
 
@@ -180,12 +160,30 @@ std::pair<nb::object, std::vector<nb::object>> unflatten(const GraphDef &def, co
   Owner owner(current_trace());
   std::vector<nb::object> refs(def.n_refs());
   for (uint32_t r = 0; r < def.n_refs(); ++r) {
-    PyObject *value = def.refs[r].kind == Kind::Variable ? leaf_value(def, leaves, def.refs[r].leaf) : nullptr;
+    PyObject *value = def.refs[r].kind == Kind::Variable ? leaf_value(leaves, def.refs[r].leaf) : nullptr;
     refs[r] = new_reference(def, r, value, owner);
   }
   for (uint32_t r = 0; r < def.n_refs(); ++r) fill_node(def, r, refs[r], leaves, refs);
   nb::object root = build_expression(def, def.root_begin, leaves, refs);
   return {std::move(root), std::move(refs)};
+}
+
+LeafSource borrowed(const std::vector<nb::object> &objects) {
+  LeafSource source;
+  source.reserve(objects.size());
+  for (const nb::object &object : objects) source.push_back(object.ptr());
+  return source;
+}
+
+void bind_rebuild(nb::module_ &m) {
+  m.def(
+      "unflatten",
+      [](nb::handle graphdef, nb::handle leaves) {
+        std::vector<nb::object> held = py::to_objects(leaves);
+        auto [root, refs] = unflatten(graphdef_of(graphdef), borrowed(held));
+        return nb::make_tuple(root, py::to_list(refs));
+      },
+      nb::arg("graphdef"), nb::arg("leaves"));
 }
 
 }  // namespace treadle

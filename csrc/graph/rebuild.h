@@ -1,33 +1,19 @@
 // From tables to objects: fresh graphs, and values of expressions.
 #pragma once
 
-#include "graph/graphdef.h"
+#include "objects/owners.h"
+#include "structure/graphdef.h"
 
 namespace treadle {
 
 // Where a leaf's value comes from while an expression is built.
 using LeafSource = std::vector<PyObject *>;
+LeafSource borrowed(const std::vector<nb::object> &objects);
 
 // Builds the value of the expression that starts at `begin`. `leaves` and `refs` are indexed by leaf and reference id;
 // they are borrowed and must be held by the caller, since rebuilding pytrees runs Python.
 nb::object build_expression(const GraphDef &def, uint32_t begin, const LeafSource &leaves,
                             const std::vector<nb::object> &refs);
-
-// The trace that new objects belong to, as each library remembers it.
-class Owner {
- public:
-  explicit Owner(nb::object trace) : trace_(std::move(trace)) {}
-  PyObject *trace() const { return trace_.ptr(); }
-  // For the Variables of another library, which share one.
-  PyObject *of_variables(const Layout &layout);
-
- private:
-  nb::object trace_;
-  nb::object made_, made_by_;
-};
-
-// A Variable without its `__init__`. `metadata` as in a structure: null for none.
-nb::object new_variable(PyTypeObject *type, PyObject *value, PyObject *metadata, Owner &owner);
 
 // An object for reference `ref`, without its attributes; Variables are complete.
 nb::object new_reference(const GraphDef &def, uint32_t ref, PyObject *value, Owner &owner);

@@ -2,10 +2,12 @@
 
 #include <map>
 
-#include "graph/cells.h"
+#include "bindings.h"
 #include "graph/rebuild.h"
-#include "graph/transaction.h"
+#include "objects/owners.h"
+#include "objects/transaction.h"
 #include "settings.h"
+#include "structure/paths.h"
 
 namespace treadle {
 namespace {
@@ -21,7 +23,7 @@ std::vector<Place> bare_leaf_places(const GraphDef &def) {
   for (uint32_t r = 0; r < def.n_refs(); ++r) {
     const RefDef &ref = def.refs[r];
     for (uint32_t c = 0; c < ref.n_children; ++c) {
-      uint32_t at = def.child_items[ref.children + c];
+      uint32_t at = def.child_item(r, c);
       for (uint32_t end = def.skip(at); at < end; ++at) {
         if (def.items[at].op == Op::Leaf) places[def.items[at].n] = {r, c};
       }
@@ -30,45 +32,14 @@ std::vector<Place> bare_leaf_places(const GraphDef &def) {
   return places;
 }
 
-int traverse(PyObject *self, visitproc visit, void *arg) {
-  Py_VISIT(Py_TYPE(self));
-  if (!nb::inst_ready(self)) return 0;
-  Flat *flat = nb::inst_ptr<Flat>(self);
-  Py_VISIT(flat->graphdef.ptr());
-  for (const nb::object &leaf : flat->leaves) Py_VISIT(leaf.ptr());
-  for (const nb::object &ref : flat->refs) Py_VISIT(ref.ptr());
-  return 0;
-}
-
-int clear(PyObject *self) {
-  if (!nb::inst_ready(self)) return 0;
-  Flat *flat = nb::inst_ptr<Flat>(self);
-  std::vector<nb::object> leaves, refs;
-  leaves.swap(flat->leaves);
-  refs.swap(flat->refs);
-  flat->ids.clear();
-  return 0;
-}
-
-PyType_Slot flat_slots[] = {
-    {Py_tp_traverse, reinterpret_cast<void *>(traverse)}, {Py_tp_clear, reinterpret_cast<void *>(clear)}, {0, nullptr}};
-
-nb::object unflatten_object(nb::handle graphdef, nb::handle leaves) {
-  nb::object held = py::checked(PySequence_Tuple(leaves.ptr()));
-  LeafSource source;
-  for (Py_ssize_t i = 0; i < py::tuple_size(held.ptr()); ++i) source.push_back(py::tuple_item(held.ptr(), i));
-  auto [root, refs] = unflatten(graphdef_of(graphdef), source);
-  return nb::make_tuple(root, py::to_list(refs));
-}
-
 }  // namespace
 
 void set_leaves(const Flat &flat, nb::handle indices, nb::handle values) {
   const GraphDef &def = graphdef_of(flat.graphdef);
   nb::object trace = current_trace();
   nb::object held_values = py::checked(PySequence_Tuple(values.ptr()));
-  LeafSource leaves;
-  for (const nb::object &leaf : flat.leaves) leaves.push_back(leaf.ptr());
+  const LeafSource before = borrowed(flat.leaves);
+  LeafSource leaves = before;
   std::vector<uint32_t> wanted;
   for (nb::handle index : indices) {
     wanted.push_back(nb::cast<uint32_t>(index));
@@ -94,24 +65,17 @@ void set_leaves(const Flat &flat, nb::handle indices, nb::handle values) {
     check_owner(flat.refs.at(owner), trace);
   }
   for (auto &[place, value] : attributes) {
-    value = build_expression(def, def.child_items[def.refs[place.first].children + place.second], leaves, flat.refs);
+    value = build_expression(def, def.child_item(place.first, place.second), leaves, flat.refs);
   }
   Transaction transaction;
   for (auto &[place, value] : attributes) {
     const nb::object &node = flat.refs[place.first];
-    PyObject *key = py::tuple_item(def.constant(def.refs[place.first].keys), static_cast<Py_ssize_t>(place.second));
+    PyObject *key = def.child_key(place.first, place.second);
     const NodeType *info = node_type(def.ref_type(place.first));
     if (info->kind == Kind::Object) {
       transaction.set_item(py::instance_dict(node.ptr()), key, value.ptr());
     } else {
-      nb::object old = build_expression(
-          def, def.child_items[def.refs[place.first].children + place.second],
-          [&] {
-            LeafSource before;
-            for (const nb::object &leaf : flat.leaves) before.push_back(leaf.ptr());
-            return before;
-          }(),
-          flat.refs);
+      nb::object old = build_expression(def, def.child_item(place.first, place.second), before, flat.refs);
       transaction.set_custom(info, node, key, old.ptr(), value.ptr());
     }
   }
@@ -134,17 +98,14 @@ nb::object nest(nb::handle paths, nb::handle values) {
     Py_ssize_t last = py::tuple_size(path.ptr()) - 1;
     for (Py_ssize_t k = 0; k < last; ++k) {
       PyObject *key = py::tuple_item(path.ptr(), k);
-      PyObject *found = PyDict_GetItemWithError(level.ptr(), key);
-      if (found == nullptr) {
-        if (PyErr_Occurred()) throw nb::python_error();
-        nb::object fresh = py::checked(PyDict_New());
-        py::check_status(PyDict_SetItem(level.ptr(), key, fresh.ptr()));
-        level = fresh;
-      } else if (PyDict_Check(found)) {
-        level = nb::borrow<nb::object>(found);
-      } else {
+      nb::object found = py::dict_get(level.ptr(), key);
+      if (!found.is_valid()) {
+        found = nb::dict();
+        py::check_status(PyDict_SetItem(level.ptr(), key, found.ptr()));
+      } else if (!PyDict_Check(found.ptr())) {
         raise_graph_error(nb::borrow<nb::object>(path), "lies below another entry of the same State");
       }
+      level = found;
     }
     py::check_status(
         PyDict_SetItem(level.ptr(), py::tuple_item(path.ptr(), last), py::tuple_item(held_values.ptr(), i++)));
@@ -153,21 +114,6 @@ nb::object nest(nb::handle paths, nb::handle values) {
 }
 
 void bind_update(nb::module_ &m) {
-  nb::class_<Flat> cls(m, "Flat", nb::type_slots(flat_slots), nb::is_final());
-  cls.def_prop_ro("graphdef", [](const Flat &flat) { return flat.graphdef; });
-  cls.def_prop_ro("leaves", [](const Flat &flat) { return py::to_list(flat.leaves); });
-  cls.def_prop_ro("refs", [](const Flat &flat) { return py::to_list(flat.refs); });
-  cls.def(
-      "ref_id",
-      [](const Flat &flat, nb::handle object) -> int64_t {
-        uint32_t id = flat.ids.find(object.ptr());
-        return id == IdTable::kAbsent ? -1 : static_cast<int64_t>(id);
-      },
-      nb::arg("obj").none());
-  m.def("flatten", &flatten, nb::arg("root").none());
-  m.def("flatten_call", &flatten_call, nb::arg("args"), nb::arg("kwargs"), nb::arg("static_argnums"),
-        nb::arg("static_argnames"));
-  m.def("unflatten", &unflatten_object, nb::arg("graphdef"), nb::arg("leaves"));
   m.def("set_leaves", &set_leaves, nb::arg("flat"), nb::arg("indices"), nb::arg("values"));
   m.def("nest", &nest, nb::arg("paths"), nb::arg("values"));
 }

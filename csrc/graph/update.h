@@ -11,6 +11,4 @@ void set_leaves(const Flat &flat, nb::handle indices, nb::handle values);
 // Nested dict of `values` by `paths`.
 nb::object nest(nb::handle paths, nb::handle values);
 
-void bind_update(nb::module_ &m);
-
 }  // namespace treadle

@@ -1,73 +1,13 @@
 #include "graph/walk.h"
 
-#include <algorithm>
-#include <unordered_map>
-
-#include "graph/cells.h"
-#include "graph/statics.h"
+#include "bindings.h"
+#include "objects/cells.h"
 #include "settings.h"
+#include "statics/hashing.h"
+#include "structure/paths.h"
 
 namespace treadle {
 namespace {
-
-// Insertion orders remembered at most. A program has as many as it has kinds of modules; the bound only matters for
-// graphs whose attribute names are made up at run time.
-constexpr size_t kMaxKeyOrders = 4096;
-
-using OrderBucket = std::vector<std::shared_ptr<const KeyOrder>>;
-
-std::unordered_map<size_t, OrderBucket> &order_cache() {
-  static auto *cache = new std::unordered_map<size_t, OrderBucket>();
-  return *cache;
-}
-
-std::vector<nb::object> dict_keys(PyObject *dict) {
-  std::vector<nb::object> keys;
-  keys.reserve(static_cast<size_t>(py::dict_size(dict)));
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  while (PyDict_Next(dict, &position, &key, &value)) keys.push_back(nb::borrow<nb::object>(key));
-  return keys;
-}
-
-bool has_keys_in_order(PyObject *dict, const std::vector<nb::object> &keys) {
-  if (py::dict_size(dict) != static_cast<Py_ssize_t>(keys.size())) return false;
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  for (const nb::object &known : keys) {
-    if (!PyDict_Next(dict, &position, &key, &value) || key != known.ptr()) return false;
-  }
-  return true;
-}
-
-// Sorts like Python's `sorted`; keys that do not compare raise its TypeError.
-std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys, const Layout *layout) {
-  // Indices and names do not compare; a layout that has both puts indices first.
-  nb::object list = py::checked(PyList_New(0)), indices = py::checked(PyList_New(0));
-  for (const nb::object &key : keys) {
-    if (layout != nullptr && layout->hides(key.ptr())) continue;
-    bool is_index = layout != nullptr && layout->int_keys && py::is_exact(key.ptr(), &PyLong_Type);
-    py::check_status(PyList_Append(is_index ? indices.ptr() : list.ptr(), key.ptr()));
-  }
-  py::check_status(PyList_Sort(list.ptr()));
-  if (py::list_size(indices.ptr()) > 0) {
-    py::check_status(PyList_Sort(indices.ptr()));
-    py::check_status(PyList_SetSlice(list.ptr(), 0, 0, indices.ptr()));
-  }
-  auto order = std::make_shared<KeyOrder>();
-  order->sorted = py::checked(PyList_AsTuple(list.ptr()));
-  std::unordered_map<PyObject *, uint32_t> rank;
-  for (Py_ssize_t i = 0; i < py::tuple_size(order->sorted.ptr()); ++i) {
-    rank[py::tuple_item(order->sorted.ptr(), i)] = static_cast<uint32_t>(i);
-  }
-  for (const nb::object &key : keys) {
-    auto place = rank.find(key.ptr());
-    order->rank.push_back(place != rank.end() ? place->second : kNone);
-  }
-  order->inserted = std::move(keys);
-  order->layout = layout;
-  return order;
-}
 
 nb::object plain_key(const nb::object &entry) {
   for (const char *field : {"key", "idx", "name"}) {
@@ -75,11 +15,6 @@ nb::object plain_key(const nb::object &entry) {
     if (value.is_valid()) return value;
   }
   return entry;
-}
-
-std::string type_name(PyObject *value) {
-  nb::object name = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value))).attr("__name__");
-  return py::text(py::checked(PyObject_Str(name.ptr())));
 }
 
 // Bound to the container being opened: everything else is a leaf of its one level. A plain C function, because making
@@ -93,30 +28,6 @@ void add_path_note(nb::python_error &error, const nb::object &path) {
   nb::object note = settings().graph_error("could not be walked", path, false);
   nb::borrow<nb::object>(error.value()).attr("add_note")(nb::str(note));
 }
-
-}  // namespace
-
-std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const Layout *layout) {
-  size_t hash = static_cast<size_t>(py::dict_size(dict)) + (reinterpret_cast<size_t>(layout) >> 4);
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  while (PyDict_Next(dict, &position, &key, &value)) {
-    if (!py::is_exact(key, &PyUnicode_Type)) return sort_keys(dict_keys(dict), layout);
-    hash = mix(hash, reinterpret_cast<size_t>(key) >> 4);
-  }
-  auto &cache = order_cache();
-  if (auto found = cache.find(hash); found != cache.end()) {
-    for (const auto &order : found->second) {
-      if (order->layout == layout && has_keys_in_order(dict, order->inserted)) return order;
-    }
-  }
-  auto order = sort_keys(dict_keys(dict), layout);
-  if (cache.size() >= kMaxKeyOrders) cache.clear();
-  cache[hash].push_back(order);
-  return order;
-}
-
-namespace {
 
 // Sizes of the last walk: the next one is most likely of the same graph, and growing a dozen tables step by step costs
 // more than walking it.
@@ -149,6 +60,11 @@ void Walker::add_leaf(PyObject *value, uint32_t owner) {
   def_->leaf_owner.push_back(owner);
 }
 
+void Walker::add_bare_leaf(PyObject *value) {
+  scratch_.push_back({Op::Leaf, def_->n_leaves(), kNone});
+  add_leaf(value, kNone);
+}
+
 void Walker::add_static(PyObject *value) {
   const uint32_t constant = add_constant(ConstantKind::Static, nb::borrow<nb::object>(value));
   try {
@@ -157,7 +73,7 @@ void Walker::add_static(PyObject *value) {
     if (!error.matches(PyExc_TypeError)) throw;
     raise_graph_error(
         current_path(),
-        "holds a static value of type '" + type_name(value) +
+        "holds a static value of type '" + py::type_name(Py_TYPE(value)) +
             "' that is not hashable; use a hashable value (a tuple instead of a set or bytearray, a frozen "
             "dataclass), or wrap arrays and state in a Variable",
         ErrorKind::Static);
@@ -180,9 +96,11 @@ void Walker::open(const Frame &frame) {
     }
   }
   frames_.push_back(frame);
+  frames_.back().items_begin = scratch_.size();
+  frames_.back().offsets_begin = offsets_.size();
 }
 
-std::shared_ptr<const KeyOrder> Walker::sorted_order(PyObject *dict, const Layout *layout) {
+std::shared_ptr<const KeyOrder> Walker::sorted_order(PyObject *dict, const NodeLayout *layout) {
   try {
     return key_order(dict, layout);
   } catch (nb::python_error &error) {
@@ -193,90 +111,86 @@ std::shared_ptr<const KeyOrder> Walker::sorted_order(PyObject *dict, const Layou
 
 // Takes the values of `dict` by sorted key, for a frame that walks them.
 Walker::Frame Walker::dict_frame(PyObject *dict, const KeyOrder &order) {
-  auto count = static_cast<uint32_t>(py::tuple_size(order.sorted.ptr()));
-  size_t begin = values_.size();
-  values_.resize(begin + count);
+  Frame frame = new_frame(order.sorted.ptr(), static_cast<size_t>(py::tuple_size(order.sorted.ptr())), dict);
+  values_.resize(frame.values_begin + frame.count);
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
   for (size_t i = 0; i < order.rank.size(); ++i) {
     // Comparing keys to sort them may have run code that moved them.
     if (!PyDict_Next(dict, &position, &key, &value) || key != order.inserted[i].ptr())
       raise_graph_error(current_path(), "changed while it was walked");
-    if (order.rank[i] != kNone) values_[begin + order.rank[i]] = nb::borrow<nb::object>(value);
+    if (order.rank[i] != kNone) values_[frame.values_begin + order.rank[i]] = nb::borrow<nb::object>(value);
   }
   if (PyDict_Next(dict, &position, &key, &value)) raise_graph_error(current_path(), "changed while it was walked");
-  Frame frame{};
-  frame.keys = order.sorted.ptr();
-  frame.values_begin = begin;
-  frame.count = count;
-  frame.ref = kNone;
-  frame.object = dict;
   return frame;
 }
 
-// A plain dict, walked by value.
-void Walker::open_dict(PyObject *dict, Scalars scalars) {
-  std::shared_ptr<const KeyOrder> order = sorted_order(dict, nullptr);
-  Frame frame = dict_frame(dict, *order);
-  scratch_.push_back({Op::Dict, frame.count, add_constant(ConstantKind::Keys, order->sorted)});
-  frame.items_begin = scratch_.size();
-  frame.offsets_begin = offsets_.size();
+// A frame for children by `keys` whose values come last in `values_`, to be opened when its constants are there.
+Walker::Frame Walker::new_frame(PyObject *keys, size_t count, PyObject *object) const {
+  Frame frame{};
+  frame.keys = keys;
+  frame.values_begin = values_.size();
+  frame.count = static_cast<uint32_t>(count);
+  frame.ref = kNone;
+  frame.object = object;
+  return frame;
+}
+
+// A container walked by value.
+void Walker::open_container(Op op, uint32_t constant, Frame frame, Scalars scalars) {
+  scratch_.push_back({op, frame.count, constant});
   frame.scalars = scalars;
   open(frame);
 }
 
-// Another library's class around a dict, walked by value.
-void Walker::open_mapping(PyObject *value, const Layout &layout, Scalars scalars) {
+void Walker::open_mapping(PyObject *value, const MappingLayout &layout, Scalars scalars) {
   nb::object dict = layout.items(value);
   if (!dict.is_valid()) raise_graph_error(current_path(), "is a mapping without a dict of items");
-  std::shared_ptr<const KeyOrder> order = sorted_order(dict.ptr(), nullptr);
-  Frame frame = dict_frame(dict.ptr(), *order);
-  nb::object type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value)));
-  scratch_.push_back({Op::Mapping, frame.count, add_constant(ConstantKind::Type, type)});
-  add_constant(ConstantKind::Keys, order->sorted);
-  frame.items_begin = scratch_.size();
-  frame.offsets_begin = offsets_.size();
-  frame.scalars = scalars;
-  open(frame);
+  open_dict(Op::Mapping, dict.ptr(), py::type_of(value), scalars);
+}
+
+// A plain dict, or the dict inside another library's mapping, whose type then comes before the keys.
+void Walker::open_dict(Op op, PyObject *dict, const nb::object &type, Scalars scalars) {
+  std::shared_ptr<const KeyOrder> order = sorted_order(dict, nullptr);
+  Frame frame = dict_frame(dict, *order);
+  const uint32_t of_type = type.is_valid() ? add_constant(ConstantKind::Type, type) : kNone;
+  const uint32_t keys = add_constant(ConstantKind::Keys, order->sorted);
+  open_container(op, type.is_valid() ? of_type : keys, frame, scalars);
 }
 
 // The attributes of a node.
 void Walker::open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks) {
-  std::shared_ptr<const KeyOrder> order = sorted_order(dict, info.layout.get());
+  const NodeLayout *layout = info.node_layout();
+  std::shared_ptr<const KeyOrder> order = sorted_order(dict, layout);
   Frame frame = dict_frame(dict, *order);
   def_->refs[ref].keys = add_constant(ConstantKind::Keys, order->sorted);
   def_->refs[ref].n_children = frame.count;
   frame.ref = ref;
   frame.transparent = info.transparent.ptr();
-  frame.items_begin = scratch_.size();
-  frame.offsets_begin = offsets_.size();
   frame.scalars = Scalars::Static;
   frame.marks = marks;
-  frame.int_keys = info.layout && info.layout->int_keys;
+  frame.int_keys = layout != nullptr && layout->int_keys;
   open(frame);
 }
 
 void Walker::open_sequence(PyObject *value, Op op, Scalars scalars) {
-  bool is_list = op == Op::List;
-  Py_ssize_t n = is_list ? py::list_size(value) : PyTuple_Size(value);
-  size_t begin = values_.size();
+  const bool is_list = op == Op::List;
+  const Py_ssize_t n = is_list ? py::list_size(value) : PyTuple_Size(value);
+  Frame frame = new_frame(nullptr, static_cast<size_t>(n), value);
   for (Py_ssize_t i = 0; i < n; ++i) {
     values_.push_back(nb::borrow<nb::object>(is_list ? py::list_item(value, i) : py::tuple_item(value, i)));
   }
-  PyObject *keys = nullptr;
   uint32_t constant = kNone;
   if (op == Op::NamedTuple) {
-    nb::object type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value)));
+    nb::object type = py::type_of(value);
     constant = add_constant(ConstantKind::Type, type);
     nb::object fields = nb::tuple(nb::object(type.attr("_fields")));
     if (py::tuple_size(fields.ptr()) != n)
       raise_graph_error(current_path(), "is a named tuple with other _fields than values");
-    keys = fields.ptr();
+    frame.keys = fields.ptr();
     add_constant(ConstantKind::PathKeys, fields);
   }
-  auto count = static_cast<uint32_t>(n);
-  scratch_.push_back({op, count, constant});
-  open({keys, begin, 0, count, kNone, nullptr, scratch_.size(), offsets_.size(), scalars, value, nullptr, false});
+  open_container(op, constant, frame, scalars);
 }
 
 // A type only JAX's registry knows: one level through the registry, kept as a treedef for rebuilding.
@@ -287,76 +201,76 @@ void Walker::open_pytree(PyObject *value, Scalars scalars) {
   if (one_level.is_none()) raise_graph_error(current_path(), "was a registered pytree and no longer is");
   nb::object is_leaf = py::checked(PyCFunction_NewEx(&is_other_method, held.ptr(), nullptr));
   nb::object flattened = s.tree_flatten(held, is_leaf);
-  nb::object children = flattened[0], treedef = flattened[1];
-  std::vector<nb::object> keys;
-  for (nb::handle entry : nb::object(one_level[0])) keys.push_back(plain_key(nb::borrow<nb::object>(entry[0])));
-  size_t begin = values_.size();
-  for (nb::handle child : children) values_.push_back(nb::borrow<nb::object>(child));
-  auto count = static_cast<uint32_t>(values_.size() - begin);
-  if (keys.size() != count)
+  std::vector<nb::object> keys = py::to_objects(nb::object(one_level[0])),
+                          children = py::to_objects(nb::object(flattened[0]));
+  if (keys.size() != children.size())
     raise_graph_error(current_path(), "is a pytree whose flatten function is not deterministic");
-  nb::object key_tuple = py::checked(PyTuple_New(static_cast<Py_ssize_t>(count)));
-  for (uint32_t i = 0; i < count; ++i) py::tuple_init(key_tuple.ptr(), i, keys[i].release().ptr());
-  uint32_t constant = add_constant(ConstantKind::Treedef, treedef);
-  PyObject *borrowed_keys = key_tuple.ptr();
-  add_constant(ConstantKind::PathKeys, key_tuple);
-  scratch_.push_back({Op::Pytree, count, constant});
-  open({borrowed_keys, begin, 0, count, kNone, nullptr, scratch_.size(), offsets_.size(), scalars, value, nullptr,
-        false});
+  for (nb::object &entry : keys) entry = plain_key(nb::object(entry[0]));
+  nb::object names = py::to_tuple(std::move(keys));
+  Frame frame = new_frame(names.ptr(), children.size(), value);
+  for (nb::object &child : children) values_.push_back(std::move(child));
+  const uint32_t constant = add_constant(ConstantKind::Treedef, nb::object(flattened[1]));
+  add_constant(ConstantKind::PathKeys, names);
+  open_container(Op::Pytree, constant, frame, scalars);
 }
 
 // A Variable of another library: its metadata may change in place, so the structure gets a snapshot.
-void Walker::define_variable(uint32_t ref, PyObject *value, const Layout &layout) {
-  std::shared_ptr<const Snapshot> metadata = layout.snapshot(value);
+void Walker::define_variable(uint32_t ref, PyObject *value, const VariableLayout &layout) {
+  std::shared_ptr<const DictSnapshot> metadata = layout.snapshot(value);
   if (!metadata->refusal.is_none()) {
     raise_graph_error(current_path(), py::text(metadata->refusal));
   }
   nb::object raw = layout.value.get(value);
   for (const nb::object &refused : layout.refused_values) {
-    if (reinterpret_cast<PyObject *>(Py_TYPE(raw.ptr())) == refused.ptr())
+    if (py::has_type(raw.ptr(), refused.ptr()))
       raise_graph_error(current_path(), py::text(layout.refused_value_reason));
   }
-  if (!metadata->entries.empty()) def_->refs[ref].extra = add_constant(ConstantKind::Metadata, metadata->dict);
+  own_leaf(ref, metadata->entries.empty() ? nullptr : metadata->dict.ptr(), raw.ptr());
+}
+
+void Walker::own_leaf(uint32_t ref, PyObject *metadata, PyObject *value) {
+  if (metadata != nullptr) {
+    def_->refs[ref].extra = add_constant(ConstantKind::Metadata, nb::borrow<nb::object>(metadata));
+  }
   def_->refs[ref].leaf = def_->n_leaves();
-  add_leaf(raw.ptr(), ref);
+  add_leaf(value, ref);
+}
+
+// A static part of a reference.
+void Walker::add_extra(uint32_t ref, const nb::object &value) {
+  const uint32_t constant = add_constant(ConstantKind::Static, value);
+  def_->refs[ref].extra = constant;
+  static_hash_ = mix(static_hash_, def_->read(constant));
 }
 
 void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
-  nb::object type = nb::borrow<nb::object>(reinterpret_cast<PyObject *>(Py_TYPE(value)));
-  RefDef &def = def_->refs[ref];
-  def = {info->kind, add_constant(ConstantKind::Type, type), kNone, kNone, kNone, 0, 0};
-  if (info->kind == Kind::Variable && info->layout) {
-    define_variable(ref, value, *info->layout);
-  } else if (info->kind == Kind::Variable) {
-    VariableCell *cell = as_cell(value);
-    if (cell->metadata != nullptr) {
-      def_->refs[ref].extra = add_constant(ConstantKind::Metadata, nb::borrow<nb::object>(cell->metadata));
-    }
-    def_->refs[ref].leaf = def_->n_leaves();
-    add_leaf(cell->value, ref);
-  } else if (info->kind == Kind::Object) {
-    nb::object dict = py::instance_dict(value);
-    nb::object marks = info->layout ? info->layout->marks(dict.ptr()) : nb::object();
-    if (marks.is_valid()) {
-      bool is_dict = PyDict_Check(marks.ptr());
-      const uint32_t constant = add_constant(is_dict ? ConstantKind::Metadata : ConstantKind::Static, marks);
-      if (!is_dict) static_hash_ = mix(static_hash_, def_->read(constant));
-      def_->refs[ref].extra = constant;
-    }
-    open_children(dict.ptr(), ref, *info, marks.ptr());
-  } else {
-    nb::dict children;
-    try {
-      nb::object parts = info->flatten(nb::borrow<nb::object>(value));
-      for (nb::handle entry : nb::object(parts[0])) children[nb::object(entry[0])] = nb::object(entry[1]);
-      def_->refs[ref].extra = add_constant(ConstantKind::Static, nb::object(parts[1]));
-      static_hash_ = mix(static_hash_, def_->read(def_->refs[ref].extra));
-    } catch (nb::python_error &error) {
-      add_path_note(error, current_path());
-      throw;
-    }
-    open_children(children.ptr(), ref, *info, nullptr);
+  const uint32_t type = add_constant(ConstantKind::Type, py::type_of(value));
+  def_->refs[ref] = {info->kind, type, kNone, kNone, kNone, 0, 0};
+  if (info->kind == Kind::Variable) {
+    if (const VariableLayout *layout = info->variable_layout()) return define_variable(ref, value, *layout);
+    return own_leaf(ref, as_cell(value)->metadata, as_cell(value)->value);
   }
+  if (info->kind == Kind::Object) {
+    nb::object dict = py::instance_dict(value);
+    const NodeLayout *layout = info->node_layout();
+    nb::object marks = layout != nullptr ? layout->marks(dict.ptr()) : nb::object();
+    if (marks.is_valid() && PyDict_Check(marks.ptr())) {
+      def_->refs[ref].extra = add_constant(ConstantKind::Metadata, marks);
+    } else if (marks.is_valid()) {
+      add_extra(ref, marks);
+    }
+    return open_children(dict.ptr(), ref, *info, marks.ptr());
+  }
+  nb::dict children;
+  try {
+    nb::object parts = info->flatten(nb::borrow<nb::object>(value));
+    for (nb::handle entry : nb::object(parts[0])) children[nb::object(entry[0])] = nb::object(entry[1]);
+    add_extra(ref, nb::object(parts[1]));
+  } catch (nb::python_error &error) {
+    add_path_note(error, current_path());
+    throw;
+  }
+  open_children(children.ptr(), ref, *info, nullptr);
 }
 
 void Walker::visit_reference(PyObject *value, const NodeType *info) {
@@ -390,23 +304,21 @@ void Walker::visit(PyObject *value, Scalars scalars) {
       open_sequence(value, Op::NamedTuple, scalars);
       break;
     case Kind::Dict:
-      open_dict(value, scalars);
+      open_dict(Op::Dict, value, nb::object(), scalars);
       break;
     case Kind::Mapping:
-      open_mapping(value, *info->layout, scalars);
+      open_mapping(value, *info->mapping_layout(), scalars);
       break;
     case Kind::Pytree:
       open_pytree(value, scalars);
       break;
     case Kind::Array:
-      scratch_.push_back({Op::Leaf, def_->n_leaves(), kNone});
-      add_leaf(value, kNone);
+      add_bare_leaf(value);
       break;
     case Kind::Static:
       if (info->refusal.is_valid()) raise_graph_error(current_path(), py::text(info->refusal));
       if (scalars == Scalars::Leaves || (scalars == Scalars::Numbers && is_number(value))) {
-        scratch_.push_back({Op::Leaf, def_->n_leaves(), kNone});
-        add_leaf(value, kNone);
+        add_bare_leaf(value);
       } else {
         add_static(value);
       }
@@ -508,93 +420,45 @@ nb::object Walker::path_to(size_t end) const {
   return nb::tuple(path);
 }
 
-namespace {
-
-Flat take(Walker &walker) {
-  walker.finish();
-  return {walker.graphdef, std::move(walker.leaves), std::move(walker.refs), std::move(walker.ids)};
+Flat Walker::take() {
+  finish();
+  return {graphdef, std::move(leaves), std::move(refs), std::move(ids)};
 }
-
-}  // namespace
 
 Flat flatten(nb::handle root) {
   Walker walker;
   walker.root(root.ptr(), Outside::Graph, nb::make_tuple());
-  return take(walker);
+  return walker.take();
 }
 
-bool StaticArguments::has_position(size_t i) const {
-  return std::binary_search(positions.begin(), positions.end(), static_cast<uint32_t>(i));
+int Flat::traverse(visitproc visit, void *arg) const {
+  Py_VISIT(graphdef.ptr());
+  for (const nb::object &leaf : leaves) Py_VISIT(leaf.ptr());
+  for (const nb::object &ref : refs) Py_VISIT(ref.ptr());
+  return 0;
 }
 
-bool StaticArguments::has_name(PyObject *name) const {
-  for (const nb::object &known : names) {
-    if (known.ptr() == name || py::equal(known.ptr(), name)) return true;
-  }
-  return false;
+void Flat::clear() {
+  // Swapped out first: what is released may run code that looks at this object.
+  std::vector<nb::object> dropped_leaves, dropped_refs;
+  dropped_leaves.swap(leaves);
+  dropped_refs.swap(refs);
+  ids.clear();
 }
 
-StaticArguments static_arguments(nb::handle positions, nb::handle names) {
-  StaticArguments statics;
-  for (nb::handle position : positions) statics.positions.push_back(nb::cast<uint32_t>(position));
-  std::sort(statics.positions.begin(), statics.positions.end());
-  for (nb::handle name : names) statics.names.push_back(nb::borrow<nb::object>(name));
-  return statics;
-}
-
-Flat flatten_arguments(PyObject *const *values, size_t n_positional, PyObject *keyword_names,
-                       const StaticArguments &statics) {
-  Walker walker;
-  graphdef_of(walker.graphdef).root_kind = RootKind::Call;
-  size_t n_keywords = keyword_names != nullptr ? static_cast<size_t>(py::tuple_size(keyword_names)) : 0;
-  walker.root_container(Op::Tuple, 2, nb::object());
-  walker.root_container(Op::Tuple, static_cast<uint32_t>(n_positional), nb::object());
-  auto add = [&](PyObject *value, bool is_static, const nb::object &label) {
-    nb::object prefix = nb::make_tuple(label);
-    if (is_static) {
-      walker.root_static(value, prefix);
-    } else {
-      walker.root(value, Outside::Call, prefix);
-    }
-  };
-  for (size_t i = 0; i < n_positional; ++i) add(values[i], statics.has_position(i), nb::int_(i));
-  std::vector<std::pair<PyObject *, PyObject *>> keywords;
-  for (size_t i = 0; i < n_keywords; ++i) {
-    keywords.emplace_back(py::tuple_item(keyword_names, static_cast<Py_ssize_t>(i)), values[n_positional + i]);
-  }
-  std::sort(keywords.begin(), keywords.end(),
-            [](const auto &a, const auto &b) { return PyUnicode_Compare(a.first, b.first) < 0; });
-  nb::object names = py::checked(PyTuple_New(static_cast<Py_ssize_t>(n_keywords)));
-  for (size_t i = 0; i < n_keywords; ++i) {
-    py::tuple_init(names.ptr(), static_cast<Py_ssize_t>(i), nb::borrow<nb::object>(keywords[i].first).release().ptr());
-  }
-  walker.root_container(Op::Dict, static_cast<uint32_t>(n_keywords), names);
-  for (const auto &[name, value] : keywords) add(value, statics.has_name(name), nb::borrow<nb::object>(name));
-  return take(walker);
-}
-
-UnpackedCall::UnpackedCall(nb::handle args, nb::handle kwargs)
-    : positional_(py::checked(PySequence_Tuple(args.ptr()))), keywords_(py::checked(PyDict_New())) {
-  py::check_status(PyDict_Update(keywords_.ptr(), kwargs.ptr()));
-  n_positional = static_cast<size_t>(py::tuple_size(positional_.ptr()));
-  for (size_t i = 0; i < n_positional; ++i) {
-    values.push_back(py::tuple_item(positional_.ptr(), static_cast<Py_ssize_t>(i)));
-  }
-  nb::list names;
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  while (PyDict_Next(keywords_.ptr(), &position, &key, &value)) {
-    if (!PyUnicode_Check(key)) throw nb::type_error("keyword names must be strings");
-    names.append(nb::borrow<nb::object>(key));
-    values.push_back(value);
-  }
-  keyword_names = nb::tuple(names);
-}
-
-Flat flatten_call(nb::handle args, nb::handle kwargs, nb::handle static_argnums, nb::handle static_argnames) {
-  UnpackedCall call(args, kwargs);
-  return flatten_arguments(call.values.data(), call.n_positional, call.keyword_names.ptr(),
-                           static_arguments(static_argnums, static_argnames));
+void bind_walk(nb::module_ &m) {
+  auto cls = Bound<Flat>::bind(m, "Flat");
+  cls.def_prop_ro("graphdef", [](const Flat &flat) { return flat.graphdef; });
+  cls.def_prop_ro("leaves", [](const Flat &flat) { return py::to_list(flat.leaves); });
+  cls.def_prop_ro("refs", [](const Flat &flat) { return py::to_list(flat.refs); });
+  cls.def(
+      "ref_id",
+      [](const Flat &flat, nb::handle object) -> int64_t {
+        uint32_t id = flat.ids.find(object.ptr());
+        return id == IdTable::kAbsent ? -1 : static_cast<int64_t>(id);
+      },
+      nb::arg("obj").none());
+  m.def("flatten", &flatten, nb::arg("root").none());
 }
 
 }  // namespace treadle

@@ -4,29 +4,23 @@
 #include <memory>
 #include <vector>
 
-#include "graph/graphdef.h"
-#include "graph/id_table.h"
+#include "graph/key_order.h"
+#include "id_table.h"
+#include "structure/graphdef.h"
 
 namespace treadle {
 
-// Attribute names of one insertion order, and how those that are children sort. Invariant: `sorted[rank[i]]` is
-// `inserted[i]`, or `rank[i]` is kNone for a name that the layout hides.
-struct KeyOrder {
-  std::vector<nb::object> inserted;
-  nb::object sorted;           // tuple
-  std::vector<uint32_t> rank;  // position among the sorted keys, by insertion position
-  const Layout *layout;        // compared, never followed
-};
-std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const Layout *layout = nullptr);
-
-// Result of a walk. `leaves[i]` is the value of leaf i, `refs[r]` the object with reference id r. `refs` are owned: a
-// Flat keeps its graph alive, so plans never hold one.
+// Result of a walk. Invariant: `leaves[i]` is the value of leaf i, `refs[r]` the object with reference id r. `refs` are
+// owned: a Flat keeps its graph alive, so plans never hold one.
 struct Flat {
   nb::object graphdef;
   std::vector<nb::object> leaves;
   std::vector<nb::object> refs;
   IdTable ids;
   [[no_unique_address]] Counted<Kept::Flat> counted = {};
+
+  int traverse(visitproc visit, void *arg) const;
+  void clear();
 };
 
 // How values outside any node are read: in a call scalars and all unknown objects are leaves for JAX to judge.
@@ -51,6 +45,8 @@ class Walker {
   void root_static(PyObject *value, const nb::object &path_prefix);
   // Completes the tables.
   void finish();
+  // The same, and gives away what was walked.
+  Flat take();
 
   std::vector<nb::object> leaves;
   std::vector<nb::object> refs;
@@ -76,16 +72,21 @@ class Walker {
   void visit_reference(PyObject *value, const NodeType *info);
   void define(uint32_t ref, PyObject *value, const NodeType *info);
   void open(const Frame &frame);
-  void open_dict(PyObject *dict, Scalars scalars);
-  void open_mapping(PyObject *value, const Layout &layout, Scalars scalars);
+  void open_container(Op op, uint32_t constant, Frame frame, Scalars scalars);
+  void open_dict(Op op, PyObject *dict, const nb::object &type, Scalars scalars);
+  void open_mapping(PyObject *value, const MappingLayout &layout, Scalars scalars);
   void open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks);
+  Frame new_frame(PyObject *keys, size_t count, PyObject *object) const;
   Frame dict_frame(PyObject *dict, const KeyOrder &order);
-  std::shared_ptr<const KeyOrder> sorted_order(PyObject *dict, const Layout *layout);
+  std::shared_ptr<const KeyOrder> sorted_order(PyObject *dict, const NodeLayout *layout);
   void open_sequence(PyObject *value, Op op, Scalars scalars);
   void open_pytree(PyObject *value, Scalars scalars);
-  void define_variable(uint32_t ref, PyObject *value, const Layout &layout);
+  void define_variable(uint32_t ref, PyObject *value, const VariableLayout &layout);
+  void own_leaf(uint32_t ref, PyObject *metadata, PyObject *value);
+  void add_extra(uint32_t ref, const nb::object &value);
   void add_static(PyObject *value);
   void add_leaf(PyObject *value, uint32_t owner);
+  void add_bare_leaf(PyObject *value);
   void close(const Frame &frame);
   uint32_t add_constant(ConstantKind kind, nb::object value);
   nb::object current_path() const;
@@ -103,31 +104,5 @@ class Walker {
 };
 
 Flat flatten(nb::handle root);
-Flat flatten_call(nb::handle args, nb::handle kwargs, nb::handle static_argnums, nb::handle static_argnames);
-
-// Adds the root of a call, from arguments in vectorcall form. `values` holds positional, then keyword arguments.
-struct StaticArguments {
-  std::vector<uint32_t> positions;  // sorted
-  std::vector<nb::object> names;
-  bool has_position(size_t i) const;
-  bool has_name(PyObject *name) const;
-};
-Flat flatten_arguments(PyObject *const *values, size_t n_positional, PyObject *keyword_names,
-                       const StaticArguments &statics);
-
-// A sequence and a mapping as the arguments of a call in vectorcall form. Owns what `values` borrows: the mapping may
-// change during the call.
-class UnpackedCall {
- public:
-  UnpackedCall(nb::handle args, nb::handle kwargs);
-
-  std::vector<PyObject *> values;
-  size_t n_positional = 0;
-  nb::object keyword_names;
-
- private:
-  nb::object positional_, keywords_;
-};
-StaticArguments static_arguments(nb::handle positions, nb::handle names);
 
 }  // namespace treadle

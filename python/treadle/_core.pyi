@@ -5,8 +5,11 @@ training. Everything here is private to treadle: public names live in the module
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Generic, final
 
+from typing_extensions import TypeVar
+
+N = TypeVar("N", default=Any)
 Path = tuple[Hashable, ...]
 
 class VariableCell:
@@ -17,7 +20,6 @@ class VariableCell:
     Every write checks the trace level and raises `TraceContextError`.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
     raw_value: Any
     """The stored value, no hooks. Writing checks the trace level."""
     value: Any
@@ -29,8 +31,6 @@ class VariableCell:
         """Set value and metadata without running hooks and without a trace check (used by `__init__`)."""
     def _check_mutable(self) -> None:
         """Raise `TraceContextError` if the cell belongs to another trace level."""
-    def _enter_trace(self) -> None:
-        """Make the current trace level the owner of the cell."""
 
 class ObjectNode:
     """Base of `treadle.Object`: a graph node whose attributes are its ``__dict__``.
@@ -40,9 +40,7 @@ class ObjectNode:
     dict stored under that attribute then appear in paths directly below the node (`List`, `Dict`).
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
     def _check_mutable(self) -> None: ...
-    def _enter_trace(self) -> None: ...
 
 @final
 class VariableState:
@@ -60,6 +58,10 @@ class VariableState:
     def get_metadata(self) -> dict[str, Any]: ...
     def __getattr__(self, name: str) -> Any: ...
 
+def _rebuild_variable_state(
+    type: type[Any], value: Any, metadata: dict[str, Any], /
+) -> VariableState: ...
+
 @final
 class VariableStateAux:
     """Type and metadata of a `VariableState`, as JAX compares them between trees."""
@@ -75,15 +77,29 @@ def _flatten_variable_state_with_keys(
 def _unflatten_variable_state(
     structure: VariableStateAux, children: Iterable[Any], /
 ) -> VariableState: ...
+def _unpickle_variable_state(
+    version: int, type: type[Any], value: Any, metadata: dict[str, Any] | None, /
+) -> VariableState: ...
 
 @final
-class GraphDef:
-    """Immutable structure of a graph: root expression, node table, attribute table, variable table."""
+class Fingerprint:
+    """All that functions read, as far as constants, to be compared with that of others."""
+
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object) -> bool: ...
+
+def fingerprint(*functions: Any) -> Fingerprint | None:
+    """What such functions read now, at any depth. None if nobody can tell whether some of it will be the same."""
+
+@final
+class GraphDef(Generic[N]):
+    """Immutable structure of a graph: root expression, node table, attribute table, variable table.
+
+    `N` is what `merge` makes of it; at run time ``GraphDef[Model]`` is an alias as for any generic class.
+    """
 
     num_leaves: int
     num_refs: int
-    root_kind: str
-    """``"graph"`` (from `flatten`) or ``"call"`` (from `flatten_call`)."""
     def paths(self) -> tuple[Path, ...]:
         """Path of each leaf (the first one met in canonical order). Computed once, cached."""
     def paths_length(self) -> int:
@@ -95,7 +111,6 @@ class GraphDef:
     def leaf_types(self) -> tuple[type[Any] | None, ...]:
         """For each leaf its Variable type, or None for a bare array."""
     def leaf_metadata(self) -> tuple[Mapping[str, Any] | None, ...]: ...
-    def ref_types(self) -> tuple[type[Any], ...]: ...
     def path_index(self) -> Mapping[Path, int]:
         """Path -> leaf id, cached."""
     def partition(self, filters: tuple[Any, ...], leaves: Sequence[Any]) -> tuple[int, ...]:
@@ -108,7 +123,11 @@ class GraphDef:
         """First difference as (path, value here, value there), None if equal."""
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
+    def __copy__(self) -> GraphDef[N]: ...
+    def __deepcopy__(self, memo: Any, /) -> GraphDef[N]: ...
     def __reduce__(self) -> Any: ...
+
+def _unpickle_graphdef(tables: Any, /) -> GraphDef: ...
 
 @final
 class Flat:
@@ -150,6 +169,8 @@ class Effects:
     """
 
     num_out: int
+    before: GraphDef
+    """The structure that was changed."""
     changes_structure: bool
     def same_as(self, other: Effects) -> bool:
         """True if both say the same of calls of one structure."""
@@ -159,9 +180,6 @@ class Effects:
         ("result", position, path) for a leaf of the function's result in pytree order."""
     def output_types(self) -> tuple[type[Any] | None, ...]: ...
     def output_metadata(self) -> tuple[Mapping[str, Any] | None, ...]: ...
-    def final_leaves(self) -> tuple[tuple[bool, int], ...]:
-        """For each *input leaf*: (False, input leaf id) if it ends unchanged or holds another input's value,
-        (True, output id) if it changed. A leaf that no longer exists is (False, its own id)."""
 
 def trace_effects(
     inner_refs: Sequence[Any],
@@ -208,6 +226,12 @@ class Dispatcher:
         capacity: int,
     ) -> None: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __get__(self, instance: Any, owner: Any = ..., /) -> Any:
+        """As a method: bound to the instance."""
+
+    def __dir__(self) -> list[str]:
+        """Its own attributes, and those that `api.attributes` names for users."""
+
     def _timed(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], /
     ) -> tuple[Any, dict[str, Any]]:

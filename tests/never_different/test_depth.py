@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import tracemalloc
 
@@ -10,7 +11,7 @@ import pytest
 
 import treadle as nnx
 from tests.on_devices import run_script
-from tests.open_points import cases, open_point
+from tests.open_points import cases
 
 
 class Link(nnx.Module):
@@ -45,25 +46,33 @@ RUNS = {
     "jit": lambda m: nnx.jit(lambda m: innermost(m)["w"].value)(m),
     "remat": lambda m: nnx.remat(lambda m: innermost(m)["w"].value)(m),
 }
-DEPTH = 1000
-SQUARE = ["iter_graph", "eval", "train", "iter_modules", "set_attributes", "grad"]
+DEPTH = 2500
+# All paths of a chain together are long, so going through them is; what is kept of them is not.
+SQUARE_IN_TIME = ["iter_graph", "iter_modules", "grad"]
+SQUARE_IN_MEMORY = ["grad"]
 
 
 def seconds(run, depth):
+    """Of this thread alone, the best of some runs, without collections of garbage."""
     best = float("inf")
-    for _ in range(5 if depth < 2000 else 3):
+    for _ in range(4 if depth <= DEPTH else 2):
         m = chain(depth)
-        start = time.perf_counter()
-        run(m)
-        best = min(best, time.perf_counter() - start)
+        gc.collect()
+        gc.disable()
+        try:
+            start = time.thread_time()
+            run(m)
+            best = min(best, time.thread_time() - start)
+        finally:
+            gc.enable()
     return best
 
 
-@pytest.mark.parametrize("run", cases(RUNS, "20", SQUARE))
+@pytest.mark.parametrize("run", cases(RUNS, "20", SQUARE_IN_TIME))
 def test_time_is_linear_in_depth(run):
     """Four times as deep takes about four times as long, not sixteen."""
     run(chain(10))
-    assert seconds(run, 4 * DEPTH) / seconds(run, DEPTH) < 11
+    assert seconds(run, 4 * DEPTH) / seconds(run, DEPTH) < 7
 
 
 def peak(run, depth):
@@ -75,13 +84,12 @@ def peak(run, depth):
     return seen
 
 
-@pytest.mark.parametrize("run", cases(RUNS, "20", SQUARE))
+@pytest.mark.parametrize("run", cases(RUNS, "20", SQUARE_IN_MEMORY))
 def test_peak_memory_is_linear_in_depth(run):
     run(chain(10))
-    assert peak(run, 4 * DEPTH // 4) / peak(run, DEPTH // 4) < 9
+    assert peak(run, 1000) / peak(run, 250) < 8
 
 
-@open_point(18, "20")
 def test_repr_is_bounded_or_linear():
     """It indents, so a text that shows everything is quadratic: it must leave something out."""
     repr(chain(10))
@@ -105,7 +113,9 @@ import os; os._exit(0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["eval", "iter_graph", "grad"])
+@pytest.mark.parametrize(
+    "name", cases({n: n for n in ("eval", "iter_graph", "grad")}, "20", ["grad"])
+)
 def test_100_000_levels_work_or_raise(name):
     done = run_script(SCRIPT.format(name=name))
     assert done.returncode == 0, done.stderr[-2000:]

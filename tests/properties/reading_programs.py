@@ -160,10 +160,7 @@ def change(world: World) -> None:
     """One change of the world, of the themes that the program has."""
     source, m = world.source, world.source.pick(world.models)
     value = float(1 + source.below(4))
-    changes: list[Callable[[], Any]] = [
-        lambda: setattr(m.a, "value", jnp.asarray(value)),
-        lambda: setattr(m.count, "value", jnp.asarray(value)),
-    ]
+    changes: list[Callable[[], Any]] = []
     if "functions" in world.themes:
         changes += [
             lambda: world.change_all(value),
@@ -187,6 +184,10 @@ def change(world: World) -> None:
             lambda: isinstance(m.config, Config) and setattr(m.config, "rate", value),
             lambda: setattr(m, "config", Config(value, ["a"])),
         ]
+    changes += [
+        lambda: setattr(m.a, "value", jnp.asarray(value)),
+        lambda: setattr(m.count, "value", jnp.asarray(value)),
+    ]
     source.pick(changes)()
 
 
@@ -264,7 +265,7 @@ def run(source: Source, themes: frozenset[str], transform: str, steps: int = 4) 
     kinds = kinds or [with_function]
     persistent = {kind: lifted(transform, kind) for kind in kinds}
     for _ in range(steps):
-        if source.byte() % 3:
+        if source.byte() % 4 != 3:
             change(world)
         m, kind = source.pick(world.models), source.pick(kinds)
         # A constant where no theme is about functions.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 
 from tests.open_points import cases, open_point
 
@@ -23,16 +23,15 @@ UNMARKED = os.environ.get("TREADLE_OPEN_POINTS") == "run"
 every_transform = pytest.mark.parametrize("transform", TRANSFORMS)
 
 
-def unshrunk(test):  # type: ignore[no-untyped-def]
-    given_settings = test._hypothesis_internal_use_settings
-    return settings(given_settings, phases=[Phase.explicit, Phase.generate])(test)
+def few(share: int) -> settings:
+    """As `compiling`; examples are shrunk only where somebody looks at them."""
+    phases = tuple(Phase) if UNMARKED else (Phase.explicit, Phase.generate)
+    return settings(compiling(share), phases=phases)
 
 
 def known(point: str):  # type: ignore[no-untyped-def]
-    """Marked as known to find faults, and not shrunk, unless these are asked for."""
-    if UNMARKED:
-        return lambda test: test
-    return lambda test: open_point(18, point)(unshrunk(test))
+    """Marked as known to find faults, unless these are asked for."""
+    return (lambda test: test) if UNMARKED else open_point(18, point)
 
 
 def program(themes: set[str]):  # type: ignore[no-untyped-def]
@@ -40,7 +39,7 @@ def program(themes: set[str]):  # type: ignore[no-untyped-def]
 
 
 @every_transform
-@compiling(40)
+@few(40)
 @given(data=program_bytes)
 def test_models_taking_turns(transform: str, data: bytes) -> None:
     program(set())(data, transform)
@@ -49,7 +48,9 @@ def test_models_taking_turns(transform: str, data: bytes) -> None:
 @pytest.mark.parametrize(
     "transform", cases({t: t for t in TRANSFORMS}, "4", () if UNMARKED else ("jit", "remat"))
 )
-@compiling(20)
+@example(data=b"^\xd2\xdb(v\x8b\r\xc3W\xd3\x11\xccH\x1ej\x12\xeaB\x86#\x1ci0\x9eK")
+@example(data=b"\x8a\xf1v\\\x91S7j\x80\x18|*\x93\x1b\x90\xefd\xb8L%\xfc-\x89C\x00\xff")
+@few(40)
 @given(data=program_bytes)
 def test_functions_that_read_globals_lists_and_attributes(transform: str, data: bytes) -> None:
     program({"functions"})(data, transform)
@@ -59,7 +60,7 @@ def test_functions_that_read_globals_lists_and_attributes(transform: str, data: 
     "transform",
     cases({t: t for t in TRANSFORMS}, "5", () if UNMARKED else ("jit", "remat", "cond")),
 )
-@compiling(100)
+@few(100)
 @given(data=program_bytes)
 def test_builtins_that_are_never_the_same(transform: str, data: bytes) -> None:
     reading_programs.run_clock(Source(data), transform)
@@ -67,7 +68,7 @@ def test_builtins_that_are_never_the_same(transform: str, data: bytes) -> None:
 
 @known("2")
 @every_transform
-@compiling(40)
+@few(40)
 @given(data=program_bytes)
 def test_bound_methods_and_partials(transform: str, data: bytes) -> None:
     program({"callables"})(data, transform)
@@ -75,7 +76,7 @@ def test_bound_methods_and_partials(transform: str, data: bytes) -> None:
 
 @known("3")
 @every_transform
-@compiling(40)
+@few(40)
 @given(data=program_bytes)
 def test_order(transform: str, data: bytes) -> None:
     program({"order"})(data, transform)
@@ -83,14 +84,14 @@ def test_order(transform: str, data: bytes) -> None:
 
 @known("8")
 @every_transform
-@compiling(40)
+@few(40)
 @given(data=program_bytes)
 def test_configs_with_and_without_a_hash(transform: str, data: bytes) -> None:
     program({"configs"})(data, transform)
 
 
 @known("1")
-@compiling(20)
+@few(20)
 @given(data=program_bytes)
 def test_axes_of_nodes(data: bytes) -> None:
     reading_programs.run_axes(Source(data))
@@ -98,7 +99,7 @@ def test_axes_of_nodes(data: bytes) -> None:
 
 @known("2, 3, 4, 8")
 @every_transform
-@compiling(40)
+@few(40)
 @given(data=program_bytes)
 def test_everything_at_once(transform: str, data: bytes) -> None:
     program({"functions", "callables", "order", "configs"})(data, transform)

@@ -175,7 +175,7 @@ def job_effects(model: Plain) -> Job:
 
     def run() -> Any:
         effects, _ = _core.trace_effects(*trace)
-        described = effects.outputs(), effects.output_types(), effects.final_leaves()
+        described = effects.outputs(), effects.output_types(), effects.output_metadata()
         return described, effects.same_as(_core.trace_effects(*trace)[0])
 
     return Job(run)

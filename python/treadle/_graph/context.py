@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import jax
 
@@ -10,7 +10,7 @@ from treadle import _bootstrap as _bootstrap
 from treadle import _core
 from treadle._graph.leaves import build
 from treadle._graph.splitting import states_of, walk
-from treadle.errors import GraphError
+from treadle.errors import GraphError, format_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from treadle._core import GraphDef
     from treadle._graph.filters import Filter
+    from treadle._graph.state import State
 
 __all__ = ["GraphUpdates", "UpdateContext"]
+
+N = TypeVar("N")
 
 
 class GraphUpdates:
@@ -48,6 +51,15 @@ class _Side(NamedTuple):
     graphdef: GraphDef
     leaves: Sequence[Any]
     refs: list[Any]
+
+
+def _another_structure(graphdef: GraphDef, collected: GraphDef) -> str:
+    message = "These updates were collected from objects of another structure than were split here"
+    difference = graphdef.difference(collected)
+    if difference is not None:
+        path, here, there = difference
+        message += f": {format_path(path)} is {here} here and {there} there"
+    return f"{message}. Collect them from what `split` of this context gave."
 
 
 class UpdateContext:
@@ -92,6 +104,16 @@ class UpdateContext:
     ) -> None:
         self._outer = self._inner = None
 
+    @overload
+    def split(self, node: N, filter: Filter = ..., /) -> tuple[GraphDef[N], State]: ...
+    @overload
+    def split(self, node: N, a: Filter, b: Filter, /) -> tuple[GraphDef[N], State, State]: ...
+    @overload
+    def split(
+        self, node: N, a: Filter, b: Filter, c: Filter, /
+    ) -> tuple[GraphDef[N], State, State, State]: ...
+    @overload
+    def split(self, node: N, /, *filters: Filter) -> tuple[GraphDef[N], *tuple[State, ...]]: ...
     def split(self, node: Any, /, *filters: Filter) -> tuple[Any, ...]:
         """Outside: as `treadle.split`, and remember the objects for `update`.
 
@@ -109,7 +131,7 @@ class UpdateContext:
         self._outer = _Side(flat.graphdef, flat.leaves, flat.refs)
         return (flat.graphdef, *states)
 
-    def merge(self, graphdef: GraphDef, state: Any, /, *states: Any) -> Any:
+    def merge(self, graphdef: GraphDef[N], state: Any, /, *states: Any) -> N:
         """Inside: as `treadle.merge`, and remember the objects for `collect`.
 
         Raises:
@@ -155,7 +177,9 @@ class UpdateContext:
             The result given to `collect`; an object that went in is the caller's own.
 
         Raises:
-            GraphError: nothing was split in this context.
+            GraphError: nothing was split in this context, or `updates` are of objects of another
+                structure. Nothing is changed then.
+            TraceContextError: an object belongs to another trace level.
 
         >>> import treadle as nnx
         >>> model = nnx.Dict(a=nnx.Param(1.0))
@@ -169,5 +193,10 @@ class UpdateContext:
         """
         if self._outer is None:
             raise GraphError("Nothing to update: call split on this context first.")
-        _, leaves, refs = self._outer
+        graphdef, leaves, refs = self._outer
+        if not isinstance(getattr(updates, "effects", None), _core.Effects):
+            raise GraphError(f"update takes what `collect` returned, got {updates!r}.")
+        collected = updates.effects.before
+        if collected is not graphdef and collected != graphdef:
+            raise GraphError(_another_structure(graphdef, collected))
         return _core.apply_effects(updates.effects, refs, leaves, list(updates.leaves))

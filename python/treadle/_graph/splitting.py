@@ -6,8 +6,9 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import jax
 
@@ -18,7 +19,7 @@ from treadle._graph.filters import Filter, group_leaves
 from treadle._graph.leaves import Metadata, build, leaves_by_path, shared_leaves
 from treadle._graph.references import RefMap
 from treadle._graph.state import State, gather
-from treadle.errors import GraphError
+from treadle.errors import GraphError, TraceContextError, located
 
 N = TypeVar("N")
 
@@ -32,6 +33,10 @@ A JAX pytree without leaves, so it can be passed through JAX transforms.
 >>> nnx.graphdef(nnx.Dict(a=1)) == nnx.graphdef(nnx.Dict(a=1)) != nnx.graphdef(nnx.Dict(a=2))
 True
 """
+
+if not TYPE_CHECKING:
+    # What `split` is annotated with, `GraphDef[Model]`, can then be written anywhere.
+    GraphDef.__class_getitem__ = classmethod(GenericAlias)
 
 # A GraphDef is all structure: passed through a JAX transform it is static data.
 jax.tree_util.register_pytree_node(GraphDef, lambda graph: ((), graph), lambda graph, _: graph)
@@ -68,6 +73,16 @@ def states_of(flat: _core.Flat, filters: Sequence[Filter]) -> tuple[State, ...]:
     )
 
 
+@overload
+def split(node: N, filter: Filter = ..., /) -> tuple[GraphDef[N], State]: ...
+@overload
+def split(node: N, a: Filter, b: Filter, /) -> tuple[GraphDef[N], State, State]: ...
+@overload
+def split(
+    node: N, a: Filter, b: Filter, c: Filter, /
+) -> tuple[GraphDef[N], State, State, State]: ...
+@overload
+def split(node: N, /, *filters: Filter) -> tuple[GraphDef[N], *tuple[State, ...]]: ...
 def split(node: Any, /, *filters: Filter) -> tuple[Any, ...]:
     """Split objects into their structure and their leaves.
 
@@ -93,7 +108,7 @@ def split(node: Any, /, *filters: Filter) -> tuple[Any, ...]:
     return (flat.graphdef, *states_of(flat, filters))
 
 
-def merge(graphdef: GraphDef, state: Any, /, *states: Any) -> Any:
+def merge(graphdef: GraphDef[N], state: Any, /, *states: Any) -> N:
     """Build new objects from a structure and its leaves: the inverse of `split`.
 
     Args:
@@ -122,7 +137,8 @@ def update(node: Any, state: Any, /, *states: Any) -> None:
 
     Args:
         node: what to change: a module, a Variable, or a pytree that holds some.
-        state: a State, or a nested mapping of values. Leaves without an entry stay as they are.
+        state: a State, or a nested mapping of values. Leaves without an entry stay as they are;
+            the others are replaced, by values of another shape too.
         *states: more of them; later ones win.
 
     Raises:
@@ -144,13 +160,38 @@ def update(node: Any, state: Any, /, *states: Any) -> None:
     if by_id is None:
         by_id, new_metadata = leaves_by_path(flat.graphdef, everything, flat.leaves)
     owners = flat.graphdef.leaf_refs() if new_metadata else ()
-    for i in new_metadata:
-        _core.check_mutable(flat.refs[owners[i]])
-    _core.set_leaves(flat, list(by_id), list(by_id.values()))
+    try:
+        for i in new_metadata:
+            _core.check_mutable(flat.refs[owners[i]])
+        _core.set_leaves(flat, list(by_id), list(by_id.values()))
+    except TraceContextError as error:
+        raise _located(error, flat, by_id) from None
     for i, metadata in new_metadata.items():
         _core.set_metadata(flat.refs[owners[i]], metadata)
 
 
+def _located(error: TraceContextError, flat: _core.Flat, leaves: Iterable[int]) -> Exception:
+    """The error with the path of the first of these leaves whose Variable cannot be changed."""
+    owners = flat.graphdef.leaf_refs()
+    for i in sorted(leaves):
+        try:
+            if owners[i] >= 0:
+                _core.check_mutable(flat.refs[owners[i]])
+        except TraceContextError:
+            return located(error, flat.graphdef.paths()[i])
+    return error
+
+
+@overload
+def state(node: Any, filter: Filter = ..., /) -> State: ...
+@overload
+def state(node: Any, a: Filter, b: Filter, /) -> tuple[State, State]: ...
+@overload
+def state(node: Any, a: Filter, b: Filter, c: Filter, /) -> tuple[State, State, State]: ...
+@overload
+def state(
+    node: Any, a: Filter, b: Filter, c: Filter, d: Filter, /, *filters: Filter
+) -> tuple[State, ...]: ...
 def state(node: Any, /, *filters: Filter) -> Any:
     """The leaves of objects, without their structure.
 
@@ -177,7 +218,7 @@ def state(node: Any, /, *filters: Filter) -> Any:
     return states[0] if len(states) == 1 else states
 
 
-def graphdef(node: Any, /) -> GraphDef:
+def graphdef(node: N, /) -> GraphDef[N]:
     """The structure of objects, without their leaves.
 
     Two objects have equal structures exactly if a transform may use one compiled function for both
@@ -205,7 +246,7 @@ def clone(node: N, /) -> N:
     return _core.unflatten(flat.graphdef, flat.leaves)[0]
 
 
-def flatten(node: Any, /) -> tuple[GraphDef, State, RefMap]:
+def flatten(node: N, /) -> tuple[GraphDef[N], State, RefMap]:
     """As `split` without filters, and also say which object has which reference id.
 
     >>> import treadle as nnx
@@ -218,7 +259,7 @@ def flatten(node: Any, /) -> tuple[GraphDef, State, RefMap]:
     return flat.graphdef, State._from_leaves(flat.graphdef, None, flat.leaves), RefMap(flat.refs)
 
 
-def unflatten(graphdef: GraphDef, state: Any, /, *states: Any) -> tuple[Any, RefMap]:
+def unflatten(graphdef: GraphDef[N], state: Any, /, *states: Any) -> tuple[N, RefMap]:
     """As `merge`, and also say which new object has which reference id.
 
     Raises:

@@ -10,12 +10,13 @@ import copy as copy_module
 import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
 import jax
 import numpy as np
 
 from treadle import _bootstrap as _bootstrap
+from treadle import pickles
 from treadle._core import VariableCell, VariableState
 from treadle._objects import pretty as _pretty
 from treadle._objects.adapters import VariableLayout, description_of
@@ -31,6 +32,10 @@ from treadle.errors import LeafTypeError
 if TYPE_CHECKING:
     import builtins
 
+    from typing_extensions import TypeVar as DefaultTypeVar
+
+    from treadle._objects.operator_types import BinaryOperator, UnaryOperator
+
 __all__ = [
     "BatchStat",
     "Cache",
@@ -45,7 +50,11 @@ __all__ = [
     "with_metadata",
 ]
 
-A = TypeVar("A")
+if TYPE_CHECKING:
+    # `Param` in an annotation means `Param[Any]`, also to checkers that ask for all type arguments.
+    A = DefaultTypeVar("A", default=Any)
+else:
+    A = TypeVar("A")
 B = TypeVar("B")
 V = TypeVar("V", bound="Variable[Any]")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +68,23 @@ HOOK_NAMES = (
     "add_axis_hooks",
     "remove_axis_hooks",
 )
+# Hooks that take the place of the method of that name, as in flax.
+METHOD_HOOK_NAMES = (
+    "on_get_value",
+    "on_set_value",
+    "on_create_value",
+    "on_add_axis",
+    "on_remove_axis",
+)
+# Parameters of flax's Variables for what is not done here, and what to do instead.
+_REFUSED = {
+    "hijax": "a Variable of treadle is a mutable cell in every transform",
+    "ref": "hold the array itself; treadle's transforms write changes back",
+    "use_ref": "hold the array itself; treadle's transforms write changes back",
+    "eager_sharding": "place the value with `jax.device_put`, or jit with constrain_state=True",
+}
+# What flax calls metadata that have a meaning here under another name.
+_RENAMED = {"out_sharding": "sharding", "sharding_names": "sharding"}
 
 
 class VariableMetadata(Generic[A]):
@@ -77,6 +103,9 @@ class VariableMetadata(Generic[A]):
         self.raw_value = raw_value
         self.metadata = dict(metadata)
 
+    def __reduce__(self) -> Any:
+        return VariableMetadata, (self.raw_value, self.metadata)
+
     def __repr__(self) -> str:
         return f"VariableMetadata({_pretty.value(self.raw_value)}, {self.metadata!r})"
 
@@ -85,18 +114,18 @@ def _raw(other: Any) -> Any:
     return other.value if isinstance(other, Variable) else other
 
 
-def _binary(op: Callable[[Any, Any], Any]) -> Callable[[Variable[Any], Any], Any]:
+def _binary(op: Callable[[Any, Any], Any]) -> BinaryOperator:
     def apply(self: Variable[Any], other: Any) -> Any:
         return op(self.value, _raw(other))
 
-    return apply
+    return cast("BinaryOperator", apply)
 
 
-def _reflected(op: Callable[[Any, Any], Any]) -> Callable[[Variable[Any], Any], Any]:
+def _reflected(op: Callable[[Any, Any], Any]) -> BinaryOperator:
     def apply(self: Variable[Any], other: Any) -> Any:
         return op(_raw(other), self.value)
 
-    return apply
+    return cast("BinaryOperator", apply)
 
 
 def _in_place(op: Callable[[Any, Any], Any]) -> Callable[[V, Any], V]:
@@ -107,18 +136,50 @@ def _in_place(op: Callable[[Any, Any], Any]) -> Callable[[V, Any], V]:
     return apply
 
 
-def _unary(op: Callable[[Any], Any]) -> Callable[[Variable[Any]], Any]:
-    def apply(self: Variable[Any]) -> Any:
-        return op(self.value)
+def _conversion(to: Callable[[Any], B]) -> Callable[[Variable[Any]], B]:
+    def apply(self: Variable[Any]) -> B:
+        return to(self.value)
 
     return apply
 
 
-def as_hooks(hooks: Any) -> tuple[Callable[..., Any], ...]:
+def _unary(op: Callable[[Any], Any]) -> UnaryOperator:
+    def apply(self: Variable[Any]) -> Any:
+        return op(self.value)
+
+    return cast("UnaryOperator", apply)
+
+
+def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata as they are kept: hooks as tuples, and nothing that would be ignored in silence."""
+    for name in (*HOOK_NAMES, *METHOD_HOOK_NAMES):
+        if name in metadata:
+            metadata[name] = as_hooks(metadata[name], name)
+    for name in metadata.keys() & _REFUSED.keys():
+        if metadata[name] is True:
+            raise TypeError(
+                f"{name}=True is a parameter of flax's Variables that treadle's do not have: "
+                f"{_REFUSED[name]}. Remove it."
+            )
+        if metadata[name] is None or metadata[name] is False:
+            del metadata[name]
+    for name in metadata.keys() & _RENAMED.keys():
+        raise TypeError(
+            f"{name}={metadata[name]!r} is what flax calls the metadata that are named "
+            f"`{_RENAMED[name]}` here. Pass {_RENAMED[name]}={metadata[name]!r}."
+        )
+    return metadata
+
+
+def as_hooks(hooks: Any, name: str = "hooks") -> tuple[Callable[..., Any], ...]:
     """One hook, a sequence of hooks or None, as a tuple."""
     if hooks is None:
         return ()
-    return (hooks,) if callable(hooks) else tuple(hooks)
+    if callable(hooks):
+        return (hooks,)
+    if not isinstance(hooks, (tuple, list)) or not all(map(callable, hooks)):
+        raise TypeError(f"{name} must be a function or a sequence of functions, got {hooks!r}.")
+    return tuple(hooks)
 
 
 class Variable(VariableCell, Generic[A]):
@@ -135,7 +196,8 @@ class Variable(VariableCell, Generic[A]):
             ``remove_axis_hooks`` (each ``hook(variable, index, name) -> None``). A hook may be one
             function or a sequence of them. A subclass can define the methods ``on_get_value``,
             ``on_set_value``, ``on_create_value``, ``on_add_axis`` and ``on_remove_axis`` instead;
-            they run before the hooks from the metadata.
+            they run before the hooks from the metadata. Metadata of these five names take the place
+            of the methods, as in flax.
 
     Reading an attribute that a Variable does not have looks in the metadata and then at the value,
     so ``v.shape`` and ``v.at[0].set(1)`` do what they do for an array. Setting one sets metadata.
@@ -147,6 +209,8 @@ class Variable(VariableCell, Generic[A]):
     keys.
 
     Raises:
+        TypeError: hooks that are no functions; parameters of flax's Variables that ask for what
+            treadle's do not do (``hijax=True``, ``ref=True``, ``eager_sharding=True``).
         TraceContextError: on any change at a trace level other than the one it was made at.
 
     >>> import jax.numpy as jnp
@@ -168,15 +232,14 @@ class Variable(VariableCell, Generic[A]):
     # numpy arrays leave binary operators to whoever has the higher priority.
     __array_priority__ = 100
 
-    def __init__(self, value: A | VariableMetadata[A] | Variable[A], **metadata: Any) -> None:
+    def __init__(self, value: VariableMetadata[A] | Variable[A] | A, **metadata: Any) -> None:
         if isinstance(value, VariableMetadata):
             metadata = value.metadata | metadata
             value = value.raw_value
         if isinstance(value, Variable):
             value = cast("A", value.raw_value)
-        for name in HOOK_NAMES:
-            if name in metadata:
-                metadata[name] = as_hooks(metadata[name])
+        if metadata:
+            metadata = _checked_metadata(metadata)
         self._init_cell(value, metadata)
         created = self._run_value_hooks("on_create_value", "create_value_hooks", value)
         if created is not value:
@@ -184,11 +247,16 @@ class Variable(VariableCell, Generic[A]):
 
     # -- hooks ---------------------------------------------------------------------------------
 
+    def _hooks(self, method: str, hooks: str) -> tuple[Callable[..., Any], ...]:
+        metadata = self._metadata
+        if method in metadata:
+            first = as_hooks(metadata[method], method)
+        else:
+            first = as_hooks(getattr(type(self), method, None), method)
+        return first + as_hooks(metadata.get(hooks), hooks)
+
     def _run_value_hooks(self, method: str, hooks: str, value: Any) -> Any:
-        on_type = getattr(type(self), method, None)
-        if on_type is not None:
-            value = on_type(self, value)
-        for hook in as_hooks(self._metadata.get(hooks)):
+        for hook in self._hooks(method, hooks):
             value = hook(self, value)
         return value
 
@@ -201,10 +269,7 @@ class Variable(VariableCell, Generic[A]):
     def _run_axis_hooks(self, method: str, hooks: str, index: int, given: Any) -> None:
         found = partition_name(given)
         name = None if found is NO_NAME else found
-        on_type = getattr(type(self), method, None)
-        if on_type is not None:
-            on_type(self, index, name)
-        for hook in as_hooks(self._metadata.get(hooks)):
+        for hook in self._hooks(method, hooks):
             hook(self, index, name)
 
     def add_axis(self, index: int, name: str | Mapping[str, Any] | None = NO_NAME) -> None:
@@ -300,7 +365,7 @@ class Variable(VariableCell, Generic[A]):
         """
         return name in self._metadata
 
-    def replace(self, value: Any = _MISSING, **metadata: Any) -> Variable[Any]:
+    def replace(self, value: Any = _MISSING, **metadata: Any) -> Self:
         """A new Variable of the same type with another value or other metadata; no hook runs.
 
         Args:
@@ -329,7 +394,7 @@ class Variable(VariableCell, Generic[A]):
         )
         return new
 
-    def copy(self) -> Variable[A]:
+    def copy(self) -> Self:
         """A new Variable with the same value and metadata.
 
         >>> import treadle as nnx
@@ -392,10 +457,10 @@ class Variable(VariableCell, Generic[A]):
         self.raw_value = state.value
         self._metadata = dict(state._metadata)
 
-    def __copy__(self) -> Variable[A]:
+    def __copy__(self) -> Self:
         return self.replace()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Variable[A]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         new = VariableCell.__new__(type(self))
         memo[id(self)] = new
         # Metadata describes (meshes, hooks, names): it is shared, never copied.
@@ -403,7 +468,12 @@ class Variable(VariableCell, Generic[A]):
         return new
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self.raw_value, dict(self._metadata))
+        return pickles.variable, (
+            pickles.VERSION,
+            type(self),
+            self.raw_value,
+            dict(self._metadata),
+        )
 
     def __repr__(self) -> str:
         fields = _pretty.cell_fields(self.raw_value, self._metadata)
@@ -438,6 +508,10 @@ class Variable(VariableCell, Generic[A]):
         array = np.asarray(self.value, dtype=dtype)
         return array.copy() if copy else array
 
+    @overload
+    def __getitem__(self: Variable[jax.Array], key: Any) -> jax.Array: ...
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
         return cast("Any", self.value)[_raw(key)]
 
@@ -451,6 +525,10 @@ class Variable(VariableCell, Generic[A]):
             changed[key] = item
         self.value = changed
 
+    @overload
+    def __iter__(self: Variable[jax.Array]) -> Iterator[jax.Array]: ...
+    @overload
+    def __iter__(self) -> Iterator[Any]: ...
     def __iter__(self) -> Iterator[Any]:
         return iter(cast("Any", self.value))
 
@@ -463,18 +541,39 @@ class Variable(VariableCell, Generic[A]):
     def __round__(self, digits: int = 0) -> Any:
         return round(cast("Any", self.value), digits)
 
-    __bool__ = _unary(bool)
-    __int__ = _unary(int)
-    __float__ = _unary(float)
-    __complex__ = _unary(complex)
-    __index__ = _unary(operator.index)
+    __bool__ = _conversion(bool)
+    __int__ = _conversion(int)
+    __float__ = _conversion(float)
+    __complex__ = _conversion(complex)
+    __index__ = _conversion(operator.index)
     __neg__ = _unary(operator.neg)
     __pos__ = _unary(operator.pos)
-    __abs__ = _unary(operator.abs)
     __invert__ = _unary(operator.invert)
 
-    __eq__ = _binary(operator.eq)  # type: ignore[assignment]
-    __ne__ = _binary(operator.ne)  # type: ignore[assignment]
+    if TYPE_CHECKING:
+
+        @overload
+        def __abs__(self: Variable[jax.Array]) -> jax.Array: ...
+        @overload
+        def __abs__(self) -> Any: ...
+        def __abs__(self) -> Any: ...
+
+        # What `object` declares would hide what an operator made by `_binary` gives.
+        @overload  # type: ignore[override]
+        def __eq__(self: Variable[jax.Array], other: object, /) -> jax.Array: ...
+        @overload
+        def __eq__(self, other: object, /) -> Any: ...
+        def __eq__(self, other: object, /) -> Any: ...
+        @overload  # type: ignore[override]
+        def __ne__(self: Variable[jax.Array], other: object, /) -> jax.Array: ...
+        @overload
+        def __ne__(self, other: object, /) -> Any: ...
+        def __ne__(self, other: object, /) -> Any: ...
+    else:
+        __abs__ = _unary(operator.abs)
+        __eq__ = _binary(operator.eq)
+        __ne__ = _binary(operator.ne)
+
     __lt__ = _binary(operator.lt)
     __le__ = _binary(operator.le)
     __gt__ = _binary(operator.gt)
@@ -545,13 +644,6 @@ def remove_axis(variable: Any, index: int, params: Any) -> None:
 
 def _axis_metadata(params: Any) -> Mapping[str, Any]:
     return params if isinstance(params, Mapping) else {PARTITION_NAME: params}
-
-
-def _rebuild(kind: type[Variable[Any]], value: Any, metadata: dict[str, Any]) -> Variable[Any]:
-    """Make a Variable without running hooks, for pickle and for `VariableState.to_variable`."""
-    variable = VariableCell.__new__(kind)
-    variable._init_cell(value, metadata)
-    return variable
 
 
 class Param(Variable[A]):

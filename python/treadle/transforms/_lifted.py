@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from treadle._modules.module import Module
 from treadle.transforms._arguments import Function
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from treadle._graph.filters import Filter
 
 __all__ = ["Grad", "Jit", "LiftedConstructor", "Remat", "Scan", "Vmap"]
+
+if TYPE_CHECKING:
+    import typing_extensions as extensions
+
+    P = extensions.ParamSpec("P", default=...)
+    L = extensions.TypeVar("L", bound="Lifted", default=Any)
+else:
+    P = ParamSpec("P")
+    L = TypeVar("L")
 
 
 class Options:
@@ -92,7 +101,7 @@ def _hashable(value: Any) -> Hashable:
 
 
 @dataclass(frozen=True)
-class LiftedConstructor:
+class LiftedConstructor(Generic[P, L]):
     """What `Vmap(Block, ...)` and its siblings give: called with the arguments of Block, it builds.
 
     Args:
@@ -106,11 +115,11 @@ class LiftedConstructor:
     (4, 2, 3)
     """
 
-    kind: type[Lifted]
-    module_constructor: Callable[..., Any]
+    kind: type[L]
+    module_constructor: Callable[P, Any]
     options: Options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> L:
         """Build the module from the wrapped module's own arguments."""
         arguments = self.options.arguments
         wrapped = self.kind._create(self.module_constructor, arguments, args, kwargs)
@@ -123,8 +132,19 @@ class LiftedConstructor:
 class _LiftedType(type):
     """Makes ``Vmap(Block, ...)`` mean ``Vmap.constructor(Block, ...)``."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return cls.constructor(*args, **kwargs)  # type: ignore[attr-defined]
+    if TYPE_CHECKING:
+
+        def __call__(
+            cls: type[L],  # pyright: ignore[reportGeneralTypeIssues]
+            module_constructor: Callable[P, Any],
+            *args: Any,
+            **options: Any,
+        ) -> LiftedConstructor[P, L]: ...
+
+    else:
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return cls.constructor(*args, **kwargs)
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -207,6 +227,12 @@ class Lifted(Module, metaclass=_LiftedType):
     _attribute: ClassVar[str]
     _signature: ClassVar[inspect.Signature]
     _options: Options
+
+    if TYPE_CHECKING:
+        # For checkers that pass over the metaclass: its call takes the same.
+        def __init__(
+            self, module_constructor: Callable[..., Any], *args: Any, **options: Any
+        ) -> None: ...
 
     def __init_subclass__(
         cls,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -12,7 +12,7 @@ import numpy as np
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
 from treadle.transforms._constants import Constant, constants
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import lift
 from treadle.transforms._frozen import AXIS_0, DEFAULT_STATE_AXES, NO_METADATA, knowing_given
 from treadle.transforms._mapped import MappedBody, MapRule
@@ -135,7 +135,7 @@ def _donated(call: Call, positions: Sequence[int]) -> frozenset[int]:
 @knowing_given
 def pmap(
     _given: frozenset[str],
-    f: Function,
+    f: Callable[P, R],
     axis_name: Hashable | None = None,
     *,
     in_axes: Any = AXIS_0,
@@ -149,7 +149,7 @@ def pmap(
     state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
-) -> Function:
+) -> Callable[P, R]:
     """A function that maps `f` over devices; as `vmap`, each slice on a device of its own.
 
     Args:

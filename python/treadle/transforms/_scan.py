@@ -16,7 +16,7 @@ from treadle.transforms._axis_names import AxisNames
 from treadle.transforms._call import Call
 from treadle.transforms._carry import Carried, CarriedObjects, check_type
 from treadle.transforms._constants import Constant, constants
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import lift
 from treadle.transforms._frozen import (
     AXIS_0,
@@ -40,7 +40,7 @@ from treadle.transforms._spelling import MapOptions
 from treadle.transforms._trees import tree_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from treadle._graph.filters import Filter
 
@@ -294,7 +294,7 @@ class _Scan(MapRule):
 @knowing_given
 def scan(
     _given: frozenset[str],
-    f: Function,
+    f: Callable[P, R],
     *,
     length: int | None = None,
     reverse: bool = False,
@@ -308,7 +308,7 @@ def scan(
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
     scan_output: bool = True,
-) -> Function:
+) -> Callable[P, R]:
     """A function that runs `f` in a loop, compiled once, over slices of its arguments.
 
     One argument is the carry: each iteration gets what the one before returned for it. If it is or

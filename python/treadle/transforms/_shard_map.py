@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from treadle.transforms._arguments import Function, Path
 from treadle.transforms._axes import StateSharding
 from treadle.transforms._call import Call
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import Rule, lift
 from treadle.transforms._inside import Inside, Output
 from treadle.transforms._mapped import MappedBody
@@ -158,14 +158,14 @@ class _ShardBody(MappedBody):
 
 @transform
 def shard_map(
-    f: Function,
+    f: Callable[P, R],
     *,
     mesh: Any = None,
     in_specs: Any,
     out_specs: Any,
     axis_names: AbstractSet[Hashable] = frozenset(),
     check_vma: bool = True,
-) -> Function:
+) -> Callable[P, R]:
     """A function that runs `f` on each device's part of the arguments.
 
     Over `jax.shard_map`. The state of a node has the spec given for the node; changed state comes

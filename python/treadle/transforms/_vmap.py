@@ -8,7 +8,7 @@ import jax
 
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import lift
 from treadle.transforms._frozen import AXIS_0, DEFAULT_STATE_AXES, NO_METADATA, knowing_given
 from treadle.transforms._mapped import MappedBody, MapRule
@@ -16,7 +16,7 @@ from treadle.transforms._roles import Plan, Resolver
 from treadle.transforms._spelling import MapOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from treadle._graph.filters import Filter
     from treadle.transforms._inside import Inside, Output
@@ -87,7 +87,7 @@ class _VmappedBody(MappedBody):
 @knowing_given
 def vmap(
     _given: frozenset[str],
-    f: Function,
+    f: Callable[P, R],
     *,
     in_axes: Any = AXIS_0,
     out_axes: Any = AXIS_0,
@@ -98,7 +98,7 @@ def vmap(
     state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
-) -> Function:
+) -> Callable[P, R]:
     """A function that maps `f`, whose arguments may be or contain graph nodes, over an axis.
 
     `in_axes` speaks of nodes and Variables as it does of arrays: an int maps all state of a node over

@@ -1,0 +1,78 @@
+#include "graph/key_order.h"
+
+#include <unordered_map>
+
+#include "bounded_cache.h"
+#include "hash.h"
+#include "structure/graphdef.h"
+
+namespace treadle {
+namespace {
+
+// Insertion orders remembered at most. A program has as many as it has kinds of modules; the bound only matters for
+// graphs whose attribute names are made up at run time.
+constexpr size_t kMaxKeyOrders = 4096;
+
+std::vector<nb::object> dict_keys(PyObject *dict) {
+  std::vector<nb::object> keys;
+  keys.reserve(static_cast<size_t>(py::dict_size(dict)));
+  for (auto [key, value] : py::DictItems(dict)) keys.push_back(nb::borrow<nb::object>(key));
+  return keys;
+}
+
+bool has_keys_in_order(PyObject *dict, const std::vector<nb::object> &keys) {
+  if (py::dict_size(dict) != static_cast<Py_ssize_t>(keys.size())) return false;
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  for (const nb::object &known : keys) {
+    if (!PyDict_Next(dict, &position, &key, &value) || key != known.ptr()) return false;
+  }
+  return true;
+}
+
+// Sorts like Python's `sorted`; keys that do not compare raise its TypeError.
+std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys, const NodeLayout *layout) {
+  // Indices and names do not compare; a layout that has both puts indices first.
+  nb::object list = py::checked(PyList_New(0)), indices = py::checked(PyList_New(0));
+  for (const nb::object &key : keys) {
+    if (layout != nullptr && layout->hides(key.ptr())) continue;
+    bool is_index = layout != nullptr && layout->int_keys && py::is_exact(key.ptr(), &PyLong_Type);
+    py::check_status(PyList_Append(is_index ? indices.ptr() : list.ptr(), key.ptr()));
+  }
+  py::check_status(PyList_Sort(list.ptr()));
+  if (py::list_size(indices.ptr()) > 0) {
+    py::check_status(PyList_Sort(indices.ptr()));
+    py::check_status(PyList_SetSlice(list.ptr(), 0, 0, indices.ptr()));
+  }
+  auto order = std::make_shared<KeyOrder>();
+  order->sorted = py::checked(PyList_AsTuple(list.ptr()));
+  std::unordered_map<PyObject *, uint32_t> rank;
+  for (Py_ssize_t i = 0; i < py::tuple_size(order->sorted.ptr()); ++i) {
+    rank[py::tuple_item(order->sorted.ptr(), i)] = static_cast<uint32_t>(i);
+  }
+  for (const nb::object &key : keys) {
+    auto place = rank.find(key.ptr());
+    order->rank.push_back(place != rank.end() ? place->second : kNone);
+  }
+  order->inserted = std::move(keys);
+  order->layout = layout;
+  return order;
+}
+
+}  // namespace
+
+std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layout) {
+  static auto *known = new BoundedCache<KeyOrder>(kMaxKeyOrders);
+  size_t hash = static_cast<size_t>(py::dict_size(dict)) + pointer_hash(layout);
+  for (auto [key, value] : py::DictItems(dict)) {
+    if (!py::is_exact(key, &PyUnicode_Type)) return sort_keys(dict_keys(dict), layout);
+    hash = mix(hash, pointer_hash(key));
+  }
+  auto same = [&](const KeyOrder &order) { return order.layout == layout && has_keys_in_order(dict, order.inserted); };
+  if (auto found = known->find(hash, same)) return found;
+  auto order = sort_keys(dict_keys(dict), layout);
+  known->add(hash, order);
+  return order;
+}
+
+}  // namespace treadle

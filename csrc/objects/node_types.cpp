@@ -1,0 +1,205 @@
+#include "objects/node_types.h"
+
+#include <iterator>
+#include <memory>
+#include <unordered_map>
+
+#include "bindings.h"
+#include "objects/cells.h"
+#include "objects/packages.h"
+#include "settings.h"
+
+namespace treadle {
+namespace {
+
+struct Entry {
+  std::unique_ptr<NodeType> info;
+  nb::object watcher;  // weak reference to the type; its callback removes the entry
+};
+
+// Never destroyed: entries may be asked for while the interpreter shuts down.
+std::unordered_map<PyTypeObject *, Entry> &table() {
+  static auto *entries = new std::unordered_map<PyTypeObject *, Entry>();
+  return *entries;
+}
+
+bool has_attribute(const nb::object &object, const char *name) {
+  PyObject *found = PyObject_GetAttrString(object.ptr(), name);
+  if (found == nullptr) {
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw nb::python_error();
+    PyErr_Clear();
+    return false;
+  }
+  Py_DECREF(found);
+  return true;
+}
+
+bool is_simple(PyTypeObject *type) {
+  return type == &PyLong_Type || type == &PyFloat_Type || type == &PyBool_Type || type == &PyUnicode_Type ||
+         type == &PyBytes_Type || type == &PyComplex_Type || type == Py_TYPE(Py_Ellipsis);
+}
+
+bool is_frozen_dataclass(const nb::object &type) {
+  nb::object parameters = nb::getattr(type, "__dataclass_params__", nb::none());
+  return !parameters.is_none() && nb::cast<bool>(parameters.attr("frozen"));
+}
+
+StaticKind static_kind(PyTypeObject *type) {
+  const Settings &s = settings();
+  PyObject *as_object = py::as_object(type);
+  if (is_simple(type)) return StaticKind::Simple;
+  if (as_object == s.function_type.ptr()) return StaticKind::Function;
+  if (as_object == s.partial_type.ptr()) return StaticKind::Partial;
+  if (as_object == s.method_type.ptr()) return StaticKind::Method;
+  if (PyType_IsSubtype(type, &PyType_Type)) {
+    // Classes compare by identity unless a metaclass says otherwise.
+    if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyType_Type, Py_tp_richcompare))
+      return StaticKind::Identity;
+  }
+  if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_richcompare)) {
+    return StaticKind::Identity;
+  }
+  nb::object object = py::type_object(type);
+  bool is_enum = PyObject_IsSubclass(as_object, s.enum_type.ptr()) == 1;
+  const Package *package = package_of(object);
+  if (is_enum || (package != nullptr && package->values) || is_frozen_dataclass(object)) return StaticKind::Frozen;
+  return StaticKind::Mutable;
+}
+
+// The kind of types that need no instance to be recognized; Static stands for "unknown yet".
+Kind kind_of_type(PyTypeObject *type) {
+  if (type == Py_TYPE(Py_None)) return Kind::None;
+  if (PyType_IsSubtype(type, variable_cell_type)) return Kind::Variable;
+  if (PyType_IsSubtype(type, object_node_type)) return Kind::Object;
+  if (type == &PyTuple_Type) return Kind::Tuple;
+  if (type == &PyList_Type) return Kind::List;
+  if (type == &PyDict_Type) return Kind::Dict;
+  if (is_simple(type)) return Kind::Static;
+  if (PyType_IsSubtype(type, &PyTuple_Type) && has_attribute(py::type_object(type), "_fields")) return Kind::NamedTuple;
+  return Kind::Static;
+}
+
+Kind kind_of_instance(PyObject *object) {
+  const Settings &s = settings();
+  nb::object held = nb::borrow<nb::object>(object);
+  if (nb::cast<bool>(s.is_array(held))) return Kind::Array;
+  if (!s.flatten_one_level(held).is_none()) return Kind::Pytree;
+  return Kind::Static;
+}
+
+// JAX asks its registry first; of a named tuple that nobody registered it says that the type is all there is to know.
+bool is_registered_named_tuple(PyObject *object) {
+  // It cannot take apart what has another number of values than of fields; the walk says so better.
+  nb::object fields = py::type_of(object).attr("_fields");
+  if (PyObject_Size(fields.ptr()) != PyTuple_Size(object)) {
+    PyErr_Clear();
+    return false;
+  }
+  nb::object parts = settings().flatten_one_level(nb::borrow<nb::object>(object));
+  return !parts.is_none() && !nb::object(parts[1]).is(py::type_of(object));
+}
+
+constexpr const char *kWatchedType = "treadle.watched_type";
+
+// Called when a type dies; `self` is a capsule around its address.
+PyObject *forget(PyObject *self, PyObject *) {
+  auto *type = static_cast<PyTypeObject *>(PyCapsule_GetPointer(self, kWatchedType));
+  if (type == nullptr) return nullptr;
+  auto entry = table().find(type);
+  if (entry != table().end()) {
+    // Taken out first: the entry's members may run code when released.
+    Entry dropped = std::move(entry->second);
+    table().erase(entry);
+  }
+  Py_RETURN_NONE;
+}
+
+PyMethodDef forget_method = {"forget_type", forget, METH_O, nullptr};
+
+// Entries stay where they are as long as their type lives: others hold them by pointer. Describing a type runs Python,
+// so another thread, or the described type's own code, may have made the entry meanwhile.
+const NodeType *remember(PyTypeObject *type, std::unique_ptr<NodeType> info) {
+  if (const NodeType *known = known_type(type)) return known;
+  nb::object key = py::checked(PyCapsule_New(type, kWatchedType, nullptr));
+  nb::object forget_type = py::checked(PyCFunction_NewEx(&forget_method, key.ptr(), nullptr));
+  nb::object watcher = py::checked(PyWeakref_NewRef(py::as_object(type), forget_type.ptr()));
+  auto [place, fresh] = table().try_emplace(type, Entry{std::move(info), std::move(watcher)});
+  (void)fresh;
+  return place->second.info.get();
+}
+
+// What an adapter for another library says about a type: how its instances are laid out, or why they cannot be walked.
+void adapt(const nb::object &type, NodeType &info) {
+  nb::object description = settings().adapt(type);
+  if (description.is_none()) return;
+  info.layout = read_layout(type, description);
+  if (info.layout == nullptr) {
+    info.refusal = description.attr("reason");
+    return;
+  }
+  static constexpr Kind kinds[] = {Kind::Variable, Kind::Object, Kind::Mapping};
+  static_assert(std::variant_size_v<Layout> == std::size(kinds));
+  info.kind = kinds[info.layout->index()];
+}
+
+std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
+  auto info = std::make_unique<NodeType>();
+  info->kind = kind_of_type(type);
+  nb::object as_object = py::type_object(type);
+  if (info->kind == Kind::Static && !is_simple(type)) adapt(as_object, *info);
+  if (info->layout || info->refusal.is_valid()) return info;
+  if (info->kind == Kind::Static && !is_simple(type) && object != nullptr) info->kind = kind_of_instance(object);
+  if (info->kind == Kind::NamedTuple && object != nullptr && is_registered_named_tuple(object)) {
+    info->kind = Kind::Pytree;
+  }
+  if (info->kind == Kind::Static) info->static_kind = static_kind(type);
+  if (info->kind == Kind::Variable) {
+    info->has_get_hook = has_attribute(as_object, "on_get_value");
+    info->has_set_hook = has_attribute(as_object, "on_set_value");
+  }
+  if (info->kind == Kind::Object && has_attribute(as_object, "_transparent_")) {
+    info->transparent = py::interned(as_object.attr("_transparent_"));
+  }
+  return info;
+}
+
+void register_node_type(nb::handle type, nb::object flatten, nb::object create, nb::object set_key,
+                        nb::object pop_key) {
+  if (!PyType_Check(type.ptr())) throw nb::type_error("register_node_type: the first argument must be a type");
+  // A type met before its registration has an entry, which others may hold: it changes in place.
+  auto *info = const_cast<NodeType *>(node_type(py::as_type(type.ptr())));
+  info->kind = Kind::Custom;
+  info->flatten = std::move(flatten);
+  info->create = std::move(create);
+  info->set_key = std::move(set_key);
+  info->pop_key = std::move(pop_key);
+}
+
+}  // namespace
+
+const NodeType *classify(PyObject *object) {
+  PyTypeObject *type = Py_TYPE(object);
+  const NodeType *known = known_type(type);
+  return known != nullptr ? known : remember(type, describe(type, object));
+}
+
+const NodeType *known_type(PyTypeObject *type) {
+  auto &entries = table();
+  auto found = entries.find(type);
+  return found == entries.end() ? nullptr : found->second.info.get();
+}
+
+const NodeType *node_type(PyTypeObject *type) {
+  const NodeType *known = known_type(type);
+  return known != nullptr ? known : remember(type, describe(type, nullptr));
+}
+
+void bind_node_types(nb::module_ &m) {
+  m.def("register_node_type", &register_node_type, nb::arg("type"), nb::arg("flatten"), nb::arg("create"),
+        nb::arg("set_key"), nb::arg("pop_key"));
+  m.def(
+      "is_node", [](nb::handle object) { return is_reference(classify(object.ptr())->kind); },
+      nb::arg("object").none());
+}
+
+}  // namespace treadle

@@ -1,0 +1,114 @@
+#include "bindings.h"
+#include "debug.h"
+#include "errors.h"
+#include "objects/cells.h"
+#include "settings.h"
+
+namespace treadle {
+
+PyTypeObject *object_node_type = nullptr;
+
+namespace {
+
+// As `object.__new__` does: nobody else looks at the arguments where `__init__` is that of `object`.
+void refuse_arguments(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+  if (py::tuple_size(args) == 0 && (kwargs == nullptr || py::dict_size(kwargs) == 0)) return;
+  if (PyType_GetSlot(type, Py_tp_init) != PyType_GetSlot(&PyBaseObject_Type, Py_tp_init)) return;
+  nb::object name = py::checked(PyObject_GetAttrString(py::as_object(type), "__name__"));
+  PyErr_Format(PyExc_TypeError, "%S() takes no arguments", name.ptr());
+  throw nb::python_error();
+}
+
+int node_setattro(PyObject *self, PyObject *name, PyObject *value);
+
+// Its `__init__` sets attributes by `object.__setattr__`, which CPython refuses for what checks each write itself.
+void refuse_frozen_dataclass(PyTypeObject *type) {
+  if (PyType_GetSlot(type, Py_tp_setattro) == reinterpret_cast<void *>(node_setattro)) return;
+  nb::object parameters = nb::getattr(py::as_object(type), "__dataclass_params__", nb::none());
+  if (parameters.is_none() || !nb::cast<bool>(parameters.attr("frozen")) || !nb::cast<bool>(parameters.attr("init")))
+    return;
+  nb::object name = py::checked(PyObject_GetAttrString(py::as_object(type), "__name__"));
+  PyErr_Format(PyExc_TypeError,
+               "%S is a frozen dataclass, whose attributes cannot be set; a graph node is mutable. Remove frozen=True "
+               "from @dataclass.",
+               name.ptr());
+  throw nb::python_error();
+}
+
+PyObject *node_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+  return guarded([&] {
+    refuse_abstract(type);
+    refuse_arguments(type, args, kwargs);
+    refuse_frozen_dataclass(type);
+    nb::object trace = current_trace();
+    return new_node(type, trace.ptr());
+  });
+}
+
+int node_traverse(PyObject *self, visitproc visit, void *arg) {
+  return py::visit_all(self, visit, arg, as_node(self)->trace, as_node(self)->dict);
+}
+
+int node_clear(PyObject *self) {
+  Py_CLEAR(as_node(self)->dict);
+  return 0;
+}
+
+void node_dealloc(PyObject *self) {
+  PyObject_GC_UnTrack(self);
+  Py_CLEAR(as_node(self)->trace);
+  Py_CLEAR(as_node(self)->dict);
+  count(Kept::ObjectNode, -1);
+  py::free_instance(self);
+}
+
+int node_setattro(PyObject *self, PyObject *name, PyObject *value) {
+  return guarded([&] {
+    check_trace(as_node(self)->trace, self);
+    return PyObject_GenericSetAttr(self, name, value);
+  });
+}
+
+PyObject *node_check_mutable(PyObject *self, PyObject *) {
+  return guarded([&] {
+    check_trace(as_node(self)->trace, self);
+    return nb::none();
+  });
+}
+
+PyMethodDef node_methods[] = {
+    {"_check_mutable", node_check_mutable, METH_NOARGS, "Raise TraceContextError if owned by another trace."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyMemberDef node_members[] = {
+    {"__dictoffset__", py::kMemberSsize, offsetof(ObjectNode, dict), py::kMemberReadonly, nullptr},
+    {nullptr, 0, 0, 0, nullptr}};
+
+PyGetSetDef node_getset[] = {{"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, nullptr, nullptr},
+                             {nullptr, nullptr, nullptr, nullptr, nullptr}};
+
+PyType_Slot node_slots[] = {py::slot(Py_tp_new, node_new),
+                            py::slot(Py_tp_traverse, node_traverse),
+                            py::slot(Py_tp_clear, node_clear),
+                            py::slot(Py_tp_members, node_members),
+                            py::slot(Py_tp_getset, node_getset),
+                            py::slot(Py_tp_dealloc, node_dealloc),
+                            py::slot(Py_tp_setattro, node_setattro),
+                            py::slot(Py_tp_methods, node_methods),
+                            {0, nullptr}};
+
+PyType_Spec node_spec = {"treadle._core.ObjectNode", sizeof(ObjectNode), 0,
+                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, node_slots};
+
+}  // namespace
+
+nb::object new_node(PyTypeObject *type, PyObject *trace) {
+  PyObject *self = py::allocate(type);
+  replace(as_node(self)->trace, trace);
+  count(Kept::ObjectNode, 1);
+  return nb::steal<nb::object>(self);
+}
+
+void bind_object_node(nb::module_ &m) { object_node_type = py::add_type(m, node_spec, "ObjectNode"); }
+
+}  // namespace treadle

@@ -1,0 +1,29 @@
+// What is known of packages that nobody changes while a program runs.
+#pragma once
+
+#include "python_compat.h"
+
+namespace treadle {
+
+// Which objects of a package's types, if they have no equality of their own, hold nothing that changes.
+enum class Stateless : uint8_t { None, Callables, All };
+
+// Of a package and what is inside it, by the first part of its name. Each promise is about what the package defines.
+struct Package {
+  const char *name;
+  bool constants;  // its functions read nothing that changes but their arguments; its classes stay as they are
+  bool values;     // hashable objects of its types do not change: the same pointer means the same value
+  Stateless stateless;
+};
+
+// Null for the name of a module that is in none of the known ones.
+const Package *known_package(const nb::object &name);
+
+// What promises something of the class, function or module.
+const Package *package_of(const nb::object &object);
+
+// True for the name of a module, or one inside, of a package with constants. What is not imported is not known to be
+// that.
+bool is_constant_package(const nb::object &name);
+
+}  // namespace treadle

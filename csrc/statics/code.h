@@ -1,0 +1,28 @@
+// Which variables code may look up besides those that it is given.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "python_compat.h"
+
+namespace treadle {
+
+// What code, and the code of functions defined inside, may look up by name; nothing for code whose package does not
+// change its globals.
+struct Names {
+  nb::object code;  // kept alive, so that its address stays its own
+  std::vector<nb::object> globals;
+  // Builtins that lead to variables which the code does not name, unless a global hides them.
+  std::vector<nb::object> reaching;
+  // Whether it imports something that may change.
+  bool imports = false;
+
+  bool empty() const { return globals.empty() && !imports; }
+};
+
+// Remembered by code. Whether the package changes its globals is asked of these, as they come with the code: what the
+// function says of itself may be copied from another that it wraps.
+std::shared_ptr<const Names> names_read(const nb::object &globals, const nb::object &code);
+
+}  // namespace treadle

@@ -1,0 +1,96 @@
+#include "statics/reading.h"
+
+namespace treadle {
+
+nb::object Recorder::sorted_names(const nb::object &dict) {
+  nb::object names = py::checked(PyDict_Keys(dict.ptr()));
+  if (PyList_Sort(names.ptr()) < 0) {
+    // Names that do not compare, which only odd code puts there, stay in the order in which they are.
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw nb::python_error();
+    PyErr_Clear();
+  }
+  return names;
+}
+
+std::optional<std::pair<uint32_t, uint32_t>> Reading::mismatch(const Reading &other) const {
+  // Functions taken at their word, where something inside may differ after all, and how far a partial is.
+  std::vector<std::pair<uint32_t, uint32_t>> taken;
+  uint32_t trusted_end = 0;
+  const bool trusted = trust_ == Trust::SeenFunctions;
+  uint32_t i = 0, j = 0;
+  while (i < parts_.size() && j < other.parts_.size()) {
+    const Part &a = parts_[i], &b = other.parts_[j];
+    const std::pair<uint32_t, uint32_t> here{i, j};
+    if (a.kind != b.kind || a.n != b.n) return here;
+    switch (a.kind) {
+      case PartKind::Scalar:
+        if (!a.value.is(b.value) && !scalars_equal(a.value.ptr(), b.value.ptr())) return here;
+        break;
+      case PartKind::Equal:
+        if (a.hash != b.hash || !a.value.type().is(b.value.type())) return here;
+        if (!a.value.is(b.value) && !py::equal(a.value.ptr(), b.value.ptr())) return here;
+        break;
+      case PartKind::Unknown:
+        if (i >= trusted_end) return here;
+        break;
+      case PartKind::Seen:
+        if (a.value.is_valid() && a.value.is(b.value)) break;
+        for (const auto &[begin, end] : taken) {
+          if (a.n >= begin && a.n < end) return here;
+        }
+        break;
+      case PartKind::Function:
+        if (!trusted || !a.value.is(b.value)) break;
+        taken.emplace_back(i, a.end);
+        i = a.end;
+        j = b.end;
+        continue;
+      case PartKind::Partial:
+        if (trusted && a.value.is(b.value) && i >= trusted_end) trusted_end = a.end;
+        break;
+      case PartKind::Same:
+      case PartKind::Sequence:
+      case PartKind::Mapping:
+      case PartKind::Method:
+        if (!a.value.is(b.value)) return here;
+        break;
+    }
+    ++i;
+    ++j;
+  }
+  if (i == parts_.size() && j == other.parts_.size()) return std::nullopt;
+  return std::pair<uint32_t, uint32_t>{i, j};
+}
+
+std::string Reading::described(uint32_t part) const {
+  if (part >= parts_.size()) return "";
+  const Part &p = parts_[part];
+  switch (p.kind) {
+    case PartKind::Scalar:
+    case PartKind::Equal:
+      return py::text(nb::repr(p.value));
+    case PartKind::Unknown:
+      return "a " + py::text(nb::object(p.value.attr("__qualname__"))) + " that may have changed";
+    case PartKind::Sequence:
+    case PartKind::Mapping:
+      return "a " + py::text(nb::object(p.value.attr("__qualname__"))) + " of length " + std::to_string(p.n);
+    case PartKind::Function:
+      return py::text(nb::object(p.value.attr("__qualname__")));
+    default:
+      return p.value.is_valid() ? py::text(nb::repr(p.value)) : "";
+  }
+}
+
+std::pair<std::string, std::string> Reading::difference(const Reading &other) const {
+  auto where = mismatch(other);
+  // At the beginning it is the value itself that differs.
+  if (!where || where->first == 0) return {};
+  return {described(where->first), other.described(where->second)};
+}
+
+int Reading::traverse(visitproc visit, void *arg) const {
+  for (const Part &part : parts_) Py_VISIT(part.value.ptr());
+  return 0;
+}
+
+}  // namespace treadle

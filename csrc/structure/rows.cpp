@@ -1,0 +1,41 @@
+#include "structure/rows.h"
+
+#include <string>
+
+namespace treadle {
+
+Row row_at(const GraphDef &def, const Traversal &walk) {
+  const Item &item = walk.item();
+  Row row{item.op, item.n, walk.first()};
+  if (item.op == Op::Leaf) row.n = 0;
+  if (item.info().n_constants > 0) row.constant = item.constant;
+  if (item.op == Op::Ref) {
+    const RefDef &ref = def.refs[item.n];
+    row.constant = ref.type;
+    row.marks = ref.kind == Kind::Object;
+    if (row.first && ref.extra != kNone) row.extra = ref.extra;
+  }
+  return row;
+}
+
+nb::object shown(const GraphDef &def, const Row &row) {
+  auto text = [](const std::string &value) -> nb::object { return nb::str(value.c_str()); };
+  const char *name = kOps[static_cast<size_t>(row.op)].name;
+  switch (row.op) {
+    case Op::Leaf:
+    case Op::None:
+    case Op::Dict:
+      return text(name);
+    case Op::Tuple:
+    case Op::List:
+      return text(std::string(name) + " of length " + std::to_string(row.n));
+    case Op::Ref:
+      if (!row.first) return text("shared " + py::type_name(py::as_type(def.constant(row.constant))));
+      break;
+    default:
+      break;
+  }
+  return nb::borrow<nb::object>(def.constant(row.constant));
+}
+
+}  // namespace treadle

@@ -1,0 +1,52 @@
+// The canonical order of a structure.
+#pragma once
+
+#include <vector>
+
+#include "structure/graphdef.h"
+
+namespace treadle {
+
+// Depth-first over the expressions of a GraphDef in canonical order, item by item, so that two can go in step. Keeps
+// the path that leads to the item; a reference's definition is entered at its first occurrence.
+class Traversal {
+ public:
+  explicit Traversal(const GraphDef &def) : def_(def), seen_(def.n_refs(), false) {}
+
+  // Goes to the next item; false after the last.
+  bool next();
+
+  const Item &item() const { return *item_; }
+  // True where a reference is reached for the first time, as opposed to shared.
+  bool first() const { return first_; }
+  const std::vector<nb::object> &path() const { return path_; }
+  // How many leading keys of the path were there at the previous item too; at most one key is new.
+  size_t kept() const { return kept_; }
+  nb::tuple path_tuple() const { return py::to_tuple(path_); }
+
+ private:
+  struct Frame {
+    uint32_t ref;  // kNone for a by-value container
+    uint32_t next, count;
+    uint32_t cursor;  // by-value: where the next child's expression starts
+    size_t path_size;
+    PyObject *keys;  // borrowed from the constants, or null for positions
+    PyObject *transparent;
+    uint8_t hide;  // levels of a call's root, whose own positions do not show
+    bool int_keys;
+  };
+
+  // Stops at the item at `at`; true if a frame was opened for its children.
+  bool expression(uint32_t at);
+  void push_key(const Frame &frame, uint32_t child);
+
+  const GraphDef &def_;
+  const Item *item_ = nullptr;  // among those of `def_`, which are complete; null before the first
+  bool first_ = false;
+  size_t kept_ = 0;
+  std::vector<bool> seen_;
+  std::vector<Frame> frames_;
+  std::vector<nb::object> path_;
+};
+
+}  // namespace treadle
