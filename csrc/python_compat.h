@@ -138,10 +138,16 @@ inline PyTypeObject *add_type(nb::module_ &m, PyType_Spec &spec, const char *nam
   return as_type(type.release().ptr());
 }
 
-// A module's plain C function, where argument conversion would cost too much or pickle has to name it.
+// A module's plain C function, where argument conversion would cost too much.
 inline void add_function(nb::module_ &m, PyMethodDef &method) {
   nb::object module_name = m.attr("__name__");
   m.attr(method.ml_name) = checked(PyCFunction_NewEx(&method, nullptr, module_name.ptr()));
+}
+
+// A function that pickles name, by module and name: its public place, which imports it from `attribute` here.
+inline void add_unpickling(nb::module_ &m, PyMethodDef &method, const char *attribute) {
+  nb::str module_name("treadle.pickles");
+  m.attr(attribute) = checked(PyCFunction_NewEx(&method, nullptr, module_name.ptr()));
 }
 
 // ---- Constants that Python makes -----------------------------------------------------------------------------------

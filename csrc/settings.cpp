@@ -76,7 +76,10 @@ void check_trace(PyObject *owner, PyObject *object) {
   nb::object now = current_trace();
   if (owner == now.ptr() || owner == nullptr) return;
   nb::object name = py::type_of(object).attr("__name__");
-  PyErr_Format(settings().trace_error.ptr(), "Cannot mutate '%S' from different trace level", name.ptr());
+  PyErr_Format(settings().trace_error.ptr(),
+               "Cannot mutate '%S' from different trace level: it was made outside of the function that is being "
+               "transformed, or inside of one that has ended. Pass it to that function as an argument, or return it.",
+               name.ptr());
   throw nb::python_error();
 }
 

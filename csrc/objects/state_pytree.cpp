@@ -101,8 +101,8 @@ PyType_Slot aux_slots[] = {
     py::slot(Py_tp_dealloc, aux_dealloc), py::slot(Py_tp_richcompare, aux_compare), py::slot(Py_tp_hash, aux_hash),
     py::slot(Py_tp_repr, aux_repr),       py::slot(Py_tp_methods, aux_methods),     {0, nullptr}};
 
-PyType_Spec aux_spec = {"treadle._core.VariableStateAux", sizeof(StateAux), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                        aux_slots};
+PyType_Spec aux_spec = {"treadle.pickles.VariableStateAux", sizeof(StateAux), 0,
+                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, aux_slots};
 
 const VariableState &state_of(PyObject *object) {
   if (Py_TYPE(object) != variable_state_type) throw nb::type_error("expected a VariableState");

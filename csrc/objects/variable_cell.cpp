@@ -13,6 +13,13 @@ namespace {
 
 PyObject *g_value_name = nullptr;
 
+// What runs when a value is read or written: our name in the metadata and flax's, which is also that of the method.
+struct HookNames {
+  PyObject *metadata = nullptr;
+  PyObject *method = nullptr;
+};
+HookNames g_get_hooks, g_set_hooks;
+
 PyObject *cell_new(PyTypeObject *type, PyObject *, PyObject *) {
   return guarded([&] {
     refuse_abstract(type);
@@ -43,16 +50,21 @@ void cell_dealloc(PyObject *self) {
   py::free_instance(self);
 }
 
-bool has_hook(PyObject *self, const char *metadata_key, bool type_has) {
+bool has_hook(PyObject *self, const HookNames &names, bool type_has) {
   if (type_has) return true;
   // Keys of the user's own str type may replace the metadata while they are compared.
   nb::object metadata = nb::borrow<nb::object>(as_cell(self)->metadata);
-  return metadata.is_valid() && PyDict_GetItemString(metadata.ptr(), metadata_key) != nullptr;
+  if (!metadata.is_valid()) return false;
+  for (PyObject *name : {names.metadata, names.method}) {
+    if (PyDict_GetItemWithError(metadata.ptr(), name) != nullptr) return true;
+    if (PyErr_Occurred()) throw nb::python_error();
+  }
+  return false;
 }
 
 PyObject *cell_get_value(PyObject *self, void *) {
   return guarded([&] {
-    bool hooked = has_hook(self, "get_value_hooks", node_type(Py_TYPE(self))->has_get_hook);
+    bool hooked = has_hook(self, g_get_hooks, node_type(Py_TYPE(self))->has_get_hook);
     nb::object value = nb::borrow<nb::object>(as_cell(self)->value);
     if (!hooked) return value;
     return nb::borrow<nb::object>(self).attr("_get_hooked")(value);
@@ -63,7 +75,7 @@ int cell_set_value(PyObject *self, PyObject *value, void *) {
   return guarded([&] {
     if (value == nullptr) throw nb::attribute_error("a Variable's value cannot be deleted");
     check_trace(as_cell(self)->trace, self);
-    if (has_hook(self, "set_value_hooks", node_type(Py_TYPE(self))->has_set_hook)) {
+    if (has_hook(self, g_set_hooks, node_type(Py_TYPE(self))->has_set_hook)) {
       nb::object hooked = nb::borrow<nb::object>(self).attr("_set_hooked")(nb::borrow<nb::object>(value));
       replace(as_cell(self)->value, hooked.ptr());
     } else {
@@ -190,6 +202,8 @@ nb::object new_variable(PyTypeObject *type, PyObject *value, PyObject *metadata,
 
 void bind_variable_cell(nb::module_ &m) {
   g_value_name = py::intern("value").release().ptr();
+  g_get_hooks = {py::intern("get_value_hooks").release().ptr(), py::intern("on_get_value").release().ptr()};
+  g_set_hooks = {py::intern("set_value_hooks").release().ptr(), py::intern("on_set_value").release().ptr()};
   variable_cell_type = py::add_type(m, cell_spec, "VariableCell");
 }
 

@@ -5,6 +5,7 @@
 #include "deferred_release.h"
 #include "errors.h"
 #include "objects/cells.h"
+#include "objects/node_types.h"
 #include "settings.h"
 
 namespace treadle {
@@ -13,10 +14,20 @@ PyTypeObject *variable_state_type = nullptr;
 
 namespace {
 
+constexpr int kStatePickleVersion = 1;
+
+// Entries made by hand and those read from a pickle; the walk makes them of types that it has met.
+void require_variable_type(PyObject *type) {
+  if (PyType_Check(type) && node_type(reinterpret_cast<PyTypeObject *>(type))->kind == Kind::Variable) return;
+  PyErr_Format(PyExc_TypeError, "VariableState: the type must be a Variable type such as treadle.Param, got %R", type);
+  throw nb::python_error();
+}
+
 PyObject *state_new(PyTypeObject *, PyObject *args, PyObject *kwargs) {
   PyObject *type = nullptr, *value = nullptr;
   if (!PyArg_ParseTuple(args, "OO:VariableState", &type, &value)) return nullptr;
   return guarded([&] {
+    require_variable_type(type);
     nb::object metadata;
     if (normalized_metadata(kwargs) != nullptr) metadata = py::checked(PyDict_Copy(kwargs));
     return new_variable_state(type, value, metadata.ptr());
@@ -83,13 +94,20 @@ PyObject *state_replace_value(PyObject *self, PyObject *value) {
 }
 
 PyObject *rebuild_state(PyObject *, PyObject *args) {
+  int version = 0;
   PyObject *type = nullptr, *value = nullptr, *metadata = nullptr;
-  if (!PyArg_ParseTuple(args, "OOO:_rebuild_variable_state", &type, &value, &metadata)) return nullptr;
+  if (!PyArg_ParseTuple(args, "iOOO:variable_state", &version, &type, &value, &metadata)) return nullptr;
+  if (version != kStatePickleVersion) {
+    PyErr_Format(PyExc_ValueError, "this VariableState was pickled in format %d, and this treadle reads format %d",
+                 version, kStatePickleVersion);
+    return nullptr;
+  }
   if (metadata != Py_None && !PyDict_Check(metadata)) {
     PyErr_SetString(PyExc_TypeError, "VariableState metadata must be a dict or None");
     return nullptr;
   }
   return guarded([&] {
+    require_variable_type(type);
     return new_variable_state(type, value, metadata == Py_None ? nullptr : normalized_metadata(metadata))
         .release()
         .ptr();
@@ -99,10 +117,10 @@ PyObject *rebuild_state(PyObject *, PyObject *args) {
 PyObject *state_reduce(PyObject *self, PyObject *) {
   return guarded([&] {
     VariableState *state = as_state(self);
-    nb::object rebuild = nb::module_::import_("treadle._core").attr("_rebuild_variable_state");
+    nb::object rebuild = nb::module_::import_("treadle._core").attr("_unpickle_variable_state");
     nb::object metadata = state->metadata != nullptr ? nb::borrow<nb::object>(state->metadata) : nb::none();
-    nb::tuple arguments =
-        nb::make_tuple(nb::borrow<nb::object>(state->type), nb::borrow<nb::object>(state->value), metadata);
+    nb::tuple arguments = nb::make_tuple(kStatePickleVersion, nb::borrow<nb::object>(state->type),
+                                         nb::borrow<nb::object>(state->value), metadata);
     return nb::make_tuple(rebuild, arguments);
   });
 }
@@ -126,8 +144,9 @@ PyType_Slot state_slots[] = {py::slot(Py_tp_new, state_new),           py::slot(
 PyType_Spec state_spec = {"treadle._core.VariableState", sizeof(VariableState), 0,
                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, state_slots};
 
-PyMethodDef rebuild_state_method = {"_rebuild_variable_state", rebuild_state, METH_VARARGS,
-                                    "Unpickle a VariableState from (type, value, metadata)."};
+PyMethodDef rebuild_state_method = {"variable_state", rebuild_state, METH_VARARGS,
+                                    "variable_state(version, type, value, metadata)\n--\n\n"
+                                    "The VariableState of a pickle."};
 
 }  // namespace
 
@@ -143,7 +162,7 @@ nb::object new_variable_state(PyObject *type, PyObject *value, PyObject *metadat
 
 void bind_variable_state(nb::module_ &m) {
   variable_state_type = py::add_type(m, state_spec, "VariableState");
-  py::add_function(m, rebuild_state_method);
+  py::add_unpickling(m, rebuild_state_method, "_unpickle_variable_state");
 }
 
 }  // namespace treadle

@@ -194,7 +194,8 @@ PyObject *unpickle_function(PyObject *, PyObject *state) {
   });
 }
 
-PyMethodDef unpickle_method = {"_unpickle_graphdef", unpickle_function, METH_O, "Rebuild a GraphDef from its tables."};
+PyMethodDef unpickle_method = {"graphdef", unpickle_function, METH_O,
+                               "graphdef(tables)\n--\n\nThe GraphDef of a pickle."};
 
 }  // namespace
 
@@ -217,6 +218,6 @@ nb::tuple pickle_state(const GraphDef &def) {
                         nb::tuple(constants));
 }
 
-void bind_pickling(nb::module_ &m) { py::add_function(m, unpickle_method); }
+void bind_pickling(nb::module_ &m) { py::add_unpickling(m, unpickle_method, "_unpickle_graphdef"); }
 
 }  // namespace treadle

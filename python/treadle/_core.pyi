@@ -77,6 +77,10 @@ def _flatten_variable_state_with_keys(
 def _unflatten_variable_state(
     structure: VariableStateAux, children: Iterable[Any], /
 ) -> VariableState: ...
+def _unpickle_variable_state(
+    version: int, type: type[Any], value: Any, metadata: dict[str, Any] | None, /
+) -> VariableState: ...
+def _unpickle_graphdef(tables: tuple[Any, ...], /) -> GraphDef: ...
 
 @final
 class Fingerprint:
@@ -166,6 +170,8 @@ class Effects:
     """
 
     num_out: int
+    before: GraphDef
+    """The structure that was changed."""
     changes_structure: bool
     def same_as(self, other: Effects) -> bool:
         """True if both say the same of calls of one structure."""

@@ -6,6 +6,8 @@ Every exception is a `GraphError`, and also the builtin that users of such an op
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from itertools import islice
 from keyword import iskeyword
 from typing import TYPE_CHECKING
 
@@ -49,7 +51,7 @@ class TraceContextError(GraphError):
     >>> try:
     ...     f()
     ... except nnx.TraceContextError as error:
-    ...     print(error)
+    ...     print(str(error)[:47])
     Cannot mutate 'Dict' from different trace level
     """
 
@@ -112,10 +114,30 @@ def format_path(path: Iterable[Hashable], root: str = "model") -> str:
 
 def format_paths(paths: Iterable[Iterable[Hashable]], root: str = "model", limit: int = 5) -> str:
     """Write the first `limit` paths separated by commas, and say how many more there are."""
-    written = [format_path(path, root) for path in paths]
-    shown = ", ".join(written[:limit])
-    more = len(written) - limit
+    remaining = iter(paths)
+    shown = ", ".join(format_path(path, root) for path in islice(remaining, limit))
+    more = sum(1 for _ in remaining)
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def known_names(wanted: object, names: Iterable[Hashable], limit: int = 10) -> str:
+    """What there is where `wanted` is not, names like it first."""
+    known = list(names)
+    by_text = {str(name): name for name in known}
+    alike = [by_text[text] for text in get_close_matches(str(wanted), by_text, n=3)]
+    ordered = [*alike, *(name for name in known if name not in alike)]
+    shown = ", ".join(map(repr, ordered[:limit])) or "none"
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    start = f"did you mean {alike[0]!r}? " if alike else ""
+    return f"{start}entries: {shown}{more}"
+
+
+def located(error: TraceContextError, path: Iterable[Hashable]) -> TraceContextError:
+    """The same error, with the path of the object that it is about."""
+    path = tuple(path)
+    found = TraceContextError(f"{format_path(path)}: {error}")
+    found.path, found.reason = path, str(error)
+    return found
 
 
 def engine_error(reason: str, path: Iterable[Hashable], is_static: bool = False) -> GraphError:

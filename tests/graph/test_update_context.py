@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
+from treadle import _core
 
 
 class Model(nnx.Module):
@@ -161,3 +162,95 @@ def test_leaving_the_block_forgets_the_objects() -> None:
         updates = ctx.collect()
     with pytest.raises(nnx.GraphError, match="call split"):
         ctx.update(updates)
+
+
+def collected(change: Any, *objects: Any, only_changed: bool = True) -> nnx.GraphUpdates:
+    """The updates of `change` to objects like these."""
+    with nnx.UpdateContext() as ctx:
+        merged = ctx.merge(*ctx.split(nnx.clone(list(objects))))
+        return ctx.collect(change(*merged), only_changed=only_changed)
+
+
+def set_first(first: Any, *others: Any) -> None:
+    if isinstance(first, nnx.Variable):
+        first.value = 5.0
+    else:
+        first.added = nnx.Param(1.0)
+
+
+@pytest.mark.parametrize(
+    ("other", "place"),
+    [
+        (
+            lambda: [nnx.Module(), nnx.Param(1.0)],
+            r"model\[0\] is .*Module.* here and .*Param.* there",
+        ),
+        (lambda: [nnx.Param(1.0)], "another structure"),
+        (lambda: [nnx.Param(1.0), nnx.Module(), nnx.Module()], "another structure"),
+        (lambda: [nnx.Cache(1.0), nnx.Module()], r"model\[0\]"),
+        (lambda: [nnx.Param(1.0), nnx.Dict(a=nnx.Param(1.0))], r"model\[1\]"),
+        (lambda: [nnx.Param(1.0, tag="x"), nnx.Module()], r"model\[0\]"),
+    ],
+)
+@pytest.mark.parametrize("only_changed", [True, False])
+def test_updates_of_another_structure_change_nothing(
+    other: Any, place: str, only_changed: bool
+) -> None:
+    updates = collected(set_first, nnx.Param(1.0), nnx.Module(), only_changed=only_changed)
+    objects = other()
+    before = nnx.graphdef(objects), nnx.state(objects)
+    with nnx.UpdateContext() as ctx:
+        ctx.split(objects)
+        with pytest.raises(nnx.GraphError, match=place):
+            ctx.update(updates)
+    assert nnx.graphdef(objects) == before[0]
+    assert nnx.state(objects) == before[1]
+
+
+def test_updates_fit_other_objects_of_the_same_structure() -> None:
+    updates = collected(set_first, nnx.Param(1.0), nnx.Module())
+    objects = [nnx.Param(2.0), nnx.Module()]
+    with nnx.UpdateContext() as ctx:
+        ctx.split(objects)
+        ctx.update(updates)
+    assert objects[0].value == 5.0
+
+
+@pytest.mark.parametrize("change", [set_first, lambda variable, node: set_first(node)])
+def test_forged_calls_of_the_core_are_refused_before_anything_changes(change: Any) -> None:
+    flat = _core.flatten([nnx.Param(1.0), nnx.Module()])
+    root, refs = _core.unflatten(flat.graphdef, flat.leaves)
+    change(*root)
+    effects, out = _core.trace_effects(refs, flat.graphdef, flat.leaves, None, True)
+    variable, node = nnx.Param(1.0), nnx.Module()
+    for objects in (
+        [node, variable],
+        [variable, 3],
+        [variable, nnx.Dict()],
+        [nnx.Cache(1.0), node],
+    ):
+        with pytest.raises(nnx.GraphError, match=r"model\[[01]\] is a .* in the structure"):
+            _core.apply_effects(effects, objects, [1.0], out)
+    for objects, leaves, outputs in (
+        ([variable], [1.0], out),
+        ([variable, node, node], [1.0], out),
+        ([variable, node], [], out),
+        ([variable, node], [1.0, 2.0], out),
+        ([variable, node], [1.0], [*out, 3.0]),
+        ([variable, node], [1.0], out[:-1]),
+    ):
+        with pytest.raises(ValueError, match="apply_effects"):
+            _core.apply_effects(effects, objects, leaves, outputs)
+    assert (variable.value, vars(node)) == (1.0, {})
+    for inner, leaves in ((refs[:1], [1.0]), ([*refs, nnx.Module()], [1.0]), (refs, [])):
+        with pytest.raises(ValueError, match="trace_effects"):
+            _core.trace_effects(inner, flat.graphdef, leaves, None, True)
+
+
+def test_updates_that_nobody_collected_are_refused() -> None:
+    with nnx.UpdateContext() as ctx:
+        ctx.split(nnx.Param(1.0))
+        forged: Any
+        for forged in (nnx.GraphUpdates(None, ()), 3, None, "updates"):  # type: ignore[arg-type]
+            with pytest.raises(nnx.GraphError, match="what `collect` returned"):
+                ctx.update(forged)

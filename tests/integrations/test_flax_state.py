@@ -166,3 +166,21 @@ def test_orbax_saves_and_restores(tmp_path: Path) -> None:
         treadle.update(fresh, restored)
         np.testing.assert_array_equal(fresh.dense.kernel[...], net.dense.kernel[...])
         np.testing.assert_array_equal(fresh.norm.var[...], net.norm.var[...])
+
+
+def test_values_and_not_entries_reach_models_of_either_library() -> None:
+    ours, theirs = TreadleNet(0), Net(1)
+    pairs: list[tuple[Any, Any]] = [
+        (theirs, ours),
+        (ours, theirs),
+        (theirs, Net(2)),
+        (ours, TreadleNet(3)),
+    ]
+    for target, source in pairs:
+        for state in (treadle.state(source), treadle.state(source).copy()):
+            treadle.update(target, state)
+            for variable in treadle.flatten(target)[2]:
+                if isinstance(variable, (treadle.Variable, nnx.Variable)):
+                    assert isinstance(treadle._core.raw_value(variable), jax.Array)
+    nnx.update(theirs, treadle.state(TreadleNet(4)).to_pure_dict())
+    np.testing.assert_array_equal(theirs.dense.kernel[...], TreadleNet(4).dense.kernel.value)

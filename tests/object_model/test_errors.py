@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import pytest
 
 import treadle as nnx
@@ -49,3 +50,25 @@ def test_errors_are_graph_errors_and_builtins(error: type[Any], builtin: type[An
 
 def test_state_errors_show_their_sentence_not_its_repr() -> None:
     assert str(nnx.StateError("it's missing")) == "it's missing"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model, state: nnx.update(model, state),
+        lambda model, state: nnx.update(model, state.to_pure_dict()),
+        lambda model, state: model.inner.set_attributes(nnx.Module, p=1),
+        lambda model, state: nnx.pop(model, nnx.Param),
+    ],
+)
+def test_a_change_at_another_trace_level_says_where_and_what_to_do(change: Any) -> None:
+    model = nnx.Module()
+    model.inner = nnx.Module()
+    model.inner.p = nnx.Param(1.0)
+    state = nnx.state(model)
+    with pytest.raises(nnx.TraceContextError, match="Pass it to that function as an arg") as raised:
+        jax.jit(lambda: change(model, state))()
+    assert str(raised.value).startswith("model")
+    assert ": Cannot mutate '" in str(raised.value)
+    assert raised.value.path in ((), ("inner",), ("inner", "p"))
+    assert model.inner.p.value == 1.0

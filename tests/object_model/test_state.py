@@ -372,3 +372,38 @@ def test_variable_state_copies_and_pickles() -> None:
     for other in (copy.deepcopy(entry), pickle.loads(pickle.dumps(entry)), entry.copy()):
         assert other == entry
         assert other is not entry
+
+
+def test_a_missing_entry_names_what_there_is_the_like_first() -> None:
+    state = nnx.state(Model())
+    message = "No entry 'heda' in State; did you mean 'head'? entries: 'head', 'bare', 'layers'"
+    for look in (
+        lambda: state["heda"],
+        lambda: state.__delitem__("heda"),
+        lambda: state.pop("heda"),
+    ):
+        with pytest.raises(nnx.StateError) as raised:
+            look()
+        assert str(raised.value) == message
+        assert isinstance(raised.value, KeyError)
+    for look in (lambda: state.heda, lambda: delattr(state, "heda")):
+        with pytest.raises(AttributeError) as failed:
+            look()
+        assert str(failed.value) == message
+    with pytest.raises(nnx.StateError, match=r"No entry 7 in State; entries: 0, 1$"):
+        state["layers"][7]
+    with pytest.raises(nnx.StateError, match="entries: none"):
+        nnx.State()["x"]
+    wide = nnx.State({f"name{i}": nnx.VariableState(nnx.Param, i) for i in range(30)})
+    with pytest.raises(nnx.StateError, match="and 20 more"):
+        wide["other"]
+
+
+def test_looking_for_an_entry_that_may_be_missing() -> None:
+    state = nnx.state(Model())
+    assert state.get("nothing") is None
+    assert state.get("nothing", 3) == 3
+    assert state.get("head")["mean"].type is nnx.BatchStat
+    assert state.pop("nothing", 4) == 4
+    assert not hasattr(state, "nothing")
+    assert state.setdefault("new", nnx.VariableState(nnx.Param, 1.0)).value == 1.0

@@ -435,3 +435,81 @@ def test_a_variable_made_in_a_trace_can_be_changed_there() -> None:
 def test_variables_made_outside_can_be_read_in_a_trace() -> None:
     variable = nnx.Param(jnp.array(2.0))
     assert jax.jit(lambda x: x * variable)(3.0) == 6.0
+
+
+def test_hooks_of_flaxs_names_run_in_place_of_the_methods() -> None:
+    v = nnx.Param(
+        1.0,
+        on_create_value=lambda variable, value: value + 1,
+        on_get_value=lambda variable, value: value * 10,
+        on_set_value=[lambda variable, value: value + 1, lambda variable, value: value * 2],
+        get_value_hooks=lambda variable, value: value + 0.5,
+    )
+    assert (v.raw_value, v.value) == (2.0, 20.5)
+    v.value = 3.0
+    assert v.raw_value == 8.0
+    w = Doubling(1.0, on_get_value=lambda variable, value: value)
+    assert (w.raw_value, w.value) == (101.0, 101.0)
+    assert nnx.clone(v).value == v.value == v.copy().value
+    assert pickle.loads(pickle.dumps(nnx.Param(1.0, on_get_value=_tenfold))).value == 10.0
+
+
+def _tenfold(variable: Any, value: Any) -> Any:
+    return value * 10
+
+
+def test_hooks_of_flaxs_names_come_with_initializers_and_later() -> None:
+    init = nnx.with_metadata(lambda: 1.0, on_get_value=_tenfold)
+    v = nnx.Param(init())
+    assert v.value == 10.0
+    v.set_metadata(on_get_value=lambda variable, value: value + 1)
+    assert v.value == 2.0
+    v.on_get_value = None
+    assert v.value == 1.0
+    seen: list[Any] = []
+    w = nnx.Param(
+        jnp.ones(2),
+        on_add_axis=lambda *args: seen.append(args[1:]),
+        on_remove_axis=lambda *args: seen.append(args[1:]),
+    )
+    w.add_axis(0, "a")
+    w.remove_axis(1)
+    assert seen == [(0, "a"), (1, None)]
+
+
+def test_hooks_of_flaxs_names_run_under_jit() -> None:
+    v = nnx.Param(jnp.array(1.0), on_get_value=_tenfold, on_set_value=_tenfold)
+
+    @nnx.jit
+    def step(v: Any) -> Any:
+        v.value = v.value + 1
+        return v.value
+
+    assert float(step(v)) == 1100.0
+    assert float(v.raw_value) == 110.0
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"hijax": True}, "hijax=True is a parameter of flax's Variables"),
+        ({"ref": True}, "ref=True is a parameter"),
+        ({"use_ref": True}, "use_ref=True is a parameter"),
+        ({"eager_sharding": True}, "place the value with `jax.device_put`"),
+        ({"out_sharding": ("a",)}, r"Pass sharding=\('a',\)"),
+        ({"on_get_value": 3}, "on_get_value must be a function or a sequence of functions, got 3"),
+        ({"set_value_hooks": [1]}, "set_value_hooks must be a function"),
+    ],
+)
+def test_metadata_that_would_be_ignored_are_refused(metadata: Any, message: str) -> None:
+    for make in (
+        lambda: nnx.Param(1.0, **metadata),
+        lambda: nnx.BatchStat(nnx.VariableMetadata(1.0, metadata)),
+    ):
+        with pytest.raises(TypeError, match=message):
+            make()
+
+
+def test_parameters_of_flax_that_ask_for_nothing_are_no_metadata() -> None:
+    v = nnx.Param(1.0, hijax=False, use_ref=None, eager_sharding=False, ref="page 3")
+    assert v.get_metadata() == {"ref": "page 3"}

@@ -21,6 +21,7 @@ PUBLIC_MODULES = {
     "treadle.nn",
     "treadle.nn.activations",
     "treadle.nn.initializers",
+    "treadle.pickles",
     "treadle.spmd",
     "treadle.training",
     "treadle.training.metrics",
@@ -28,7 +29,7 @@ PUBLIC_MODULES = {
 }
 # From the ground up. A file imports from its own floor and from those before it.
 FLOORS = (
-    {"_version", "_requirements", "_public", "_core", "errors"},
+    {"_version", "_requirements", "_public", "_core", "errors", "pickles"},
     {"_objects", "_bootstrap"},
     {"_graph"},
     {"_modules"},

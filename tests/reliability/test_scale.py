@@ -265,3 +265,91 @@ def test_chains_of_what_holds_another_are_freed(wrap: Any) -> None:
         held = wrap(held)
     del held
     assert end() is None
+
+
+WALKS: dict[str, Callable[[Any], Any]] = {
+    "eval": lambda model: model.eval(),
+    "set_attributes": lambda model: model.set_attributes(
+        nnx.BatchStat, rate=1, raise_if_not_found=False
+    ),
+    "repr": repr,
+    "pop": lambda model: nnx.pop(model, nnx.Intermediate),
+    "flat_state": lambda model: nnx.state(model).flat_state(),
+    "repr of a State": lambda model: repr(nnx.state(model)),
+    "copies that are equal": lambda model: nnx.state(model).copy() == nnx.state(model).copy(),
+    "State.split": lambda model: nnx.state(model).copy().split(nnx.BatchStat, nnx.Param),
+    "State.merge": lambda model: nnx.State.merge(nnx.state(model).copy(), nnx.state(model)),
+    "to_pure_dict": lambda model: nnx.state(model).to_pure_dict(),
+    "replace_by_pure_dict": lambda model: nnx.state(model).replace_by_pure_dict(
+        nnx.state(model).to_pure_dict()
+    ),
+    "deepcopy of a State": lambda model: copy.deepcopy(nnx.state(model)),
+}
+
+
+def peak_memory(operation: Callable[[], Any]) -> int:
+    """The most memory that Python held at once for an operation."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        operation()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_walks_take_linear_space_and_time_with_depth(name: str) -> None:
+    short, long = chain(2_000), chain(16_000)
+    walk = WALKS[name]
+    assert peak_memory(lambda: walk(long)) < 16 * peak_memory(lambda: walk(short))
+    if name != "repr":  # of which the first levels are shown
+        assert seconds(lambda: walk(long)) / seconds(lambda: walk(short)) < 32
+
+
+@pytest.mark.parametrize("walk", [lambda m: nnx.iter_graph(m), lambda m: m.iter_modules()])
+def test_paths_are_made_when_their_turn_comes_and_not_kept(walk: Any) -> None:
+    """All of them together take the square of the depth."""
+
+    def visit(model: Any) -> None:
+        for path, _ in walk(model):
+            assert type(path) is tuple
+
+    short, long = chain(1_000), chain(8_000)
+    assert peak_memory(lambda: visit(long)) < 16 * peak_memory(lambda: visit(short))
+
+
+def test_states_with_an_entry_at_each_level_are_split_in_linear_time() -> None:
+    def state(depth: int) -> Any:
+        levels: Any = {"w": nnx.VariableState(nnx.BatchStat, 0)}
+        for i in range(1, depth):
+            kind = nnx.Param if i % 2 else nnx.BatchStat
+            levels = {"inner": levels, "w": nnx.VariableState(kind, i)}
+        return nnx.State(levels)
+
+    short, long = state(1_000), state(8_000)
+    for operation in (
+        lambda s: s.split(nnx.Param, nnx.BatchStat),
+        lambda s: s.to_pure_dict(),
+        lambda s: s.filter(nnx.Param).merge(s.filter(nnx.BatchStat)),
+        lambda s: s.replace_by_pure_dict(s.to_pure_dict()),
+    ):
+        operation(short)
+        ratio = seconds(lambda: operation(long)) / seconds(lambda: operation(short))  # noqa: B023
+        assert ratio < 32
+    params, stats = short.split(nnx.Param, nnx.BatchStat)
+    assert params.merge(stats) == short
+    assert len(params.flat_state()) == len(stats.flat_state()) == 500
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_100_000_levels_are_walked(name: str) -> None:
+    WALKS[name](chain(DEPTH))
+
+
+def test_what_is_very_deep_is_left_out_of_the_text() -> None:
+    text = repr(chain(100))
+    assert text.count("Link(") == 65
+    assert "Link(...)" in text
+    assert "{...}" in repr(nnx.state(chain(100)))
+    assert "..." not in repr(chain(50)) + repr(nnx.state(chain(50)))

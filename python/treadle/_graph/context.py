@@ -10,7 +10,7 @@ from treadle import _bootstrap as _bootstrap
 from treadle import _core
 from treadle._graph.leaves import build
 from treadle._graph.splitting import states_of, walk
-from treadle.errors import GraphError
+from treadle.errors import GraphError, format_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,15 @@ class _Side(NamedTuple):
     graphdef: GraphDef
     leaves: Sequence[Any]
     refs: list[Any]
+
+
+def _another_structure(graphdef: GraphDef, collected: GraphDef) -> str:
+    message = "These updates were collected from objects of another structure than were split here"
+    difference = graphdef.difference(collected)
+    if difference is not None:
+        path, here, there = difference
+        message += f": {format_path(path)} is {here} here and {there} there"
+    return f"{message}. Collect them from what `split` of this context gave."
 
 
 class UpdateContext:
@@ -168,7 +177,9 @@ class UpdateContext:
             The result given to `collect`; an object that went in is the caller's own.
 
         Raises:
-            GraphError: nothing was split in this context.
+            GraphError: nothing was split in this context, or `updates` are of objects of another
+                structure. Nothing is changed then.
+            TraceContextError: an object belongs to another trace level.
 
         >>> import treadle as nnx
         >>> model = nnx.Dict(a=nnx.Param(1.0))
@@ -182,5 +193,10 @@ class UpdateContext:
         """
         if self._outer is None:
             raise GraphError("Nothing to update: call split on this context first.")
-        _, leaves, refs = self._outer
+        graphdef, leaves, refs = self._outer
+        if not isinstance(getattr(updates, "effects", None), _core.Effects):
+            raise GraphError(f"update takes what `collect` returned, got {updates!r}.")
+        collected = updates.effects.before
+        if collected is not graphdef and collected != graphdef:
+            raise GraphError(_another_structure(graphdef, collected))
         return _core.apply_effects(updates.effects, refs, leaves, list(updates.leaves))

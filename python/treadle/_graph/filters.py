@@ -254,12 +254,12 @@ _PREDICATES: dict[str, Callable[..., Predicate]] = {
     "call": lambda call: call,
     "any": lambda specs: _combined(any, specs),
     "all": lambda specs: _combined(all, specs),
-    "not": lambda spec: _negated(_from_spec(spec)),
+    "not": lambda spec: _negated(predicate_of(spec)),
 }
 
 
 def _combined(combine: Callable[[Iterable[bool]], bool], specs: Sequence[Spec]) -> Predicate:
-    predicates = [_from_spec(spec) for spec in specs]
+    predicates = [predicate_of(spec) for spec in specs]
     return lambda path, value: combine(p(path, value) for p in predicates)
 
 
@@ -267,7 +267,8 @@ def _negated(predicate: Predicate) -> Predicate:
     return lambda path, value: not predicate(path, value)
 
 
-def _from_spec(spec: Spec) -> Predicate:
+def predicate_of(spec: Spec) -> Predicate:
+    """As `to_predicate`, of a compiled filter."""
     return _PREDICATES[spec[0]](*spec[1:])
 
 
@@ -283,7 +284,15 @@ def to_predicate(filter: Filter) -> Predicate:
     >>> nnx.to_predicate("params")(("rngs", "params", "key"), nnx.Variable(0, tag="params"))
     True
     """
-    return _from_spec(to_filter_spec(filter))
+    return predicate_of(to_filter_spec(filter))
+
+
+def needs_path(spec: Spec) -> bool:
+    """Whether a compiled filter looks at paths, so that they must be made for it."""
+    kind, *arguments = spec
+    if kind in ("any", "all"):
+        return any(map(needs_path, arguments[0]))
+    return needs_path(arguments[0]) if kind == "not" else kind in ("path", "call")
 
 
 def compile_filters(filters: Sequence[Filter]) -> tuple[Spec, ...]:

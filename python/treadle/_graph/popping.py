@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 from treadle import _core
-from treadle._graph.filters import Filter, compile_filters, to_predicate
+from treadle._graph.filters import Filter, compile_filters, needs_path, predicate_of
 from treadle._graph.state import State
 from treadle._objects.node_types import iter_children, node_functions
 from treadle._objects.variable_state import state_of_variable
 from treadle._objects.variables import Variable
-from treadle.errors import GraphError, format_path
+from treadle.errors import GraphError, TraceContextError, format_path, located
 
 Path = tuple[Hashable, ...]
 
@@ -58,52 +58,73 @@ def pop(node: Any, filter: Filter, /, *filters: Filter) -> Any:
     (2.0, ['weight'])
     """
     all_filters = (filter, *filters)
-    compile_filters(all_filters)
-    predicates = [to_predicate(f) for f in all_filters]
+    specs = compile_filters(all_filters)
+    predicates = list(map(predicate_of, specs))
+    looks_at_path = any(map(needs_path, specs))
     flats: list[dict[Path, Any]] = [{} for _ in predicates]
     chosen: dict[int, bool] = {}
     removals: list[_Removal] = []
-    for path, holder, key, variable in _variable_places(node):
+    for keys, holder, variable in _variable_places(node):
         if id(variable) not in chosen:
+            path = tuple(keys) if looks_at_path else ()
             group = next((g for g, p in enumerate(predicates) if p(path, variable)), None)
             chosen[id(variable)] = group is not None
             if group is not None:
-                flats[group][path] = state_of_variable(variable)
+                flats[group][tuple(keys)] = state_of_variable(variable)
         if not chosen[id(variable)]:
             continue
         if holder is None:
             raise GraphError(
-                f"Cannot pop {format_path(path)}: it is not an attribute or item of a node. "
+                f"Cannot pop {format_path(keys)}: it is not an attribute or item of a node. "
                 "Keep such Variables in attributes, or in treadle.Dict and treadle.List."
             )
-        removals.append(_Removal(holder, key, variable))
+        try:
+            _core.check_mutable(holder)
+        except TraceContextError as error:
+            raise located(error, keys[:-1]) from None
+        removals.append(_Removal(holder, keys[-1], variable))
     _remove(removals)
     states = tuple(map(State.from_flat_state, flats))
     return states[0] if not filters else states
 
 
-def _variable_places(root: Any) -> Iterator[tuple[Path, Any, Hashable, Variable[Any]]]:
-    """Every place that holds a Variable: path, the node it is an attribute of (or None), key."""
+def _variable_places(root: Any) -> Iterator[tuple[Sequence[Hashable], Any, Variable[Any]]]:
+    """Every place that holds a Variable: the keys to it, the node it is a child of (or None).
+
+    The keys are one list for all places, to be copied where needed.
+    """
     seen: set[int] = set()
-    pending: list[tuple[Path, Any, Hashable, Any]] = [((), None, None, root)]
-    while pending:
-        path, holder, key, value = pending.pop()
-        if _core.is_variable(value):
-            yield path, holder, key, value
-            continue
-        is_node = _core.is_node(value)
-        if is_node:
-            if id(value) in seen:
-                continue
-            seen.add(id(value))
-        children = list(iter_children(value))
-        next_holder = value if is_node else None
-        pending.extend(((*path, k), next_holder, k, child) for k, child in reversed(children))
+    keys: list[Hashable] = []
+    if _core.is_variable(root):
+        yield keys, None, root
+        return
+    entered = [_entered(root, seen)]
+    while entered:
+        holder, children = entered[-1]
+        for key, child in children:
+            keys.append(key)
+            if not _core.is_variable(child):
+                entered.append(_entered(child, seen))
+                break
+            yield keys, holder, child
+            keys.pop()
+        else:
+            entered.pop()
+            if keys:
+                keys.pop()
+
+
+def _entered(value: Any, seen: set[int]) -> tuple[Any, Iterator[tuple[Hashable, Any]]]:
+    """`value` if it is a node, and its children, which a node shows once only."""
+    if not _core.is_node(value):
+        return None, iter(list(iter_children(value)))
+    if id(value) in seen:
+        return value, iter(())
+    seen.add(id(value))
+    return value, iter(list(iter_children(value)))
 
 
 def _remove(removals: list[_Removal]) -> None:
-    for removal in removals:
-        _core.check_mutable(removal.holder)
     done: list[_Removal] = []
     try:
         # Backwards, so that list indices stay right.

@@ -25,6 +25,9 @@ class RefMap:
         self._objects = list(objects)
         self._ids: dict[int, int] | None = None
 
+    def __reduce__(self) -> Any:
+        return RefMap, (self._objects,)
+
     def __getitem__(self, ref: int) -> Any:
         return self._objects[ref]
 

@@ -6,7 +6,7 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -19,7 +19,7 @@ from treadle._graph.filters import Filter, group_leaves
 from treadle._graph.leaves import Metadata, build, leaves_by_path, shared_leaves
 from treadle._graph.references import RefMap
 from treadle._graph.state import State, gather
-from treadle.errors import GraphError
+from treadle.errors import GraphError, TraceContextError, located
 
 N = TypeVar("N")
 
@@ -137,7 +137,8 @@ def update(node: Any, state: Any, /, *states: Any) -> None:
 
     Args:
         node: what to change: a module, a Variable, or a pytree that holds some.
-        state: a State, or a nested mapping of values. Leaves without an entry stay as they are.
+        state: a State, or a nested mapping of values. Leaves without an entry stay as they are;
+            the others are replaced, by values of another shape too.
         *states: more of them; later ones win.
 
     Raises:
@@ -159,11 +160,26 @@ def update(node: Any, state: Any, /, *states: Any) -> None:
     if by_id is None:
         by_id, new_metadata = leaves_by_path(flat.graphdef, everything, flat.leaves)
     owners = flat.graphdef.leaf_refs() if new_metadata else ()
-    for i in new_metadata:
-        _core.check_mutable(flat.refs[owners[i]])
-    _core.set_leaves(flat, list(by_id), list(by_id.values()))
+    try:
+        for i in new_metadata:
+            _core.check_mutable(flat.refs[owners[i]])
+        _core.set_leaves(flat, list(by_id), list(by_id.values()))
+    except TraceContextError as error:
+        raise _located(error, flat, by_id) from None
     for i, metadata in new_metadata.items():
         _core.set_metadata(flat.refs[owners[i]], metadata)
+
+
+def _located(error: TraceContextError, flat: _core.Flat, leaves: Iterable[int]) -> Exception:
+    """The error with the path of the first of these leaves whose Variable cannot be changed."""
+    owners = flat.graphdef.leaf_refs()
+    for i in sorted(leaves):
+        try:
+            if owners[i] >= 0:
+                _core.check_mutable(flat.refs[owners[i]])
+        except TraceContextError:
+            return located(error, flat.graphdef.paths()[i])
+    return error
 
 
 @overload

@@ -6,6 +6,7 @@ dicts of `VariableState` only when somebody looks. `merge` and `update` take the
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import (
     Callable,
@@ -16,24 +17,32 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from typing import Any, TypeAlias, cast, overload
+from typing import Any, NamedTuple, TypeAlias, cast, overload
 
 import jax
 
 from treadle import _bootstrap as _bootstrap
 from treadle._core import GraphDef, nest
-from treadle._graph.filters import Filter, compile_filters, group_leaves, to_predicate
+from treadle._graph.filters import (
+    Filter,
+    compile_filters,
+    group_leaves,
+    needs_path,
+    predicate_of,
+)
 from treadle._objects import pretty as _pretty
 from treadle._objects.equality import same
 from treadle._objects.keys import sorted_keys
 from treadle._objects.variable_state import VariableState
-from treadle.errors import FilterError, StateError, format_path, format_paths
+from treadle.errors import FilterError, StateError, format_path, format_paths, known_names
 
 __all__ = ["FlatState", "State"]
 
 Path: TypeAlias = tuple[Hashable, ...]
 FlatState: TypeAlias = dict[Path, Any]
 Levels: TypeAlias = dict[Any, Any]
+
+_MISSING: Any = object()
 
 
 def gather(values: Sequence[Any], indices: Sequence[int]) -> list[Any]:
@@ -43,8 +52,8 @@ def gather(values: Sequence[Any], indices: Sequence[int]) -> list[Any]:
     return list(operator.itemgetter(*indices)(values))
 
 
-def _copied_levels(source: Any) -> Levels:
-    """Nested mappings as new nested dicts; entries are shared."""
+def _copied_levels(source: Any, entry_of: Callable[[Any], Any] = lambda entry: entry) -> Levels:
+    """Nested mappings as new nested dicts; entries are shared, or what `entry_of` makes of them."""
     copied: Levels = {}
     pending: list[tuple[Levels, Any]] = [(copied, source)]
     while pending:
@@ -55,7 +64,7 @@ def _copied_levels(source: Any) -> Levels:
                 target[key] = {}
                 pending.append((target[key], entry))
             else:
-                target[key] = entry
+                target[key] = entry_of(entry)
     return copied
 
 
@@ -67,21 +76,31 @@ def _insert(levels: Levels, path: Path, entry: Any) -> None:
     for depth, key in enumerate(path[:-1]):
         levels = levels.setdefault(key, {})
         if not isinstance(levels, dict):
-            raise StateError(
-                f"{format_path(path, 'state')} cannot be stored: there already is an entry at "
-                f"{format_path(path[: depth + 1], 'state')}. Remove one of the two."
-            )
+            raise StateError(_entry_above(path, path[: depth + 1]))
     if isinstance(levels.get(path[-1]), dict):
-        raise StateError(
-            f"{format_path(path, 'state')} cannot be stored: there already are entries below it. "
-            "Remove either."
-        )
+        raise StateError(_entries_below(path))
     levels[path[-1]] = entry
 
 
-def iter_levels(levels: Levels) -> Iterator[tuple[Path, Any]]:
-    """Each entry with its path, in canonical order."""
+class _Place(NamedTuple):
+    """An entry, and where it is: `above` is one list for all entries, to be copied where needed."""
+
+    above: Sequence[Any]
+    kept: int
+    """How many of the first keys are those of the entry before."""
+    key: Any
+    entry: Any
+
+    @property
+    def path(self) -> Path:
+        # The state of a lone Variable has its entry at the empty path.
+        return (*self.above, self.key) if self.key != () else ()
+
+
+def _places(levels: Levels) -> Iterator[_Place]:
+    """Each entry, in canonical order, in time and space linear in the number of levels."""
     above: list[Any] = []
+    kept = 0
     open_levels = [(levels, iter(sorted_keys(levels)))]
     while open_levels:
         level, keys = open_levels[-1]
@@ -91,12 +110,95 @@ def iter_levels(levels: Levels) -> Iterator[tuple[Path, Any]]:
                 above.append(key)
                 open_levels.append((entry, iter(sorted_keys(entry))))
                 break
-            # The state of a lone Variable has its entry at the empty path.
-            yield (*above, key) if key != () else (), entry
+            yield _Place(above, kept, key, entry)
+            kept = len(above)
         else:
             open_levels.pop()
             if above:
                 above.pop()
+                kept = min(kept, len(above))
+
+
+def iter_levels(levels: Levels) -> Iterator[tuple[Path, Any]]:
+    """Each entry with its path, in canonical order."""
+    for place in _places(levels):
+        yield place.path, place.entry
+
+
+class _Growing:
+    """Levels made of places of one walk, in its order."""
+
+    def __init__(self) -> None:
+        self.levels: Levels = {}
+        self._open = [self.levels]
+
+    def leave(self, place: _Place) -> None:
+        """Close the levels that the walk has left; to be called for each place, added or not."""
+        del self._open[place.kept + 1 :]
+
+    def add(self, place: _Place, entry: Any) -> None:
+        for key in place.above[len(self._open) - 1 :]:
+            level = self._open[-1][key] = {}
+            self._open.append(level)
+        self._open[-1][place.key] = entry
+
+
+def _merge_levels(into: Levels, levels: Levels) -> None:
+    """Put the entries of `levels` into other levels, over those that are there."""
+    pending: list[tuple[Any, Levels, Levels]] = [(None, into, levels)]
+    while pending:
+        link, target, source = pending.pop()
+        for key, entry in source.items():
+            old = target.get(key, _MISSING)
+            if not isinstance(entry, dict):
+                if isinstance(old, dict):
+                    raise StateError(_entries_below(_unlinked(link, key)))
+                target[key] = entry
+            elif entry:
+                if old is _MISSING:
+                    old = target[key] = {}
+                elif not isinstance(old, dict):
+                    path = _unlinked(link, key)
+                    below = next(iter_levels(entry), ((), None))[0]
+                    raise StateError(_entry_above((*path, *below), path))
+                pending.append(((link, key), old, entry))
+
+
+def _unlinked(link: Any, key: Any) -> Path:
+    keys = [key]
+    while link is not None:
+        link, key = link
+        keys.append(key)
+    return tuple(reversed(keys))
+
+
+def _entry_above(path: Path, above: Path) -> str:
+    return (
+        f"{format_path(path, 'state')} cannot be stored: there already is an entry at "
+        f"{format_path(above, 'state')}. Remove one of the two."
+    )
+
+
+def _entries_below(path: Path) -> str:
+    return (
+        f"{format_path(path, 'state')} cannot be stored: there already are entries below it. "
+        "Remove either."
+    )
+
+
+class _KeysByText:
+    """Finds the keys of levels by what JSON and the like made of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, dict[str, Any]] = {}
+
+    def find(self, level: Levels, key: Any) -> Any:
+        if key in level:
+            return key
+        by_text = self._known.get(id(level))
+        if by_text is None:
+            by_text = self._known[id(level)] = {str(known): known for known in level}
+        return by_text.get(str(key), _MISSING)
 
 
 class State(MutableMapping[Any, Any]):
@@ -184,7 +286,11 @@ class State(MutableMapping[Any, Any]):
     # -- mapping -------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:
-        entry = self._levels()[key]
+        levels = self._levels()
+        try:
+            entry = levels[key]
+        except KeyError:
+            raise StateError(self._no_entry(key)) from None
         return State._view(entry) if isinstance(entry, dict) else entry
 
     def __setitem__(self, key: Any, entry: Any) -> None:
@@ -193,7 +299,22 @@ class State(MutableMapping[Any, Any]):
         self._levels()[key] = entry
 
     def __delitem__(self, key: Any) -> None:
-        del self._levels()[key]
+        levels = self._levels()
+        if key not in levels:
+            raise StateError(self._no_entry(key))
+        del levels[key]
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """The entry or level at `key`, or `default` if there is none.
+
+        >>> import treadle as nnx
+        >>> nnx.State({"x": nnx.VariableState(nnx.Param, 1.0)}).get("y", "none")
+        'none'
+        """
+        return self[key] if key in self._levels() else default
+
+    def _no_entry(self, key: Any) -> str:
+        return f"No entry {key!r} in State; {known_names(key, self)}"
 
     def __contains__(self, key: object) -> bool:
         return key in self._levels()
@@ -210,9 +331,8 @@ class State(MutableMapping[Any, Any]):
             raise AttributeError(name)
         try:
             return self[name]
-        except KeyError:
-            known = ", ".join(map(repr, self)) or "none"
-            raise AttributeError(f"No entry {name!r} in State; entries: {known}") from None
+        except StateError as error:
+            raise AttributeError(str(error)) from None
 
     def __setattr__(self, name: str, entry: Any) -> None:
         self[name] = entry
@@ -220,8 +340,8 @@ class State(MutableMapping[Any, Any]):
     def __delattr__(self, name: str) -> None:
         try:
             del self[name]
-        except KeyError:
-            raise AttributeError(f"No entry {name!r} in State") from None
+        except StateError as error:
+            raise AttributeError(str(error)) from None
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *(key for key in self if isinstance(key, str))]
@@ -253,9 +373,8 @@ class State(MutableMapping[Any, Any]):
         return State(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> State:
-        import copy
-
-        return State._view(copy.deepcopy(self._levels(), memo))
+        copied = _copied_levels(self._levels(), lambda entry: copy.deepcopy(entry, memo))
+        return State._view(copied)
 
     def __reduce__(self) -> Any:
         return State, (self._levels(),)
@@ -351,24 +470,29 @@ class State(MutableMapping[Any, Any]):
             return tuple(
                 State._from_leaves(graphdef, group, gather(values, group)) for group in ids[:-1]
             )
-        compile_filters(filters)
-        predicates = [to_predicate(f) for f in filters]
-        groups: list[Levels] = [{} for _ in filters]
-        missed: list[Path] = []
-        for path, entry in iter_levels(self._levels()):
-            for levels, predicate in zip(groups, predicates, strict=True):
-                if predicate(path, entry):
-                    _insert(levels, path, entry)
-                    break
-            else:
-                missed.append(path)
-        if exhaustive and missed:
+        specs = compile_filters(filters)
+        predicates = list(map(predicate_of, specs))
+        looks_at_path = any(map(needs_path, specs))
+        groups = [_Growing() for _ in filters]
+        selected: list[bool] = []
+        for place in _places(self._levels()):
+            for group in groups:
+                group.leave(place)
+            path = place.path if looks_at_path else ()
+            chosen = (g for g, p in zip(groups, predicates, strict=True) if p(path, place.entry))
+            group = next(chosen, None)
+            selected.append(group is not None)
+            if group is not None:
+                group.add(place, place.entry)
+        if exhaustive and not all(selected):
+            flat_paths = (path for path, _ in iter_levels(self._levels()))
+            missed = (path for path, found in zip(flat_paths, selected, strict=True) if not found)
             raise FilterError(
                 f"Non-exhaustive filters: none of {list(filters)} selects "
                 f"{format_paths(missed, 'state')}. Add a filter for them, or `...` as the last one "
                 "to select all that is left."
             )
-        return tuple(map(State._view, groups))
+        return tuple(State._view(group.levels) for group in groups)
 
     def merge(self, *states: State) -> State:
         """One State with the entries of all; where several have an entry, the last one counts.
@@ -392,8 +516,7 @@ class State(MutableMapping[Any, Any]):
             return State._from_leaves(graphdef, ids, gather_ids(by_id, ids))
         merged: Levels = {}
         for state in everything:
-            for path, entry in iter_levels(state._levels()):
-                _insert(merged, path, entry)
+            _merge_levels(merged, state._levels())
         return State._view(merged)
 
     # -- plain dicts ---------------------------------------------------------------------------
@@ -405,10 +528,12 @@ class State(MutableMapping[Any, Any]):
         >>> nnx.State({"dense": {"bias": nnx.VariableState(nnx.Param, 0.0)}}).to_pure_dict()
         {'dense': {'bias': 0.0}}
         """
-        pure: Levels = {}
-        for path, entry in iter_levels(self._levels()):
-            _insert(pure, path, entry.value if isinstance(entry, VariableState) else entry)
-        return pure
+        pure = _Growing()
+        for place in _places(self._levels()):
+            entry = place.entry
+            pure.leave(place)
+            pure.add(place, entry.value if isinstance(entry, VariableState) else entry)
+        return pure.levels
 
     def replace_by_pure_dict(
         self,
@@ -434,28 +559,34 @@ class State(MutableMapping[Any, Any]):
         >>> state.dense.bias.value
         1.0
         """
-        entries = self.flat_state()
-        by_text = {tuple(map(str, path)): path for path in entries}
+        by_text = _KeysByText()
         surplus: list[Path] = []
-        replaced: FlatState = {}
-        for written, new in iter_levels(_copied_levels(pure_dict)):
-            path = written if written in entries else by_text.get(tuple(map(str, written)))
-            if path is None:
-                surplus.append(written)
+        replaced: list[tuple[Levels, Any, Any]] = []
+        open_levels: list[Any] = [self._levels()]
+        for place in _places(_copied_levels(pure_dict)):
+            del open_levels[place.kept + 1 :]
+            for key in place.above[len(open_levels) - 1 :]:
+                above = open_levels[-1]
+                found = above.get(by_text.find(above, key)) if isinstance(above, dict) else None
+                open_levels.append(found)
+            level, new = open_levels[-1], place.entry
+            key = by_text.find(level, place.key) if isinstance(level, dict) else _MISSING
+            if key is _MISSING or isinstance(level[key], dict):
+                surplus.append(place.path)
                 continue
-            old = entries[path]
+            old = level[key]
             if replace_fn is not None:
-                replaced[path] = replace_fn(old, new)
-            else:
-                is_variable = isinstance(old, VariableState)
-                replaced[path] = old._replace_value(new) if is_variable else new
+                new = replace_fn(old, new)
+            elif isinstance(old, VariableState):
+                new = old._replace_value(new)
+            replaced.append((level, key, new))
         if surplus:
             raise StateError(
                 f"The dict has values that the State has no entry for: "
                 f"{format_paths(surplus, 'state')}. Remove them, or add the entries first."
             )
-        for path, entry in replaced.items():
-            _insert(self._levels(), path, entry)
+        for level, key, entry in replaced:
+            level[key] = entry
 
 
 def _tree_of(graphdef: GraphDef, indices: tuple[int, ...] | None, values: Sequence[Any]) -> Levels:
@@ -471,11 +602,14 @@ def _tree_of(graphdef: GraphDef, indices: tuple[int, ...] | None, values: Sequen
     return nest([paths[i] for i in indices], entries)
 
 
-def _pretty_levels(levels: Levels) -> str:
+def _pretty_levels(levels: Levels, depth: int = 0) -> str:
+    if depth == _pretty.MAX_DEPTH:
+        return "{...}"
     fields = []
     for key in sorted_keys(levels):
         entry = levels[key]
-        text = _pretty_levels(entry) if isinstance(entry, dict) else _pretty.value(entry)
+        is_level = isinstance(entry, dict)
+        text = _pretty_levels(entry, depth + 1) if is_level else _pretty.value(entry)
         fields.append((repr(key), text))
     return _pretty.block("{", fields, "}", ": ")
 

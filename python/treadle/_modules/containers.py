@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from typing import Any, Generic, Self, SupportsIndex, TypeVar, overload
 
+from treadle._modules.methods import kept_method
 from treadle._modules.module import Module
 
 __all__ = ["Dict", "List", "Sequential"]
@@ -106,6 +107,11 @@ class Dict(_Container, MutableMapping[str, A]):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_items":
             super().__setattr__(name, value)
+        elif hasattr(type(self), name):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is an attribute of the class, which hides an item of that name. "
+                f"Set the item by [{name!r}]."
+            )
         else:
             self[name] = value
 
@@ -169,6 +175,7 @@ class List(_Container, MutableSequence[A], Generic[A]):
         self._check_mutable()
         self._items.insert(index, value)
 
+    @kept_method
     def pop(self, index: SupportsIndex = -1) -> A:  # type: ignore[override]
         """Remove the item at `index` and return it, as `list.pop`; `treadle.pop` takes filters.
 

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+import copyreg
+import operator
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 
 from treadle import _bootstrap as _bootstrap
-from treadle import _core
+from treadle import _core, pickles
 from treadle._core import ObjectNode
-from treadle._graph.filters import Filter, Path, to_predicate
-from treadle._graph.looking import iter_graph
+from treadle._graph.filters import Filter, Path, needs_path, predicate_of, to_filter_spec
+from treadle._graph.looking import visits
 from treadle._graph.popping import pop
+from treadle._modules.methods import kept_method
 from treadle._objects import pretty as _pretty
 from treadle._objects.node_types import iter_children
 from treadle._objects.variables import Perturbation, Variable
-from treadle.errors import GraphError, LeafTypeError
+from treadle.errors import GraphError, LeafTypeError, TraceContextError, located
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from treadle._graph.state import State
 
 __all__ = ["Module", "Object", "first_from"]
 
 A = TypeVar("A")
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
 class Object(ObjectNode):
@@ -73,6 +77,13 @@ class Object(ObjectNode):
     def __repr__(self) -> str:
         return _repr(self, set())
 
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
+        # Protocols 0 and 1 would make an object of the C++ base, which takes no part in them.
+        reduced = super().__reduce_ex__(max(operator.index(protocol), 2))
+        if reduced[:2] == (copyreg.__newobj__, (type(self),)):  # type: ignore[attr-defined]
+            return (pickles.node, (pickles.VERSION, type(self)), *reduced[2:])
+        return reduced
+
     # The C++ base has fields of its own, which generic copying and pickling must not worry about.
     def __getstate__(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -82,9 +93,9 @@ class Object(ObjectNode):
 
 
 def _repr(node: Object, open_nodes: set[int]) -> str:
-    """Text of a node; a node inside itself is shown by its type alone."""
+    """Text of a node; one inside itself, or very deep inside others, is shown by its type alone."""
     name = type(node).__name__
-    if id(node) in open_nodes:
+    if id(node) in open_nodes or len(open_nodes) == _pretty.MAX_DEPTH:
         return f"{name}(...)"
     open_nodes.add(id(node))
     try:
@@ -150,6 +161,7 @@ class Module(Object):
     Array([1., 2.], dtype=float32)
     """
 
+    @kept_method
     def sow(
         self,
         variable_type: type[Variable[Any]],
@@ -189,6 +201,7 @@ class Module(Object):
             )
         variable.raw_value = reduce_fn(variable.raw_value, value)
 
+    @kept_method
     def perturb(
         self, name: str, value: Any, variable_type: type[Variable[Any]] = Perturbation
     ) -> Any:
@@ -235,6 +248,7 @@ class Module(Object):
     def pop(
         self, a: Filter, b: Filter, c: Filter, d: Filter, /, *filters: Filter
     ) -> tuple[State, ...]: ...
+    @kept_method
     def pop(self, *filters: Filter) -> Any:
         """Remove Variables from the module and return them as State; see `treadle.pop`.
 
@@ -246,6 +260,7 @@ class Module(Object):
         """
         return pop(self, *filters)
 
+    @kept_method
     def iter_modules(self) -> Iterator[tuple[Path, Module]]:
         """Each module in the graph once, with its path, sub-modules before the module itself.
 
@@ -255,10 +270,11 @@ class Module(Object):
         >>> [path for path, _ in m.iter_modules()]
         [('inner',), ()]
         """
-        for path, value in iter_graph(self):
+        for keys, value in visits(self):
             if isinstance(value, Module):
-                yield path, value
+                yield tuple(keys), value
 
+    @kept_method
     def iter_children(self) -> Iterator[tuple[Any, Module]]:
         """The attributes (or items, for containers) that are modules, in canonical order.
 
@@ -272,6 +288,7 @@ class Module(Object):
             if isinstance(child, Module):
                 yield key, child
 
+    @kept_method
     def set_attributes(
         self, *filters: Filter, raise_if_not_found: bool = True, **attributes: Any
     ) -> None:
@@ -296,23 +313,29 @@ class Module(Object):
         >>> m.inner.rate
         0.5
         """
-        selects = to_predicate(filters or True)
+        spec = to_filter_spec(filters or True)
+        selects, looks_at_path = predicate_of(spec), needs_path(spec)
         found: list[tuple[Module, str]] = []
-        for path, module in self.iter_modules():
-            if selects(path, module):
-                found += [(module, name) for name in attributes if hasattr(module, name)]
+        foreign: TraceContextError | None = None
+        for keys, module in visits(self):
+            if isinstance(module, Module) and selects(tuple(keys) if looks_at_path else (), module):
+                names = [name for name in attributes if hasattr(module, name)]
+                if names:
+                    found += [(module, name) for name in names]
+                    foreign = foreign or _foreign(module, keys)
         missing = sorted(attributes.keys() - {name for _, name in found})
         if missing and raise_if_not_found:
             raise GraphError(
                 f"No module in {type(self).__name__} has the attribute(s) {', '.join(missing)}. "
                 "Check the spelling, or pass raise_if_not_found=False."
             )
-        for module, _ in found:
-            module._check_mutable()
+        if foreign is not None:
+            raise foreign
         with _undone_on_error(self):
             for module, name in found:
                 setattr(module, name, attributes[name])
 
+    @kept_method
     def train(self, **attributes: Any) -> None:
         """Switch all sub-modules to training: dropout drops, batch statistics are of the batch.
 
@@ -329,6 +352,7 @@ class Module(Object):
             deterministic=False, use_running_average=False, raise_if_not_found=False, **attributes
         )
 
+    @kept_method
     def eval(self, **attributes: Any) -> None:
         """Switch all sub-modules to evaluation, the opposite of `train`.
 
@@ -343,6 +367,15 @@ class Module(Object):
         )
 
 
+def _foreign(module: Module, keys: Sequence[Hashable]) -> TraceContextError | None:
+    """The error that changing a module of another trace level is; `keys` lead to it."""
+    try:
+        module._check_mutable()
+    except TraceContextError as error:
+        return located(error, keys)
+    return None
+
+
 @contextlib.contextmanager
 def _undone_on_error(root: Module) -> Iterator[None]:
     """If the block raises, give modules their attributes and Variables their values back.
@@ -351,7 +384,7 @@ def _undone_on_error(root: Module) -> Iterator[None]:
     """
     contents: list[tuple[Any, Any]] = []
     values: list[tuple[Any, Any]] = []
-    for _, value in iter_graph(root):
+    for _, value in visits(root):
         if isinstance(value, Module):
             attributes = vars(value)
             held = attributes.get(getattr(type(value), "_transparent_", ""))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from treadle._core import VariableState
 
 _INDENT = "  "
+# Deeper nodes and levels are left out: indented, a chain's text takes the square of its length.
+MAX_DEPTH = 64
 # Above this many elements an array is described instead of printed.
 _MAX_ELEMENTS = 64
 

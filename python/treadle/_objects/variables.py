@@ -16,10 +16,12 @@ import jax
 import numpy as np
 
 from treadle import _bootstrap as _bootstrap
+from treadle import pickles
 from treadle._core import VariableCell, VariableState
 from treadle._objects import pretty as _pretty
 from treadle._objects.adapters import VariableLayout, description_of
 from treadle._objects.axis_names import (
+    NO_NAME,
     PARTITION_NAME,
     drop_axis_name,
     insert_axis_name,
@@ -66,6 +68,23 @@ HOOK_NAMES = (
     "add_axis_hooks",
     "remove_axis_hooks",
 )
+# Hooks that take the place of the method of that name, as in flax.
+METHOD_HOOK_NAMES = (
+    "on_get_value",
+    "on_set_value",
+    "on_create_value",
+    "on_add_axis",
+    "on_remove_axis",
+)
+# Parameters of flax's Variables for what is not done here, and what to do instead.
+_REFUSED = {
+    "hijax": "a Variable of treadle is a mutable cell in every transform",
+    "ref": "hold the array itself; treadle's transforms write changes back",
+    "use_ref": "hold the array itself; treadle's transforms write changes back",
+    "eager_sharding": "place the value with `jax.device_put`, or jit with constrain_state=True",
+}
+# What flax calls metadata that have a meaning here under another name.
+_RENAMED = {"out_sharding": "sharding", "sharding_names": "sharding"}
 
 
 class VariableMetadata(Generic[A]):
@@ -83,6 +102,9 @@ class VariableMetadata(Generic[A]):
     def __init__(self, raw_value: A, metadata: Mapping[str, Any]) -> None:
         self.raw_value = raw_value
         self.metadata = dict(metadata)
+
+    def __reduce__(self) -> Any:
+        return VariableMetadata, (self.raw_value, self.metadata)
 
     def __repr__(self) -> str:
         return f"VariableMetadata({_pretty.value(self.raw_value)}, {self.metadata!r})"
@@ -128,11 +150,36 @@ def _unary(op: Callable[[Any], Any]) -> UnaryOperator:
     return cast("UnaryOperator", apply)
 
 
-def as_hooks(hooks: Any) -> tuple[Callable[..., Any], ...]:
+def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata as they are kept: hooks as tuples, and nothing that would be ignored in silence."""
+    for name in (*HOOK_NAMES, *METHOD_HOOK_NAMES):
+        if name in metadata:
+            metadata[name] = as_hooks(metadata[name], name)
+    for name in metadata.keys() & _REFUSED.keys():
+        if metadata[name] is True:
+            raise TypeError(
+                f"{name}=True is a parameter of flax's Variables that treadle's do not have: "
+                f"{_REFUSED[name]}. Remove it."
+            )
+        if metadata[name] is None or metadata[name] is False:
+            del metadata[name]
+    for name in metadata.keys() & _RENAMED.keys():
+        raise TypeError(
+            f"{name}={metadata[name]!r} is what flax calls the metadata that are named "
+            f"`{_RENAMED[name]}` here. Pass {_RENAMED[name]}={metadata[name]!r}."
+        )
+    return metadata
+
+
+def as_hooks(hooks: Any, name: str = "hooks") -> tuple[Callable[..., Any], ...]:
     """One hook, a sequence of hooks or None, as a tuple."""
     if hooks is None:
         return ()
-    return (hooks,) if callable(hooks) else tuple(hooks)
+    if callable(hooks):
+        return (hooks,)
+    if not isinstance(hooks, (tuple, list)) or not all(map(callable, hooks)):
+        raise TypeError(f"{name} must be a function or a sequence of functions, got {hooks!r}.")
+    return tuple(hooks)
 
 
 class Variable(VariableCell, Generic[A]):
@@ -149,7 +196,8 @@ class Variable(VariableCell, Generic[A]):
             ``remove_axis_hooks`` (each ``hook(variable, index, name) -> None``). A hook may be one
             function or a sequence of them. A subclass can define the methods ``on_get_value``,
             ``on_set_value``, ``on_create_value``, ``on_add_axis`` and ``on_remove_axis`` instead;
-            they run before the hooks from the metadata.
+            they run before the hooks from the metadata. Metadata of these five names take the place
+            of the methods, as in flax.
 
     Reading an attribute that a Variable does not have looks in the metadata and then at the value,
     so ``v.shape`` and ``v.at[0].set(1)`` do what they do for an array. Setting one sets metadata.
@@ -161,6 +209,8 @@ class Variable(VariableCell, Generic[A]):
     keys.
 
     Raises:
+        TypeError: hooks that are no functions; parameters of flax's Variables that ask for what
+            treadle's do not do (``hijax=True``, ``ref=True``, ``eager_sharding=True``).
         TraceContextError: on any change at a trace level other than the one it was made at.
 
     >>> import jax.numpy as jnp
@@ -188,9 +238,8 @@ class Variable(VariableCell, Generic[A]):
             value = value.raw_value
         if isinstance(value, Variable):
             value = cast("A", value.raw_value)
-        for name in HOOK_NAMES:
-            if name in metadata:
-                metadata[name] = as_hooks(metadata[name])
+        if metadata:
+            metadata = _checked_metadata(metadata)
         self._init_cell(value, metadata)
         created = self._run_value_hooks("on_create_value", "create_value_hooks", value)
         if created is not value:
@@ -198,11 +247,16 @@ class Variable(VariableCell, Generic[A]):
 
     # -- hooks ---------------------------------------------------------------------------------
 
+    def _hooks(self, method: str, hooks: str) -> tuple[Callable[..., Any], ...]:
+        metadata = self._metadata
+        if method in metadata:
+            first = as_hooks(metadata[method], method)
+        else:
+            first = as_hooks(getattr(type(self), method, None), method)
+        return first + as_hooks(metadata.get(hooks), hooks)
+
     def _run_value_hooks(self, method: str, hooks: str, value: Any) -> Any:
-        on_type = getattr(type(self), method, None)
-        if on_type is not None:
-            value = on_type(self, value)
-        for hook in as_hooks(self._metadata.get(hooks)):
+        for hook in self._hooks(method, hooks):
             value = hook(self, value)
         return value
 
@@ -212,20 +266,21 @@ class Variable(VariableCell, Generic[A]):
     def _set_hooked(self, value: Any) -> Any:
         return self._run_value_hooks("on_set_value", "set_value_hooks", value)
 
-    def _run_axis_hooks(self, method: str, hooks: str, index: int, name: str | None) -> None:
-        on_type = getattr(type(self), method, None)
-        if on_type is not None:
-            on_type(self, index, name)
-        for hook in as_hooks(self._metadata.get(hooks)):
+    def _run_axis_hooks(self, method: str, hooks: str, index: int, given: Any) -> None:
+        found = partition_name(given)
+        name = None if found is NO_NAME else found
+        for hook in self._hooks(method, hooks):
             hook(self, index, name)
 
-    def add_axis(self, index: int, name: str | Mapping[str, Any] | None = None) -> None:
+    def add_axis(self, index: int, name: str | Mapping[str, Any] | None = NO_NAME) -> None:
         """Note that the value got a new axis: adjust the ``sharding`` metadata and run the hooks.
 
         Args:
             index: where the axis is; negative counts from the end of the new shape.
-            name: name of the mesh axis to shard it over, or a ``transform_metadata`` mapping that
-                has it under `treadle.PARTITION_NAME`. Without a name the sharding stays as it is.
+            name: name of the mesh axis to shard it over, None for an axis that is not sharded, or
+                a ``transform_metadata`` mapping that has it under `treadle.PARTITION_NAME`. Without
+                a name the sharding stays as it is. Each further key of a mapping names metadata
+                that is a tuple with an entry per axis, and holds the entry of the new axis.
 
         >>> import jax.numpy as jnp
         >>> import treadle as nnx
@@ -234,11 +289,10 @@ class Variable(VariableCell, Generic[A]):
         >>> v.sharding
         ('layers', 'model')
         """
-        axis_name = partition_name(name)
-        self._metadata = insert_axis_name(self._metadata, index, axis_name)
-        self._run_axis_hooks("on_add_axis", "add_axis_hooks", index, axis_name)
+        self._metadata = insert_axis_name(self._metadata, index, name)
+        self._run_axis_hooks("on_add_axis", "add_axis_hooks", index, name)
 
-    def remove_axis(self, index: int, name: str | Mapping[str, Any] | None = None) -> None:
+    def remove_axis(self, index: int, name: str | Mapping[str, Any] | None = NO_NAME) -> None:
         """Note that the value lost the axis that `add_axis` with equal arguments had added.
 
         Raises:
@@ -251,9 +305,8 @@ class Variable(VariableCell, Generic[A]):
         >>> v.sharding
         ('model',)
         """
-        axis_name = partition_name(name)
-        self._metadata = drop_axis_name(self._metadata, index, axis_name)
-        self._run_axis_hooks("on_remove_axis", "remove_axis_hooks", index, axis_name)
+        self._metadata = drop_axis_name(self._metadata, index, name)
+        self._run_axis_hooks("on_remove_axis", "remove_axis_hooks", index, name)
 
     # -- metadata and copies -------------------------------------------------------------------
 
@@ -415,7 +468,12 @@ class Variable(VariableCell, Generic[A]):
         return new
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self.raw_value, dict(self._metadata))
+        return pickles.variable, (
+            pickles.VERSION,
+            type(self),
+            self.raw_value,
+            dict(self._metadata),
+        )
 
     def __repr__(self) -> str:
         fields = _pretty.cell_fields(self.raw_value, self._metadata)
@@ -586,13 +644,6 @@ def remove_axis(variable: Any, index: int, params: Any) -> None:
 
 def _axis_metadata(params: Any) -> Mapping[str, Any]:
     return params if isinstance(params, Mapping) else {PARTITION_NAME: params}
-
-
-def _rebuild(kind: type[Variable[Any]], value: Any, metadata: dict[str, Any]) -> Variable[Any]:
-    """Make a Variable without running hooks, for pickle and for `VariableState.to_variable`."""
-    variable = VariableCell.__new__(kind)
-    variable._init_cell(value, metadata)
-    return variable
 
 
 class Param(Variable[A]):

@@ -12,13 +12,13 @@ from treadle._modules.module import Module
 from treadle.transforms._arguments import Function
 from treadle.transforms._axes import Carry, StateAxes
 from treadle.transforms._driver import apply
-from treadle.transforms._frozen import ByDefault, FrozenDict
+from treadle.transforms._frozen import DEFAULT_STATE_AXES, ByDefault, FrozenDict, given
 from treadle.transforms._grad import grad
 from treadle.transforms._jit.jit import jit
 from treadle.transforms._remat import remat
-from treadle.transforms._scan import scan
+from treadle.transforms._scan import scan, scanned
 from treadle.transforms._spelling import MapOptions
-from treadle.transforms._vmap import VmapRule, vmap
+from treadle.transforms._vmap import VmapRule, vmap, vmapped
 
 if TYPE_CHECKING:
     from treadle._graph.filters import Filter
@@ -42,7 +42,7 @@ class Options:
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.arguments = {
-            name: FrozenDict(value) if isinstance(value, Mapping) and name in _MAPPINGS else value
+            name: _frozen(value) if name in _MAPPINGS else value
             for name, value in arguments.items()
         }
 
@@ -61,6 +61,13 @@ class Options:
 
     def __reduce__(self) -> Any:
         return Options, (self.arguments,)
+
+
+def _frozen(value: Any) -> Any:
+    # The default stays what it is: it can be told from equal axes that are given.
+    if value is DEFAULT_STATE_AXES or not isinstance(value, Mapping):
+        return value
+    return FrozenDict(value)
 
 
 _MAPPINGS = frozenset({"state_axes", "transform_metadata"})
@@ -175,13 +182,28 @@ class _Delayed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         lifted = self._lifted
-        run = _lifted_call(type(lifted), lifted._options, self._path)
-        return run(getattr(lifted, lifted._attribute), *args, **kwargs)
+        module = getattr(lifted, lifted._attribute)
+        run = _lifted_call(
+            type(lifted), lifted._options, self._path, _method(type(module), self._path)
+        )
+        return run(module, *args, **kwargs)
+
+
+def _method(kind: type[Any], path: tuple[tuple[str, Any], ...]) -> Function | None:
+    """The method of the wrapped module that a path leads to, if it is one of its class."""
+    if len(path) > 1:
+        return None
+    how, name = path[0] if path else ("attribute", "__call__")
+    method = getattr(kind, name, None) if how == "attribute" else None
+    return method if inspect.isfunction(method) else None
 
 
 @functools.lru_cache(maxsize=256)
 def _lifted_call(
-    kind: type[Lifted], options: Options, path: tuple[tuple[str, Any], ...]
+    kind: type[Lifted],
+    options: Options,
+    path: tuple[tuple[str, Any], ...],
+    method: Function | None,
 ) -> Function:
     def call(module: Any, /, *args: Any, **kwargs: Any) -> Any:
         target = module
@@ -190,6 +212,9 @@ def _lifted_call(
         return target(*args, **kwargs)
 
     call.__name__ = str(path[-1][1]) if path else "__call__"
+    if method is not None:
+        # What the user calls the arguments, and where keywords have their places.
+        call.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
     return kind._transform(call, options.arguments)
 
 
@@ -301,6 +326,7 @@ def _create_stacked(
     create.__name__ = getattr(module_constructor, "__name__", type(module_constructor).__name__)
     map_options = MapOptions(
         name,
+        of_class=True,
         in_axes=None,
         in_axes_kwargs=None,
         state_axes=_module_axes(options),
@@ -349,7 +375,7 @@ class Vmap(Lifted, transform=vmap):
 
     @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
-        return vmap(call, **options)
+        return vmapped(call, given=given(options), of_class=True, **options)
 
 
 class Scan(Lifted, transform=scan, defaults={"carry_argnum": ByDefault(1)}):
@@ -394,7 +420,7 @@ class Scan(Lifted, transform=scan, defaults={"carry_argnum": ByDefault(1)}):
 
     @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
-        return scan(call, **options)
+        return scanned(call, given=given(options), of_class=True, **options)
 
 
 class Remat(Lifted, transform=remat, keyword_only=False):

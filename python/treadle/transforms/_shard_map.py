@@ -185,7 +185,8 @@ def shard_map(
 
     Raises:
         TypeError: a spec is of the wrong type, or keyword arguments are given.
-        ValueError: specs do not fit the arguments, or a shared Variable is reached under two.
+        ValueError: specs do not fit the arguments, or a leaf is reached under two, such as one of an
+            argument that is returned.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -199,7 +200,13 @@ def shard_map(
     >>> forward(model, jnp.ones((8, 2))).shape
     (8, 3)
     """
-    options = _SpecOptions("shard_map", in_axes=in_specs, in_axes_kwargs=None, out_axes=out_specs)
+    options = _SpecOptions(
+        "shard_map",
+        given=frozenset({"in_axes", "out_axes"}),
+        in_axes=in_specs,
+        in_axes_kwargs=None,
+        out_axes=out_specs,
+    )
     settings = {"axis_names": axis_names, "check_vma": check_vma}
     return lift(f, _ShardMap(options, mesh, settings))
 

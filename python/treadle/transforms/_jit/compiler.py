@@ -11,6 +11,7 @@ import jax
 from treadle import _core
 from treadle.transforms._arguments import Function, argument_label, naming
 from treadle.transforms._bounded import Bounded
+from treadle.transforms._jit.copying import Recipe
 from treadle.transforms._jit.explanations import explain
 from treadle.transforms._jit.options import Options
 from treadle.transforms._jit.program import Plan, Program, donated_leaves
@@ -25,18 +26,24 @@ class Compiler:
         function: the function to compile.
         options: what `jit` was told.
         capacity: how many structures are remembered.
+        recipe: how to make another such jitted function.
     """
 
     # What users of the dispatcher find here, for its `dir`.
     attributes = ("clear_cache", "eval_shape", "lower", "num_traces", "retraces", "trace")
 
-    def __init__(self, function: Function, options: Options, capacity: int) -> None:
+    def __init__(self, function: Function, options: Options, capacity: int, recipe: Recipe) -> None:
         self.function = function
         self.options = options
+        self.recipe = recipe
         self.log = TraceLog(function)
         self.compiled: Bounded[_core.GraphDef, Plan] = Bounded(capacity)
         # A weak reference to it, since it holds this.
         self.dispatcher: Callable[[], Any] = lambda: None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # Of the dispatcher, which asks here for what it lacks; nobody copies a compiler.
+        return self.recipe.deepcopied(self.dispatcher(), memo)
 
     # -- called by the dispatcher ------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from treadle import _core
 from treadle._graph.state import State
 from treadle.transforms._decorator import jit_transform
 from treadle.transforms._jit.compiler import Compiler
+from treadle.transforms._jit.copying import Recipe
 from treadle.transforms._jit.jax_internals import UNSPECIFIED, plan_caches
 from treadle.transforms._jit.options import Options
 from treadle.transforms._jit.retraces import Retrace
@@ -166,7 +167,7 @@ def jit(
     """
     settings = {name: value for name, value in locals().items() if name != "fun"}
     options = Options(fun, settings)
-    compiler = Compiler(fun, options, _CAPACITY)
+    compiler = Compiler(fun, options, _CAPACITY, Recipe(jit, settings))
     dispatcher = _core.Dispatcher(compiler, *options.static, _CAPACITY)
     compiler.dispatcher = weakref.ref(dispatcher)
     functools.update_wrapper(cast("Any", dispatcher), fun)
