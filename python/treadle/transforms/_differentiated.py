@@ -56,7 +56,10 @@ class Differentiated(Rule):
     def inputs(self, call: Call) -> Selection:
         """The differentiated leaves."""
         argnums = range(len(call.args)) if self.argnums is None else self.argnums
-        return Selection(call, wanted(call, argnums, self.wrt))
+        chosen = wanted(call, argnums, self.wrt)
+        selection = Selection(call, chosen)
+        selection.check_not_empty(wrt for _, wrt in chosen)
+        return selection
 
     def seen(self, call: Call, inputs: Selection | None) -> Iterable[int]:
         """JAX is given the differentiated leaves; the others are as they are."""

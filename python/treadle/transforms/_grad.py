@@ -8,7 +8,6 @@ from typing import Any
 import jax
 
 from treadle._graph.filters import Filter
-from treadle._objects.variables import Param
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
 from treadle.transforms._decorator import grad_transform, value_and_grad_transform
@@ -19,7 +18,7 @@ from treadle.transforms._differentiated import (
     split_loss,
 )
 from treadle.transforms._driver import lift
-from treadle.transforms._selection import Argnums, Selection
+from treadle.transforms._selection import PARAMETERS, Argnums, Selection
 
 __all__ = ["grad", "value_and_grad"]
 
@@ -52,7 +51,7 @@ def grad(
     allow_int: bool = False,
     reduce_axes: Sequence[Hashable] = (),
     *,
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> Function:
     """A function that computes the gradient of `f`, whose arguments may be or contain graph nodes.
 
@@ -72,7 +71,8 @@ def grad(
         holomorphic: `f` is holomorphic; inputs and output are complex.
         allow_int: allow integer inputs; their gradients have dtype ``float0``.
         reduce_axes: must be empty: JAX no longer sums gradients over named axes by itself.
-        wrt: filter that selects the differentiated leaves of nodes.
+        wrt: filter that selects the differentiated leaves of nodes; Params unless given. Without it
+            an argument that is itself a Variable is differentiated whatever its type.
 
     Returns:
         A function with the arguments of `f` that returns the gradients.
@@ -123,7 +123,7 @@ def value_and_grad(
     allow_int: bool = False,
     reduce_axes: Sequence[Hashable] = (),
     *,
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> Function:
     """As `grad`, and the value of `f` with it.
 
