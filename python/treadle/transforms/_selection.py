@@ -174,8 +174,14 @@ def wanted(call: Call, argnums: Argnums, wrt: Filter) -> list[tuple[int, Filter]
     return list(zip(normal, filters, strict=True))
 
 
-def check_argnums(name: str, argnums: Any) -> None:
-    """Raise a TypeError for what names no argument."""
+def checked_argnums(name: str, argnums: Any) -> Argnums:
+    """One position or a sequence of them, also where NumPy's are given.
+
+    Raises:
+        TypeError: it names no argument.
+    """
+    if isinstance(argnums, (np.ndarray, np.generic)):
+        argnums = argnums.tolist()
     entries = argnums if isinstance(argnums, Sequence) else (argnums,)
     for entry in entries:
         if isinstance(entry, bool) or not (
@@ -185,3 +191,4 @@ def check_argnums(name: str, argnums: Any) -> None:
                 f"{name}: argnums takes positions of arguments (int), DiffState(position, filter), "
                 f"or a sequence of these; got {entry!r}."
             )
+    return argnums
