@@ -47,7 +47,9 @@ RUNS = {
 
 
 KEPT = {  # Functions that change nothing see the captured instance as it is.
-    f"{function}-{run}" for function in ("method", "partial") for run in ("vmap", "value_and_grad")
+    f"{function}-{run}"
+    for function in ("method", "partial")
+    for run in ("vmap", "value_and_grad", "scan")
 }
 
 
@@ -205,7 +207,7 @@ def one(out):
     return float(jnp.ravel(jnp.asarray(out))[0])
 
 
-@pytest.mark.parametrize("kind", cases(KINDS, "11", KINDS.keys() - {"Vmap"}))
+@pytest.mark.parametrize("kind", cases(KINDS, "11", ["Remat of Jit"]))
 def test_lifted_classes_follow_a_patched_method(kind, patched):
     layer = kind()(nnx.Rngs(0))
     assert one(layer(1.0)) == 6.0

@@ -90,7 +90,6 @@ def test_static_arguments_too(pair):
         assert seen.dtype == (jnp.zeros((), jnp.int32) + jnp.asarray(value)).dtype
 
 
-@open_point(18, "7")
 def test_a_branch_over_a_float_subclass():
     """Its repr does not tell it apart."""
 
@@ -105,7 +104,6 @@ def test_a_branch_over_a_float_subclass():
     assert (run(Quiet(2.0)), run(Quiet(3.0))) == (2.0, 3.0)
 
 
-@open_point(18, "7")
 def test_a_float_subclass_with_more_in_it():
     class Tagged(float):
         def __new__(cls, value, tag):
