@@ -133,7 +133,14 @@ Walker::Frame Walker::new_frame(PyObject *keys, size_t count, PyObject *object) 
   frame.count = static_cast<uint32_t>(count);
   frame.ref = kNone;
   frame.object = object;
+  frame.in_node = !frames_.empty() && (frames_.back().in_node || frames_.back().ref != kNone);
   return frame;
+}
+
+// The constant of sorted keys, behind their order.
+uint32_t Walker::add_keys(const nb::object &order, const nb::object &keys) {
+  add_constant(ConstantKind::Order, order);
+  return add_constant(ConstantKind::Keys, keys);
 }
 
 // A container walked by value.
@@ -149,13 +156,15 @@ void Walker::open_mapping(PyObject *value, const MappingLayout &layout, Scalars 
   open_dict(Op::Mapping, dict.ptr(), py::type_of(value), scalars);
 }
 
-// A plain dict, or the dict inside another library's mapping, whose type then comes before the keys.
+// A plain dict, or the dict inside another library's mapping, whose type then comes before the keys. Outside of nodes
+// they are JAX's, to whom order means nothing.
 void Walker::open_dict(Op op, PyObject *dict, const nb::object &type, Scalars scalars) {
   std::shared_ptr<const KeyOrder> order = sorted_order(dict, nullptr);
   Frame frame = dict_frame(dict, *order);
-  const uint32_t of_type = type.is_valid() ? add_constant(ConstantKind::Type, type) : kNone;
-  const uint32_t keys = add_constant(ConstantKind::Keys, order->sorted);
-  open_container(op, type.is_valid() ? of_type : keys, frame, scalars);
+  const auto first = static_cast<uint32_t>(def_->constants.size());
+  if (type.is_valid()) add_constant(ConstantKind::Type, type);
+  add_keys(frame.in_node ? order->children : order->sorted, order->sorted);
+  open_container(op, first, frame, scalars);
 }
 
 // The attributes of a node.
@@ -163,7 +172,7 @@ void Walker::open_children(PyObject *dict, uint32_t ref, const NodeType &info, P
   const NodeLayout *layout = info.node_layout();
   std::shared_ptr<const KeyOrder> order = sorted_order(dict, layout);
   Frame frame = dict_frame(dict, *order);
-  def_->refs[ref].keys = add_constant(ConstantKind::Keys, order->sorted);
+  def_->refs[ref].keys = add_keys(order->children, order->sorted);
   def_->refs[ref].n_children = frame.count;
   frame.ref = ref;
   frame.transparent = info.transparent.ptr();
@@ -376,8 +385,7 @@ void Walker::walk_known(std::vector<nb::object> known, const GraphDef &before) {
 }
 
 void Walker::root_container(Op op, uint32_t n, const nb::object &keys) {
-  uint32_t constant = keys.is_valid() ? add_constant(ConstantKind::Keys, keys) : kNone;
-  scratch_.push_back({op, n, constant});
+  scratch_.push_back({op, n, keys.is_valid() ? add_keys(keys, keys) - 1 : kNone});
 }
 
 void Walker::root(PyObject *value, Outside outside, const nb::object &path_prefix) {

@@ -65,6 +65,7 @@ class Walker {
     PyObject *object;       // borrowed: what is being walked, for telling a container that holds itself
     PyObject *marks;        // borrowed from the constants: which attributes are data, or null
     bool int_keys;          // names made of digits show as indices
+    bool in_node;           // a by-value container in a node
   };
 
   void run();
@@ -77,6 +78,7 @@ class Walker {
   void open_mapping(PyObject *value, const MappingLayout &layout, Scalars scalars);
   void open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks);
   Frame new_frame(PyObject *keys, size_t count, PyObject *object) const;
+  uint32_t add_keys(const nb::object &order, const nb::object &keys);
   Frame dict_frame(PyObject *dict, const KeyOrder &order);
   std::shared_ptr<const KeyOrder> sorted_order(PyObject *dict, const NodeLayout *layout);
   void open_sequence(PyObject *value, Op op, Scalars scalars);

@@ -1,7 +1,5 @@
 #include "structure/rows.h"
 
-#include <string>
-
 namespace treadle {
 
 Row row_at(const GraphDef &def, const Traversal &walk) {
@@ -9,13 +7,25 @@ Row row_at(const GraphDef &def, const Traversal &walk) {
   Row row{item.op, item.n, walk.first()};
   if (item.op == Op::Leaf) row.n = 0;
   if (item.info().n_constants > 0) row.constant = item.constant;
+  if (item.op == Op::Dict || item.op == Op::Mapping) row.keys = item.keys();
   if (item.op == Op::Ref) {
     const RefDef &ref = def.refs[item.n];
     row.constant = ref.type;
     row.marks = ref.kind == Kind::Object;
-    if (row.first && ref.extra != kNone) row.extra = ref.extra;
+    if (row.first) {
+      row.extra = ref.extra;
+      row.keys = ref.keys;
+    }
   }
   return row;
+}
+
+std::string order_text(const GraphDef &def, uint32_t keys) {
+  std::string text;
+  for (Py_ssize_t i = 0; i < py::tuple_size(def.order(keys)); ++i) {
+    text += (i > 0 ? ", " : "") + py::text(nb::str(nb::handle(py::tuple_item(def.order(keys), i))));
+  }
+  return text;
 }
 
 nb::object shown(const GraphDef &def, const Row &row) {

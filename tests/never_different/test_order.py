@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 
 def filled():
@@ -62,7 +61,6 @@ RUNS = {
 }
 
 
-@open_point(18, "3")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("reader", READERS)
 def test_a_loop_runs_in_the_callers_order(reader, run):
@@ -74,7 +72,6 @@ def test_a_loop_runs_in_the_callers_order(reader, run):
     np.testing.assert_allclose(RUNS[run](f)(make(), jnp.array(1.0)), f(make(), jnp.array(1.0)))
 
 
-@open_point(18, "3")
 def test_what_a_call_adds_comes_last():
     d = filled()
 
@@ -88,7 +85,6 @@ def test_what_a_call_adds_comes_last():
     assert list(d) == ["z", "a", "m"]
 
 
-@open_point(18, "3")
 def test_attributes_that_a_call_adds_come_last():
     net = Net()
 
@@ -102,7 +98,6 @@ def test_attributes_that_a_call_adds_come_last():
     assert list(net.table) == ["y", "b", "c"]
 
 
-@open_point(18, "3")
 def test_an_entry_that_was_put_last_again_is_last():
     d = filled()
 
@@ -117,14 +112,12 @@ def test_an_entry_that_was_put_last_again_is_last():
     assert list(d) == list(eager) == ["a", "z"]
 
 
-@open_point(18, "3")
 def test_a_new_node_comes_back_in_its_order():
     made = nnx.jit(filled)()
     assert list(made) == ["z", "a"]
     assert list(nnx.eval_shape(filled)) == ["z", "a"]
 
 
-@open_point(18, "3")
 def test_another_order_is_another_structure():
     traces = []
 
@@ -163,7 +156,6 @@ def test_dicts_outside_nodes_are_sorted_as_everywhere_in_jax():
     assert seen == [["a", "z"]]
 
 
-@open_point(18, "3")
 def test_code_like_sequential():
     class Stack(nnx.Module):
         def __init__(self):
@@ -178,7 +170,6 @@ def test_code_like_sequential():
     np.testing.assert_allclose(grads["layers"]["two"].value, eager)
 
 
-@open_point(18, "3")
 def test_flax_objects_keep_their_order():
     flax = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
 
