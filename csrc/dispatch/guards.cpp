@@ -1,5 +1,6 @@
 #include "dispatch/guards.h"
 
+#include "objects/callables.h"
 #include "objects/cells.h"
 #include "settings.h"
 #include "statics/hashing.h"
@@ -174,7 +175,8 @@ bool Guards::guard_foreign(const GraphDef &def, uint32_t r, PyObject *object, co
 bool Guards::guard_attributes(const GraphDef &def, uint32_t r, PyObject *object, const NodeLayout *layout) {
   const RefDef &ref = def.refs[r];
   auto order = key_order(py::instance_dict(object).ptr(), layout);
-  if (!same_names(order->children.ptr(), def.order(ref.keys)) || !same_names(order->sorted.ptr(), def.constant(ref.keys)))
+  if (!same_names(order->children.ptr(), def.order(ref.keys)) ||
+      !same_names(order->sorted.ptr(), def.constant(ref.keys)))
     return false;
   for (size_t i = 0; i < order->inserted.size(); ++i) {
     AttributeCheck check{order->inserted[i].ptr(), nullptr, kNone};
@@ -398,9 +400,27 @@ bool Guards::match_container(const GraphDef &def, uint32_t &at, PyObject *value,
     }
     case Op::Dict:
       return py::is_exact(value, &PyDict_Type) && match_dict(def, item, at, value, frame, depth);
+    case Op::Method:
+    case Op::Partial:
+    case Op::Lifted:
+      return match_callable(def, item, at, value, frame, depth);
     default:
       return false;
   }
+}
+
+bool Guards::match_callable(const GraphDef &def, const Item &item, uint32_t &at, PyObject *value, CallFrame &frame,
+                            int depth) const {
+  const NodeType *type = known_type(Py_TYPE(value));
+  if (type == nullptr || type->callable != callable_of(item.op)) return false;
+  if (item.op == Op::Partial && !is_of_type(def, item, value, nullptr)) return false;
+  const CallableParts parts = parts_of(value, type->callable);
+  if (parts.count != item.n) return false;
+  if (item.op == Op::Lifted && recipe_of(value) != def.constant(item.constant)) return false;
+  for (size_t i = 0; i < parts.count; ++i) {
+    if (!match_at(def, at, parts.items[i], frame, depth + 1)) return false;
+  }
+  return true;
 }
 
 bool Guards::match_dict(const GraphDef &def, const Item &item, uint32_t &at, PyObject *dict, CallFrame &frame,

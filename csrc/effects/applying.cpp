@@ -89,7 +89,8 @@ void reorder(const GraphDef &after, uint32_t r, const nb::object &node, Transact
   for (nb::handle entry : nb::object(nb::object(info->flatten(node))[0])) {
     const auto i = static_cast<Py_ssize_t>(children.size());
     children.emplace_back(nb::object(entry[0]), nb::object(entry[1]));
-    in_order = in_order && i < py::tuple_size(order) && py::equal(py::tuple_item(order, i), children.back().first.ptr());
+    in_order =
+        in_order && i < py::tuple_size(order) && py::equal(py::tuple_item(order, i), children.back().first.ptr());
   }
   if (in_order) return;
   for (Py_ssize_t i = 0; i < py::tuple_size(order); ++i) {

@@ -55,8 +55,8 @@ class Effects {
   // To be called once, when all fields are set.
   void finish() {
     n_known_ = before_def().n_refs();
-    values_only_ = sets.empty() && removals.empty() && changed_metadata.empty() && reordered.empty() &&
-                   n_new() == 0 && !result_has_refs;
+    values_only_ = sets.empty() && removals.empty() && changed_metadata.empty() && reordered.empty() && n_new() == 0 &&
+                   !result_has_refs;
   }
 
  private:

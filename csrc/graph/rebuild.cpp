@@ -1,6 +1,7 @@
 #include "graph/rebuild.h"
 
 #include "bindings.h"
+#include "objects/callables.h"
 #include "objects/cells.h"
 #include "settings.h"
 
@@ -68,6 +69,11 @@ nb::object finish_container(const GraphDef &def, Pending &pending) {
       PyTypeObject *type = py::as_type(def.constant(pending.item->constant));
       return node_type(type)->mapping_layout()->made(type, pending.target);
     }
+    case Op::Method:
+    case Op::Partial:
+    case Op::Lifted:
+      return make_callable(callable_of(pending.item->op), nb::borrow<nb::object>(def.constant(pending.item->constant)),
+                           py::to_objects(pending.target));
     case Op::Pytree:
       return nb::borrow<nb::object>(def.constant(pending.item->constant)).attr("unflatten")(pending.target);
     default:

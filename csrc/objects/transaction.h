@@ -41,7 +41,7 @@ class Transaction {
     nb::object owner;           // dict, custom node or Variable
     nb::object key;             // of a dict or custom node; or the slot of `owner`, by its descriptor
     nb::object old;             // null if there was none
-    nb::object items;           // of a dict that loses a key or its order: all its items before, which keeps their order
+    nb::object items;  // of a dict that loses a key or its order: all its items before, which keeps their order
     const NodeType *custom = nullptr;
     bool in_slot = false;
   };

@@ -19,7 +19,21 @@ inline constexpr uint32_t kNone = 0xffffffffu;
 enum class ConstantKind : uint8_t { Static, Type, Keys, Metadata, Treedef, PathKeys, Order };
 
 // One element of a value expression. Expressions are stored in preorder: a container is followed by its children.
-enum class Op : uint8_t { Leaf, Ref, Static, None, Tuple, List, Dict, NamedTuple, Pytree, Mapping };
+enum class Op : uint8_t {
+  Leaf,
+  Ref,
+  Static,
+  None,
+  Tuple,
+  List,
+  Dict,
+  NamedTuple,
+  Pytree,
+  Mapping,
+  Method,
+  Partial,
+  Lifted
+};
 
 // What an operation has besides its number. Invariant: the constants lie next to each other, and the last one of an
 // operation with children, if it has any, is the tuple of the children's keys.
@@ -42,7 +56,18 @@ inline constexpr OpInfo kOps[] = {
     {"named tuple", true, 2, {ConstantKind::Type, ConstantKind::PathKeys}},
     {"pytree", true, 2, {ConstantKind::Treedef, ConstantKind::PathKeys}},
     {"mapping", true, 3, {ConstantKind::Type, ConstantKind::Order, ConstantKind::Keys}},
+    {"bound method", true, 1, {ConstantKind::PathKeys}},
+    {"partial", true, 2, {ConstantKind::Type, ConstantKind::PathKeys}},
+    {"transformed function", true, 2, {ConstantKind::Static, ConstantKind::PathKeys}},
 };
+
+// Callables that are walked like containers: what these lead to has its path elsewhere if it is found elsewhere.
+constexpr CallableKind callable_of(Op op) {
+  return op == Op::Method    ? CallableKind::Method
+         : op == Op::Partial ? CallableKind::Partial
+         : op == Op::Lifted  ? CallableKind::Lifted
+                             : CallableKind::None;
+}
 
 struct Item {
   Op op;

@@ -6,6 +6,7 @@
 
 #include "bindings.h"
 #include "errors.h"
+#include "objects/callables.h"
 #include "statics/hashing.h"
 
 namespace treadle {
@@ -85,6 +86,7 @@ class Validator {
     if (item.op == Op::Leaf) take_leaf(item.n, kNone);
     if (item.op == Op::Ref) require(item.n < def_.n_refs(), "reference out of range");
     if (item.op == Op::Static || item.op == Op::None) require(item.n == 0, "children of what has none");
+    check_callable(item);
     if (item.op == Op::NamedTuple || item.op == Op::Mapping) {
       require(is_type(item.constant), info.name);
       PyTypeObject *type = py::as_type(def_.constant(item.constant));
@@ -92,6 +94,16 @@ class Validator {
           item.op == Op::Mapping ? node_type(type)->kind == Kind::Mapping : PyType_IsSubtype(type, &PyTuple_Type) != 0,
           info.name);
     }
+  }
+
+  void check_callable(const Item &item) const {
+    if (callable_of(item.op) == CallableKind::None) return;
+    require(item.n == static_cast<uint32_t>(py::tuple_size(part_names(callable_of(item.op)).ptr())), item.info().name);
+    if (item.op == Op::Partial)
+      require(PyType_Check(def_.constant(item.constant)) &&
+                  node_type(py::as_type(def_.constant(item.constant)))->callable == CallableKind::Partial,
+              item.info().name);
+    if (item.op == Op::Lifted) require(is_recipe(def_.constant(item.constant)), item.info().name);
   }
 
   uint32_t end_of(uint32_t begin) const {

@@ -35,6 +35,7 @@ nb::object shown(const GraphDef &def, const Row &row) {
     case Op::Leaf:
     case Op::None:
     case Op::Dict:
+    case Op::Method:
       return text(name);
     case Op::Tuple:
     case Op::List:
@@ -42,6 +43,8 @@ nb::object shown(const GraphDef &def, const Row &row) {
     case Op::Ref:
       if (!row.first) return text("shared " + py::type_name(py::as_type(def.constant(row.constant))));
       break;
+    case Op::Lifted:
+      return nb::borrow<nb::object>(py::tuple_item(def.constant(row.constant), 0));
     default:
       break;
   }

@@ -7,17 +7,21 @@
 
 namespace treadle {
 
+// By reference id, whether a way that passes no callable leads there. Empty if all are reached so.
+std::vector<bool> plainly_reached(const GraphDef &def);
+
 // Depth-first over the expressions of a GraphDef in canonical order, item by item, so that two can go in step. Keeps
-// the path that leads to the item; a reference's definition is entered at its first occurrence.
+// the path that leads to the item; a reference's definition is entered at its first occurrence, and inside a callable
+// only if there is no other.
 class Traversal {
  public:
-  explicit Traversal(const GraphDef &def) : def_(def), seen_(def.n_refs(), false) {}
+  explicit Traversal(const GraphDef &def) : def_(def), plain_(plainly_reached(def)), seen_(def.n_refs(), false) {}
 
   // Goes to the next item; false after the last.
   bool next();
 
   const Item &item() const { return *item_; }
-  // True where a reference is reached for the first time, as opposed to shared.
+  // True where a reference is entered, as opposed to shared.
   bool first() const { return first_; }
   const std::vector<nb::object> &path() const { return path_; }
   // How many leading keys of the path were there at the previous item too; at most one key is new.
@@ -34,6 +38,7 @@ class Traversal {
     PyObject *transparent;
     uint8_t hide;  // levels of a call's root, whose own positions do not show
     bool int_keys;
+    bool in_callable;
   };
 
   // Stops at the item at `at`; true if a frame was opened for its children.
@@ -44,6 +49,7 @@ class Traversal {
   const Item *item_ = nullptr;  // among those of `def_`, which are complete; null before the first
   bool first_ = false;
   size_t kept_ = 0;
+  const std::vector<bool> plain_;
   std::vector<bool> seen_;
   std::vector<Frame> frames_;
   std::vector<nb::object> path_;

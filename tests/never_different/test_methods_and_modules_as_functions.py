@@ -279,7 +279,6 @@ def test_a_reloaded_module(tmp_path, monkeypatch):
     sys.modules.pop("reloaded_net", None)
 
 
-@open_point(18, "2")
 def test_a_method_set_on_an_instance():
     net = Net()
     f = nnx.jit(lambda m, x: m.forward(x))

@@ -66,7 +66,6 @@ def test_builtins_that_are_never_the_same(transform: str, data: bytes) -> None:
     reading_programs.run_clock(Source(data), transform)
 
 
-@known("2")
 @every_transform
 @few(40)
 @given(data=program_bytes)
@@ -95,7 +94,7 @@ def test_axes_of_nodes(data: bytes) -> None:
     reading_programs.run_axes(Source(data))
 
 
-@known("2, 4, 8")
+@known("4, 8")
 @every_transform
 @few(40)
 @given(data=program_bytes)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
+from treadle import _core
 from treadle.transforms._arguments import Function
 
 if TYPE_CHECKING:
@@ -119,9 +121,24 @@ def _spelled(define: Function) -> Any:
         f = args[0] if args else kwargs[first]
         if not callable(f):
             raise TypeError(f"{name} expects a function as its first argument, got {f!r}.")
-        return define(*args, **kwargs)
+        made = define(*args, **kwargs)
+        if _core.holds_node(f):
+            options = tuple(item for item in kwargs.items() if item[0] != first)
+            _say_what_was_lifted(made, (name, args[1:], options), f)
+        return made
 
     return wrapper
+
+
+def _say_what_was_lifted(
+    made: Any, recipe: tuple[str, tuple[Any, ...], tuple[Any, ...]], f: Function
+) -> None:
+    """Let the engine find what was transformed, if it holds a node, and do it again to another.
+
+    Other functions may take over the attributes of this one: the address says whose this is.
+    """
+    if isinstance(made, (types.FunctionType, _core.Dispatcher)):
+        vars(made)["_treadle_lifted"] = (id(made), recipe, f)
 
 
 def transform(define: Callable[Concatenate[Function, Options], Function]) -> Transform[Options]:
