@@ -24,6 +24,22 @@ void reserve_keys(const GraphDef &def, uint32_t keys, const nb::object &dict) {
   }
 }
 
+// A node's children as they were put there. Empty where looking for it would take longer than reserving their keys.
+std::vector<uint32_t> filling_order(const GraphDef &def, uint32_t ref) {
+  constexpr Py_ssize_t kMaxLookedFor = 32;
+  PyObject *order = def.order(def.refs[ref].keys), *keys = def.constant(def.refs[ref].keys);
+  const Py_ssize_t n = py::tuple_size(keys);
+  if (order == keys || n > kMaxLookedFor) return {};
+  std::vector<uint32_t> children;
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    Py_ssize_t c = 0;
+    while (c < n && py::tuple_item(keys, c) != py::tuple_item(order, i)) ++c;
+    if (c == n) return {};
+    children.push_back(static_cast<uint32_t>(c));
+  }
+  return children;
+}
+
 nb::object start_container(const GraphDef &def, const Item &item) {
   switch (item.op) {
     case Op::Dict:
@@ -155,8 +171,10 @@ void fill_node(const GraphDef &def, uint32_t ref, const nb::object &node, const 
       py::check_status(PyDict_SetItem(attributes.ptr(), layout->marks_name.ptr(), marks.ptr()));
     }
   }
-  reserve_keys(def, row.keys, attributes);
-  for (uint32_t c = 0; c < row.n_children; ++c) {
+  const std::vector<uint32_t> order = filling_order(def, ref);
+  if (order.empty()) reserve_keys(def, row.keys, attributes);
+  for (uint32_t i = 0; i < row.n_children; ++i) {
+    const uint32_t c = order.empty() ? i : order[i];
     nb::object child = build_expression(def, def.child_item(ref, c), leaves, refs);
     py::check_status(PyDict_SetItem(attributes.ptr(), def.child_key(ref, c), child.ptr()));
   }

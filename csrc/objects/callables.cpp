@@ -53,9 +53,13 @@ PyObject *field(PyObject *object, size_t offset) {
   return *reinterpret_cast<PyObject **>(reinterpret_cast<char *>(object) + offset);
 }
 
+// Most programs transform no callable that holds a node, and their functions need not be asked.
+bool g_any_lifted = false;
+
 // What a transform left in the attributes of what it made, borrowed: (address, recipe, function). Other functions may
 // have a copy of it among their attributes, so it says what it is about.
 PyObject *marker_of(PyObject *callable) {
+  if (!g_any_lifted) return nullptr;
   nb::object attributes = py::instance_dict(callable);
   PyObject *marker = nullptr;
   for (auto [name, value] : py::DictItems(attributes.ptr())) {
@@ -161,6 +165,16 @@ bool holds_node(const nb::object &value) {
 
 void bind_callables(nb::module_ &m) {
   m.def("holds_node", [](const nb::object &value) { return holds_node(value); }, nb::arg("value").none());
+  m.def(
+      "mark_lifted",
+      [](const nb::object &made, const nb::object &recipe, const nb::object &function) {
+        if (classify(made.ptr())->callable != CallableKind::Lifted) return;
+        nb::object address = py::checked(PyLong_FromVoidPtr(made.ptr()));
+        nb::object attributes = py::instance_dict(made.ptr()), marker = nb::make_tuple(address, recipe, function);
+        py::check_status(PyDict_SetItem(attributes.ptr(), names().marker.ptr(), marker.ptr()));
+        g_any_lifted = true;
+      },
+      nb::arg("made").none(), nb::arg("recipe"), nb::arg("function").none());
   m.def(
       "callable_parts",
       [](const nb::object &value) {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
@@ -124,21 +123,11 @@ def _spelled(define: Function) -> Any:
         made = define(*args, **kwargs)
         if _core.holds_node(f):
             options = tuple(item for item in kwargs.items() if item[0] != first)
-            _say_what_was_lifted(made, (name, args[1:], options), f)
+            # So that the engine finds what was transformed, and can do it again to another.
+            _core.mark_lifted(made, (name, args[1:], options), f)
         return made
 
     return wrapper
-
-
-def _say_what_was_lifted(
-    made: Any, recipe: tuple[str, tuple[Any, ...], tuple[Any, ...]], f: Function
-) -> None:
-    """Let the engine find what was transformed, if it holds a node, and do it again to another.
-
-    Other functions may take over the attributes of this one: the address says whose this is.
-    """
-    if isinstance(made, (types.FunctionType, _core.Dispatcher)):
-        vars(made)["_treadle_lifted"] = (id(made), recipe, f)
 
 
 def transform(define: Callable[Concatenate[Function, Options], Function]) -> Transform[Options]:
