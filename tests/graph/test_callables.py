@@ -424,3 +424,18 @@ def test_long_chains_of_callables() -> None:
     hidden.call = partial
     nnx.clone(hidden)
     np.testing.assert_equal(_core.holds_node(partial), True)
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+
+def test_the_text_of_a_module_that_holds_its_method() -> None:
+    net = Net()
+    net.call = net.scaled
+    net.calls = [functools.partial(by_parts, net)]
+    text = repr(net)
+    assert "call=method(" in text
+    assert "__self__=Net(...)" in text
+    assert text.count("Net(") == 3
+    net.call = nnx.jit(net.scaled)
+    assert repr(net).startswith("Net(")
