@@ -76,12 +76,30 @@ nb::object apply_values(const Effects &effects, const std::vector<nb::object> &r
   return result;
 }
 
+// What was there in its order, and then what was added in the order in which it came.
+nb::object order_kept(const GraphDef &before, const GraphDef &after, uint32_t r) {
+  nb::object was = nb::borrow<nb::object>(before.order(before.refs[r].keys)),
+             is = nb::borrow<nb::object>(after.order(after.refs[r].keys));
+  nb::object added = py::checked(PyDict_New());
+  for (nb::handle name : is) py::check_status(PyDict_SetItem(added.ptr(), name.ptr(), Py_None));
+  std::vector<nb::object> names;
+  for (nb::handle name : was) {
+    if (!py::dict_get(added.ptr(), name.ptr()).is_valid()) continue;
+    py::check_status(PyDict_DelItem(added.ptr(), name.ptr()));
+    names.push_back(nb::borrow<nb::object>(name));
+  }
+  for (auto [name, none] : py::DictItems(added.ptr())) names.push_back(nb::borrow<nb::object>(name));
+  return py::to_tuple(std::move(names));
+}
+
 // What was added comes last, as it does without a transform; a node that is in another order still is put in order.
-void reorder(const GraphDef &after, uint32_t r, const nb::object &node, Transaction &transaction) {
+void reorder(const GraphDef &before, const GraphDef &after, uint32_t r, const nb::object &node,
+             Transaction &transaction) {
   const NodeType *info = node_type(after.ref_type(r));
   PyObject *order = after.order(after.refs[r].keys);
   if (info->kind == Kind::Object) {
-    transaction.set_order(py::instance_dict(node.ptr()), order, info->node_layout());
+    nb::object wanted = info->layout ? order_kept(before, after, r) : nb::borrow<nb::object>(order);
+    transaction.set_order(py::instance_dict(node.ptr()), wanted.ptr(), info->node_layout());
     return;
   }
   std::vector<std::pair<nb::object, nb::object>> children;
@@ -138,7 +156,7 @@ nb::object apply_structure(const Effects &effects, const std::vector<nb::object>
     change(effects.sets[i].ref, after.child_key(effects.sets[i].ref, effects.sets[i].child), values[i].ptr());
   for (const AttributeChange &removal : effects.removals)
     change(removal.ref, before.child_key(removal.ref, removal.child), nullptr);
-  for (uint32_t r : effects.reordered) reorder(after, r, refs[r], transaction);
+  for (uint32_t r : effects.reordered) reorder(before, after, r, refs[r], transaction);
   for (uint32_t r : effects.changed_metadata) {
     PyObject *extra = after.constant(after.refs[r].extra);
     if (after.refs[r].kind == Kind::Variable) {
