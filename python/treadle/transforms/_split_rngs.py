@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import jax
@@ -12,6 +11,7 @@ from treadle import _core
 from treadle._graph.filters import Filter, to_predicate
 from treadle._modules.rngs import RngCount, RngKey, RngStream
 from treadle._objects.adapters import NodeLayout, description_of
+from treadle.transforms._companions import apart, bring, bringing
 from treadle.transforms._random_keys import is_kind_of
 from treadle.transforms._trees import walk
 
@@ -174,11 +174,12 @@ def split_rngs(
         return _split_all(node, splits, only, squeeze)
 
     def decorate(f: Function) -> Function:
-        @functools.wraps(f)
         def split_rngs_wrapper(*args: Any, **kwargs: Any) -> Any:
-            with _split_all((args, kwargs), splits, only, squeeze):
-                return f(*args, **kwargs)
+            function, companions = bring(f)
+            given, passed = apart(kwargs)
+            with _split_all((args, given), splits, only, squeeze):
+                return function(*args, **given, **{**companions, **passed})
 
-        return split_rngs_wrapper
+        return bringing(split_rngs_wrapper, f)
 
     return decorate
