@@ -85,6 +85,8 @@ from treadle._sharding.partitions import (
 )
 from treadle._version import __version__
 from treadle.errors import (
+    CapturedNodeWarning,
+    DonationWarning,
     FilterError,
     GraphError,
     LeafTypeError,
@@ -108,12 +110,14 @@ __all__ = [
     "BatchNorm",
     "BatchStat",
     "Cache",
+    "CapturedNodeWarning",
     "Carry",
     "Conv",
     "ConvTranspose",
     "CustomVjp",
     "Dict",
     "DiffState",
+    "DonationWarning",
     "Dropout",
     "Einsum",
     "Embed",

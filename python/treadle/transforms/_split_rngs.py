@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
@@ -15,6 +14,7 @@ from treadle._graph.looking import Path, iter_graph
 from treadle._modules.rngs import RngCount, RngKey, Rngs, RngStream, RngValue, Shape
 from treadle._objects.adapters import NodeLayout, description_of
 from treadle.errors import format_path
+from treadle.transforms._companions import apart, bring, bringing
 from treadle.transforms._random_keys import is_kind_of
 from treadle.transforms._trees import walk
 
@@ -127,12 +127,13 @@ def _split_all(
 def _for_a_call(f: Callable[P, R], split: Callable[[Any], SplitBackups]) -> Callable[P, R]:
     """`f`, with the streams of its arguments split for the time of the call."""
 
-    @functools.wraps(f)
-    def with_split_streams(*args: P.args, **kwargs: P.kwargs) -> R:
-        with split((args, kwargs)):
-            return f(*args, **kwargs)
+    def with_split_streams(*args: Any, **kwargs: Any) -> R:
+        function, companions = bring(f)
+        given, passed = apart(kwargs)
+        with split((args, given)):
+            return function(*args, **given, **{**companions, **passed})
 
-    return with_split_streams
+    return bringing(with_split_streams, f)
 
 
 @overload
