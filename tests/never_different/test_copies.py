@@ -1,0 +1,110 @@
+"""Copies and pickles of whatever a module holds (point 21)."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import treadle as nnx
+from tests.open_points import cases, open_point, pairs
+
+
+def double(m, x):
+    return m["w"].value * x * 2
+
+
+JITTED = nnx.jit(double)
+
+
+class Net(nnx.Module):
+    def __init__(self, step):
+        self.w = nnx.Param(jnp.array(3.0))
+        self.step = step
+
+
+WRAPPED = {
+    "jit": nnx.jit(lambda x: x * 2),
+    "remat": nnx.remat(lambda x: x * 2),
+    "grad": nnx.grad(lambda x: x**2),
+    "vmap": nnx.vmap(lambda x: x * 2, in_axes=None, axis_size=1),
+    "jit of grad": nnx.jit(nnx.grad(lambda x: x**2)),
+}
+
+
+@pytest.mark.parametrize("wrapped", cases(WRAPPED, "21", ["jit", "jit of grad"]))
+def test_deepcopy_of_a_module_that_holds_a_wrapped_function(wrapped):
+    net = Net(wrapped)
+    twin = copy.deepcopy(net)
+    assert twin.w is not net.w
+    np.testing.assert_allclose(twin.step(3.0), net.step(3.0))
+    twin.w.value = jnp.array(4.0)
+    assert float(net.w.value) == 3.0
+
+
+@open_point(18, "21")
+def test_deepcopy_of_a_jitted_function_itself():
+    assert float(copy.deepcopy(JITTED)(nnx.Dict(w=nnx.Param(1.0)), 2.0)) == 4.0
+    assert float(copy.copy(JITTED)(nnx.Dict(w=nnx.Param(1.0)), 2.0)) == 4.0
+
+
+def test_deepcopy_of_a_jitted_method():
+    class Stepper(nnx.Module):
+        def __init__(self):
+            self.w = nnx.Param(jnp.array(3.0))
+
+        @nnx.jit
+        def __call__(self, x):
+            return self.w.value * x
+
+    twin = copy.deepcopy(Stepper())
+    assert float(twin(2.0)) == 6.0
+
+
+NODES = {
+    "Param": lambda: nnx.Param(jnp.arange(2.0), tag="t"),
+    "Dict": lambda: nnx.Dict(w=nnx.Param(jnp.arange(2.0))),
+    "List": lambda: nnx.List([nnx.Param(jnp.arange(2.0))]),
+    "Linear": lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)),
+    "Rngs": lambda: nnx.Rngs(0, noise=1),
+    "State": lambda: nnx.state(nnx.Dict(w=nnx.Param(jnp.arange(2.0)))),
+    "GraphDef": lambda: nnx.graphdef(nnx.Dict(w=nnx.Param(jnp.arange(2.0)))),
+    "VariableState": lambda: nnx.VariableState(nnx.Param, 1.0),
+    "filters": lambda: (nnx.All(nnx.Param), nnx.Not(nnx.PathContains("a")), nnx.WithTag("t")),
+    "StateAxes": lambda: nnx.StateAxes({nnx.Param: 0, ...: None}),
+    "lifted": lambda: nnx.Remat(nnx.Linear)(2, 3, rngs=nnx.Rngs(0)),
+    "BatchNorm": lambda: nnx.BatchNorm(3, rngs=nnx.Rngs(0)),
+}
+
+
+PROTOCOLS = {str(protocol): protocol for protocol in range(pickle.HIGHEST_PROTOCOL + 1)}
+OLD = {
+    f"{name}-{protocol}"
+    for name in ("Dict", "List", "Linear", "Rngs", "lifted", "BatchNorm")
+    for protocol in (0, 1)
+}
+
+
+@pytest.mark.parametrize(("make", "protocol"), cases(pairs(NODES, PROTOCOLS), "21", OLD))
+def test_every_protocol(make, protocol):
+    before = make()
+    after = pickle.loads(pickle.dumps(before, protocol))
+    assert type(after) is type(before)
+    if nnx.is_graph_node(before):
+        assert nnx.graphdef(after) == nnx.graphdef(before)
+        for a, b in zip(
+            nnx.state(after).flat_state().values(),
+            nnx.state(before).flat_state().values(),
+            strict=True,
+        ):
+            assert str(a) == str(b)
+
+
+@open_point(18, "21")
+@pytest.mark.parametrize("kind", [None, int, "Param", object, jnp.ndarray], ids=str)
+def test_a_variable_state_needs_a_type_of_variable(kind):
+    with pytest.raises(TypeError, match="Variable"):
+        nnx.VariableState(kind, 1.0)

@@ -1,0 +1,217 @@
+"""Gradients: what is differentiated, what is an error, and optimizers of changed models (point 14)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import treadle as nnx
+from tests.open_points import open_point
+
+
+def net():
+    return nnx.Dict(a=nnx.Param(jnp.array(3.0)), s=nnx.BatchStat(jnp.array(2.0)))
+
+
+def test_a_bare_variable_of_another_type_is_differentiated():
+    g = nnx.grad(lambda v: v.value**2)(nnx.Variable(jnp.array(3.0)))
+    np.testing.assert_allclose(getattr(g, "value", g), 6.0)
+
+
+@pytest.mark.parametrize("kind", [nnx.Variable, nnx.BatchStat, nnx.Cache, nnx.Param])
+def test_bare_variables_of_every_type(kind):
+    value, g = nnx.value_and_grad(lambda v, x: v.value**2 * x)(kind(jnp.array(3.0)), 2.0)
+    np.testing.assert_allclose(value, 18.0)
+    np.testing.assert_allclose(getattr(g, "value", g), 12.0)
+
+
+def test_a_bare_variable_beside_a_node():
+    v = nnx.Variable(jnp.array(3.0))
+    of_v, of_m = nnx.grad(lambda v, m: v.value * m["a"].value, argnums=(0, 1))(v, net())
+    np.testing.assert_allclose(getattr(of_v, "value", of_v), 3.0)
+    np.testing.assert_allclose(of_m["a"].value, 3.0)
+    assert list(of_m) == ["a"]
+
+
+@open_point(18, "14")
+@pytest.mark.parametrize(
+    "transform", [nnx.grad, nnx.value_and_grad], ids=["grad", "value_and_grad"]
+)
+def test_wrt_that_selects_nothing_says_what_there_is(transform):
+    with pytest.raises(ValueError, match=r"(?s)(?=.*Cache)(?=.*Param)(?=.*BatchStat)"):
+        transform(lambda m: m["a"].value, wrt=nnx.Cache)(net())
+
+
+def test_wrt_that_selects_nothing_in_one_of_two_arguments_is_fine():
+    m, other = net(), nnx.Dict(s=nnx.BatchStat(jnp.array(2.0)))
+    f = nnx.grad(lambda m, o: m["a"].value * o["s"].value, argnums=(0, 1))
+    of_m, of_other = f(m, other)
+    np.testing.assert_allclose(of_m["a"].value, 2.0)
+    assert not list(of_other)
+
+
+def test_a_module_without_parameters_beside_an_array():
+    f = nnx.grad(lambda m, x: m["s"].value * x, argnums=(0, 1))
+    of_m, of_x = f(nnx.Dict(s=nnx.BatchStat(jnp.array(2.0))), 3.0)
+    assert not list(of_m)
+    np.testing.assert_allclose(of_x, 2.0)
+
+
+@open_point(18, "14")
+def test_diff_state_that_selects_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"(?s)(?=.*Cache)(?=.*Param)"):
+        nnx.grad(lambda m: m["a"].value, argnums=nnx.DiffState(0, nnx.Cache))(net())
+
+
+# -- optimizers --------------------------------------------------------------------------------
+
+
+def optimized():
+    model = net()
+    return model, nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
+
+
+def gradients(model):
+    return nnx.grad(lambda m: sum(v.value**2 for v in m.values() if isinstance(v, nnx.Param)))(
+        model
+    )
+
+
+CHANGES = {
+    "added": (lambda m: m.__setitem__("b", nnx.Param(jnp.array(1.0))), r"\bb\b"),
+    "removed": (
+        lambda m: (m.__setitem__("c", nnx.Param(jnp.array(1.0))), m.__delitem__("a")),
+        r"\ba\b",
+    ),
+    "retyped": (
+        lambda m: (
+            m.__setitem__("c", nnx.Param(jnp.array(1.0))),
+            m.__setitem__("a", nnx.BatchStat(m["a"].value)),
+        ),
+        r"\ba\b",
+    ),
+}
+
+
+@open_point(18, "14")
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+def test_an_optimizer_names_what_changed_and_what_to_do(change, jitted):
+    model, optimizer = optimized()
+    change, name = CHANGES[change]
+    change(model)
+    before = {k: v.value for k, v in model.items()}
+
+    def step(model, optimizer):
+        optimizer.update(model, gradients(model))
+
+    with pytest.raises(
+        (ValueError, nnx.errors.GraphError), match=rf"(?s)(?=.*{name})(?=.*Optimizer)"
+    ):
+        (nnx.jit(step) if jitted else step)(model, optimizer)
+    assert {k: v.value for k, v in model.items()} == before
+
+
+def test_an_unchanged_model_is_optimized_as_by_optax():
+    model, optimizer = optimized()
+    optimizer.update(model, gradients(model))
+    tx = optax.adam(0.1)
+    updates, _ = tx.update(jnp.array(6.0), tx.init(jnp.array(3.0)))
+    np.testing.assert_allclose(model["a"].value, 3.0 + updates, rtol=1e-6)
+
+
+# -- custom_vjp --------------------------------------------------------------------------------
+
+
+@open_point(18, "14")
+def test_custom_vjp_that_returns_a_new_node():
+    @nnx.custom_vjp
+    def scaled(m, x):
+        return nnx.Dict(y=nnx.Variable(m["a"].value * x))
+
+    def fwd(m, x):
+        return scaled(m, x), (m["a"].value, x)
+
+    def bwd(residual, g):
+        (a, x), (of_m, of_out) = residual, g
+        y = of_out["y"].value
+        of_m["a"].value = y * x
+        return of_m, y * a
+
+    scaled.defvjp(fwd, bwd)
+    m = nnx.Dict(a=nnx.Param(jnp.array(3.0)))
+    grads, of_x = nnx.grad(lambda m, x: scaled(m, x)["y"].value * 2, argnums=(0, 1))(m, 5.0)
+    np.testing.assert_allclose(grads["a"].value, 10.0)
+    np.testing.assert_allclose(of_x, 6.0)
+
+
+@open_point(18, "14")
+def test_custom_vjp_that_returns_its_argument():
+    @nnx.custom_vjp
+    def touched(m, x):
+        return m, m["a"].value * x
+
+    def fwd(m, x):
+        return touched(m, x), (m["a"].value, x)
+
+    def bwd(residual, g):
+        (a, x), (of_m, (_, y)) = residual, g
+        of_m["a"].value = of_m["a"].value + y * x
+        return of_m, y * a
+
+    touched.defvjp(fwd, bwd)
+    m = nnx.Dict(a=nnx.Param(jnp.array(3.0)))
+
+    def loss(m, x):
+        out, y = touched(m, x)
+        assert out is m
+        return y + out["a"].value
+
+    np.testing.assert_allclose(nnx.grad(loss)(m, 5.0)["a"].value, 6.0)
+
+
+@open_point(18, "14")
+def test_cotangents_of_unselected_state_say_so_or_are_used():
+    """A rule for `a` alone: what else the function changes has no gradient through it."""
+
+    def make(wrt):
+        @nnx.custom_vjp
+        def f(m, x):
+            return m["a"].value * m["s"].value * x
+
+        def full(m, x):
+            return m["a"].value * m["s"].value * x
+
+        def fwd(m, x):
+            return full(m, x), (m["a"].value, m["s"].value, x)
+
+        def bwd(residual, g):
+            (a, s, x), (of_m, y) = residual, g
+            of_m["a"].value = y * s * x
+            if "s" in of_m:
+                of_m["s"].value = y * a * x
+            return of_m, y * a * s
+
+        lifted = nnx.custom_vjp(full, wrt=wrt)
+        lifted.defvjp(fwd, bwd)
+        return lifted
+
+    m = net()
+    everything = nnx.grad(lambda m: make(...)(m, 5.0), wrt=...)(m)
+    np.testing.assert_allclose(everything["s"].value, 15.0)
+    np.testing.assert_allclose(everything["a"].value, 10.0)
+    selected = make(nnx.Param)
+    np.testing.assert_allclose(nnx.grad(lambda m: selected(m, 5.0))(m)["a"].value, 10.0)
+    # Differentiating what the rule leaves out would be a silent zero.
+    with pytest.raises(ValueError, match=r"\bs\b"):
+        nnx.grad(lambda m: selected(m, 5.0), wrt=nnx.BatchStat)(m)
+
+
+def test_gradients_agree_with_jax():
+    m = nnx.Dict(w=nnx.Param(jnp.arange(3.0)))
+    x = jnp.arange(3.0) + 1
+    ours = nnx.grad(lambda m: jnp.sin(m["w"].value * x).sum())(m)["w"].value
+    np.testing.assert_allclose(ours, jax.grad(lambda w: jnp.sin(w * x).sum())(m["w"].value))

@@ -1,0 +1,412 @@
+"""A new function gets the program of another only if all that it reads is known and equal (points 4 to 6)."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import time
+import types
+from time import perf_counter_ns
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import treadle as nnx
+from tests.open_points import cases, open_point, pairs
+
+LAM = 1.0
+ITEMS = [1.0]
+
+
+class Settings:
+    rate = 1.0
+
+
+def by_global(w):
+    return w * LAM
+
+
+def by_list(w):
+    return w * sum(ITEMS)
+
+
+def by_class_attribute(w):
+    return w * Settings.rate
+
+
+def by_function_attribute(w):
+    return w * by_function_attribute.rate
+
+
+by_function_attribute.rate = 1.0
+NAMESPACE = types.SimpleNamespace(rate=1.0)
+TABLE = {"rate": 1.0}
+
+
+def by_namespace(w):
+    return w * NAMESPACE.rate
+
+
+def by_table(w):
+    return w * TABLE["rate"]
+
+
+def two_levels(w):
+    return by_global(w)
+
+
+def set_rate(value):
+    """Change everything that the functions above read."""
+    globals()["LAM"] = value
+    ITEMS[:] = [value]
+    Settings.rate = by_function_attribute.rate = NAMESPACE.rate = TABLE["rate"] = value
+
+
+INNER = {
+    "global": by_global,
+    "list": by_list,
+    "class attribute": by_class_attribute,
+    "function attribute": by_function_attribute,
+    "namespace": by_namespace,
+    "dict": by_table,
+    "two levels": two_levels,
+    "vmapped": jax.vmap(by_global, in_axes=None, axis_size=1),
+    "jax gradient": jax.grad(lambda w: by_global(w) * 1.0),
+    "jax checkpoint": jax.checkpoint(by_global),
+    "partial": functools.partial(by_global),
+    "cached": functools.wraps(by_global)(lambda w: by_global(w)),
+    "custom_jvp": jax.custom_jvp(by_global),
+    "custom_vjp": jax.custom_vjp(by_global),
+    "bound method": types.MethodType(lambda self, w: w * LAM, object()),
+}
+INNER["custom_jvp"].defjvp(lambda p, t: (by_global(p[0]), LAM * t[0]))
+INNER["custom_vjp"].defvjp(lambda w: (by_global(w), None), lambda _, g: (g * LAM,))
+
+# The wrapper is made anew for each call, the inner function is one and the same.
+FRESH = {
+    "lambda": lambda inner: lambda n: inner(n["w"].value),
+    "default": lambda inner: lambda n, inner=inner: inner(n["w"].value),
+    "partial": lambda inner: functools.partial(lambda i, n: i(n["w"].value), inner),
+    "list": lambda inner: (lambda table: lambda n: table[0](n["w"].value))([inner]),
+    "closure of a closure": lambda inner: (lambda g: lambda n: g(n))(lambda n: inner(n["w"].value)),
+}
+
+
+def net():
+    return nnx.Dict(w=nnx.Param(jnp.array(3.0)))
+
+
+@pytest.fixture(autouse=True)
+def rates():
+    set_rate(1.0)
+    yield
+    set_rate(1.0)
+
+
+def first(value):
+    return float(jnp.ravel(value)[0])
+
+
+def eager(inner):
+    return first(inner(3.0))
+
+
+@pytest.mark.parametrize(
+    ("inner", "fresh"),
+    cases(
+        pairs(INNER, FRESH),
+        "4",
+        {
+            name
+            for name in pairs(INNER, FRESH)
+            if not name.startswith(("jax checkpoint", "function attribute"))
+        }
+        | {"function attribute-list"},
+    ),
+)
+def test_fresh_functions_as_static_arguments(inner, fresh):
+    step = nnx.jit(lambda n, loss: loss(n), static_argnames="loss")
+    assert first(step(net(), loss=fresh(inner))) == eager(inner)
+    set_rate(5.0)
+    assert first(step(net(), loss=fresh(inner))) == eager(inner)
+
+
+@pytest.mark.parametrize(
+    "inner", cases(INNER, "4", INNER.keys() - {"jax checkpoint", "function attribute"})
+)
+def test_fresh_functions_as_attributes(inner):
+    step = nnx.jit(lambda n: n["loss"](n))
+    n = net()
+    n["loss"] = FRESH["lambda"](inner)
+    assert first(step(n)) == eager(inner)
+    set_rate(5.0)
+    n["loss"] = FRESH["lambda"](inner)
+    assert first(step(n)) == eager(inner)
+
+
+@pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
+def test_fresh_branches_of_an_eager_cond(inner):
+    for rate in (1.0, 5.0):
+        set_rate(rate)
+        f = FRESH["lambda"](inner)
+        assert first(nnx.cond(jnp.array(True), f, f, net())) == eager(inner)
+
+
+@pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
+def test_fresh_bodies_of_loops_and_switches(inner):
+    for rate in (1.0, 5.0):
+        set_rate(rate)
+        f = FRESH["lambda"](inner)
+        assert first(nnx.switch(0, [f, f], net())) == eager(inner)
+        out = nnx.scan(lambda c, f=f: (c, f(net())), length=1)(0.0)[1]
+        assert first(out) == eager(inner)
+
+
+WRAPPED = {
+    "grad": nnx.grad(lambda w: w * LAM),
+    "vmap": nnx.vmap(lambda w: w * LAM, in_axes=None, axis_size=1),
+    "remat": nnx.remat(lambda w: w * LAM),
+}
+
+
+@pytest.mark.parametrize("inner", cases(WRAPPED, "4", ["grad", "vmap"]))
+def test_fresh_functions_over_our_own_wrappers(inner):
+    step = nnx.jit(lambda n, loss: loss(n), static_argnames="loss")
+    for rate in (1.0, 5.0):
+        set_rate(rate)
+        assert first(step(net(), loss=lambda n: inner(n["w"].value))) == eager(inner)
+
+
+def test_a_jitted_function_in_a_fresh_one():
+    inner = nnx.jit(lambda w: w * 2.0)
+    step = nnx.jit(lambda n, loss: loss(n), static_argnames="loss")
+    assert first(step(net(), loss=lambda n: inner(n["w"].value))) == 6.0
+    assert first(step(net(), loss=lambda n: inner(n["w"].value))) == 6.0
+
+
+@open_point(18, "4")
+def test_fresh_functions_over_an_optax_transformation():
+    optax = pytest.importorskip("optax")
+    tx = optax.stateless(lambda updates, params: jax.tree.map(lambda u: u * LAM, updates))
+    step = nnx.jit(lambda n, f: f(n), static_argnames="f")
+    for rate in (1.0, 5.0):
+        set_rate(rate)
+        out = step(net(), f=lambda n: tx.update(n["w"].value, tx.init(n["w"].value))[0])
+        assert first(out) == 3.0 * rate
+
+
+def test_the_very_same_function_is_taken_at_its_word():
+    """As by jax.jit."""
+    traces = []
+
+    def loss(n):
+        traces.append(1)
+        return n["w"].value * LAM
+
+    step = nnx.jit(lambda n, loss: loss(n), static_argnames="loss")
+    step(net(), loss=loss), step(net(), loss=loss)
+    assert len(traces) == 1
+
+
+def test_equal_functions_over_constants_share_a_program():
+    traces = []
+
+    def scale(k):
+        def f(w):
+            return w * k
+
+        return f
+
+    @functools.partial(nnx.jit, static_argnames="loss")
+    def step(n, loss):
+        traces.append(1)
+        return loss(n["w"].value)
+
+    assert first(step(net(), loss=scale(2.0))) == 6.0
+    assert first(step(net(), loss=scale(2.0))) == 6.0
+    assert first(step(net(), loss=scale(3.0))) == 9.0
+    assert len(traces) == 2
+
+
+@open_point(18, "5")
+def test_numpy_vectorize_over_what_changed():
+    f = np.vectorize(lambda w: w * LAM)
+    step = nnx.jit(lambda x, g: x + g(), static_argnames="g")
+    for rate in (1.0, 5.0):
+        set_rate(rate)
+        assert first(step(0.0, g=lambda: float(f(3.0)))) == 3.0 * rate
+
+
+# -- point 5: builtins -------------------------------------------------------------------------
+
+
+@open_point(18, "5")
+def test_a_clock_in_a_fresh_branch_is_read_again():
+    def read():
+        def branch(x):
+            return x + perf_counter_ns() % 2**20
+
+        return int(nnx.cond(jnp.array(True), branch, branch, jnp.array(0)))
+
+    assert len({read() for _ in range(4)}) > 1
+
+
+@open_point(18, "5")
+def test_a_clock_in_a_fresh_attribute_is_read_again():
+    f = nnx.jit(lambda n: n["w"].value * 0 + n["clock"]())
+    seen = set()
+    for _ in range(4):
+        n = net()
+        n["clock"] = lambda: perf_counter_ns() % 2**20
+        seen.add(float(f(n)))
+    assert len(seen) > 1
+
+
+NUMBERS = iter(range(100))
+
+
+def through(read):
+    """A new function over an old one."""
+    return lambda: read()
+
+
+IMPURE = {
+    "time.time_ns": lambda: (lambda c: lambda: c() % 2**20)(time.time_ns),
+    "random.random": lambda: through(random.random),
+    "numpy.random": lambda: through(np.random.random),
+    "iterator": lambda: through(NUMBERS.__next__),
+    "os.urandom": lambda: (lambda c: lambda: int.from_bytes(c(2), "big"))(os.urandom),
+}
+
+
+@pytest.mark.parametrize("make", cases(IMPURE, "5", ["time.time_ns", "os.urandom"]))
+def test_impure_builtins_are_not_constants(make):
+    step = nnx.jit(lambda x, g: x + g(), static_argnames="g")
+    seen = {float(step(0.0, g=make())) for _ in range(4)}
+    assert len(seen) > 1
+
+
+@open_point(18, "5")
+def test_print_in_a_fresh_branch_prints_each_time(capsys):
+    def call():
+        def branch(x):
+            print("here")
+            return x
+
+        nnx.cond(jnp.array(True), branch, lambda x: x, jnp.array(0))
+
+    call(), call(), call()
+    assert capsys.readouterr().out == "here\n" * 3
+
+
+def test_a_class_that_claims_to_be_a_builtins():
+    def make():
+        class Claimed:
+            __module__ = "builtins"
+
+            def __init__(self):
+                self.k = LAM
+
+            def __call__(self, w):
+                return w * LAM
+
+        return Claimed
+
+    kind = make()
+    step = nnx.jit(lambda n, loss: loss(n), static_argnames="loss")
+    obj = kind()
+    for rate in (1.0, 5.0):
+        set_rate(rate)
+        assert first(step(net(), loss=lambda n: obj(n["w"].value))) == 3.0 * rate
+
+
+@open_point(18, "5")
+def test_a_class_that_claims_to_be_of_a_known_package():
+    class Claimed:
+        __module__ = "jax.numpy"
+        rate = 1.0
+
+        @staticmethod
+        def scale(w):
+            return w * Claimed.rate
+
+    step = nnx.jit(lambda n, loss: loss(n), static_argnames="loss")
+    for rate in (1.0, 5.0):
+        Claimed.rate = rate
+        assert first(step(net(), loss=lambda n: Claimed.scale(n["w"].value))) == 3.0 * rate
+
+
+def test_math_and_operator_are_constants():
+    import math
+    import operator
+
+    traces = []
+
+    @functools.partial(nnx.jit, static_argnames="f")
+    def step(x, f):
+        traces.append(1)
+        return f(x)
+
+    for _ in range(3):
+        step(1.0, f=lambda x: operator.mul(x, math.sqrt(4.0)))
+        step(1.0, f=lambda x: jnp.sin(x))
+    assert len(traces) == 2
+
+
+# -- point 6: back-references ------------------------------------------------------------------
+
+
+def test_back_references_compare_what_they_lead_to():
+    grown = []
+
+    def a_f():
+        return len(grown)
+
+    def factory(b, c, d):
+        return lambda x: x * d[0] + 0 * (a_f() + b[0] + c[0])
+
+    b, c = [2.0], [3.0]
+    step = nnx.jit(lambda x, f: f(x), static_argnames="f")
+    assert float(step(1.0, f=factory(b, c, b))) == 2.0
+    grown.append(1)
+    assert float(step(1.0, f=factory(b, c, c))) == 3.0
+
+
+def test_back_references_through_dicts_and_functions():
+    grown = {}
+
+    def size():
+        return len(grown)
+
+    def factory(b, c, d):
+        return lambda x: x * d() + 0 * (size() + b() + c())
+
+    def two():
+        return 2.0
+
+    def three():
+        return 3.0
+
+    step = nnx.jit(lambda x, f: f(x), static_argnames="f")
+    assert float(step(1.0, f=factory(two, three, two))) == 2.0
+    grown["k"] = 1
+    assert float(step(1.0, f=factory(two, three, three))) == 3.0
+
+
+def test_back_references_in_an_eager_branch():
+    grown = []
+
+    def a_f():
+        return len(grown)
+
+    def factory(b, c, d):
+        return lambda x: x * d[0] + 0 * (a_f() + b[0] + c[0])
+
+    b, c = [2.0], [3.0]
+    run = lambda f: float(nnx.cond(jnp.array(True), f, f, jnp.array(1.0)))  # noqa: E731
+    assert run(factory(b, c, b)) == 2.0
+    grown.append(1)
+    assert run(factory(b, c, c)) == 3.0

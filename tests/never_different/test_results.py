@@ -1,0 +1,82 @@
+"""Captured nodes in results are the caller's own, or an error, never a copy (point 15)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import pytest
+
+import treadle as nnx
+from tests.open_points import open_point
+
+
+def net():
+    return nnx.Dict(w=nnx.Param(jnp.arange(2.0)))
+
+
+def own_or_error(call, captured):
+    """Run; the result is the captured object itself, unless it is refused by name."""
+    try:
+        out = call()
+    except (ValueError, TypeError, nnx.errors.GraphError, nnx.TraceContextError) as error:
+        assert "captured" in str(error)  # noqa: PT017
+    else:
+        assert out is captured
+
+
+CALLS = {
+    "jit": lambda c: nnx.jit(lambda x: (x, c))(1)[1],
+    "remat": lambda c: nnx.remat(lambda x: (x, c))(1.0)[1],
+    "vmap": lambda c: nnx.vmap(lambda x: (x, c), out_axes=(0, None))(jnp.ones(3))[1],
+    "vmap, stacked": lambda c: nnx.vmap(lambda x: (x, c))(jnp.ones(3))[1],
+    "scan": lambda c: nnx.scan(lambda s, x: (s, c))(0.0, jnp.ones(3))[1],
+    "cond": lambda c: nnx.cond(jnp.array(True), lambda x: c, lambda x: c, 1.0),
+    "grad": lambda c: nnx.grad(lambda x: (x, c), has_aux=True)(1.0)[1],
+    "value_and_grad": lambda c: nnx.value_and_grad(lambda x: (x, c), has_aux=True)(1.0)[0][1],
+    "switch": lambda c: nnx.switch(0, [lambda x: c], 1.0),
+}
+
+
+@open_point(18, "15")
+@pytest.mark.parametrize("name", CALLS)
+def test_a_captured_module(name):
+    captured = net()
+    before = captured["w"].value
+    own_or_error(lambda: CALLS[name](captured), captured)
+    assert captured["w"].value is before
+
+
+@open_point(18, "15")
+@pytest.mark.parametrize("name", CALLS)
+def test_a_captured_variable(name):
+    captured = nnx.Param(jnp.arange(2.0))
+    own_or_error(lambda: CALLS[name](captured), captured)
+
+
+@open_point(18, "15")
+def test_a_captured_node_inside_a_new_one():
+    captured = net()
+    own_or_error(
+        lambda: nnx.jit(lambda x: nnx.Dict(inner=captured, x=nnx.Param(x)))(1.0)["inner"], captured
+    )
+
+
+@open_point(18, "15")
+def test_a_captured_node_put_into_an_argument():
+    captured, m = net(), net()
+
+    def f(m):
+        m["other"] = captured
+
+    def call():
+        nnx.jit(f)(m)
+        return m["other"]
+
+    own_or_error(call, captured)
+
+
+@open_point(18, "15")
+def test_a_second_call_gives_the_same():
+    captured = net()
+    f = nnx.jit(lambda x: (x, captured))
+    for _ in range(2):
+        own_or_error(lambda: f(1)[1], captured)

@@ -1,0 +1,291 @@
+"""Statics compare by content and type at any depth; those without a hash by what they hold (points 7, 8)."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import treadle as nnx
+from tests.open_points import cases, open_point
+
+
+@dataclasses.dataclass(frozen=True)
+class Cfg:
+    value: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Any
+    name: str = "n"
+
+
+@dataclasses.dataclass
+class Open:
+    value: Any = 1
+    items: Any = dataclasses.field(default_factory=list)
+
+
+class Named(NamedTuple):
+    value: Any
+
+
+class Holder:
+    """An object of no library, compared by identity, hashed by it too."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+WRAP = {
+    "frozen": Cfg,
+    "nested": lambda v: Outer(Cfg(v)),
+    "in a tuple": lambda v: (Cfg(v),),
+    "in a named tuple": lambda v: Named(Cfg(v)),
+    "in a dict": lambda v: {"k": Cfg(v)},
+}
+
+
+def unwrap(config):
+    while not isinstance(config, (int, float, bool)):
+        for name in ("inner", "value"):
+            if hasattr(config, name):
+                config = getattr(config, name)
+                break
+        else:
+            config = config["k"] if isinstance(config, dict) else config[0]
+    return config
+
+
+PAIRS = [(1, 1.0), (1, True), (1.0, True), (0.0, -0.0)]
+
+
+@open_point(18, "7")
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("wrap", WRAP)
+def test_numbers_of_other_types_are_other_statics(wrap, pair):
+    f = nnx.jit(lambda m: jnp.asarray(unwrap(m["config"])))
+    for value in pair:
+        m = nnx.Dict(w=nnx.Param(1.0), config=WRAP[wrap](value))
+        seen = f(m)
+        assert seen.dtype == jnp.asarray(value).dtype
+        assert (
+            bool(np.signbit(seen)) == bool(np.signbit(value)) if isinstance(value, float) else True
+        )
+
+
+@pytest.mark.parametrize(
+    "pair", cases({str(p): (list(p),) for p in PAIRS}, "7", ["(1, 1.0)", "(1.0, True)"])
+)
+def test_static_arguments_too(pair):
+    f = nnx.jit(lambda x, c: x * 0 + jnp.asarray(c.value), static_argnums=1)
+    for value in pair:
+        seen = f(jnp.zeros((), jnp.int32), Cfg(value))
+        assert seen.dtype == (jnp.zeros((), jnp.int32) + jnp.asarray(value)).dtype
+
+
+@open_point(18, "7")
+def test_a_branch_over_a_float_subclass():
+    """Its repr does not tell it apart."""
+
+    class Quiet(float):
+        def __repr__(self):
+            return "quiet"
+
+    def run(value):
+        f = lambda x: x * value  # noqa: E731
+        return float(nnx.cond(jnp.array(True), f, f, jnp.array(1.0)))
+
+    assert (run(Quiet(2.0)), run(Quiet(3.0))) == (2.0, 3.0)
+
+
+@open_point(18, "7")
+def test_a_float_subclass_with_more_in_it():
+    class Tagged(float):
+        def __new__(cls, value, tag):
+            self = super().__new__(cls, value)
+            self.tag = tag
+            return self
+
+    def run(value):
+        f = lambda x: x * value.tag  # noqa: E731
+        return float(nnx.cond(jnp.array(True), f, f, jnp.array(1.0)))
+
+    assert (run(Tagged(1.0, 2.0)), run(Tagged(1.0, 3.0))) == (2.0, 3.0)
+
+
+def test_an_int_subclass_in_a_jitted_model():
+    class Bits(int):
+        pass
+
+    f = nnx.jit(lambda m: m["w"].value * (2 if isinstance(m["k"], Bits) else 3))
+    assert float(f(nnx.Dict(w=nnx.Param(1.0), k=Bits(1)))) == 2.0
+    assert float(f(nnx.Dict(w=nnx.Param(1.0), k=1))) == 3.0
+
+
+def test_enum_members_are_themselves():
+    class Mode(enum.Enum):
+        A = 1
+        B = 2
+
+    f = nnx.jit(lambda m: m["w"].value * m["mode"].value)
+    assert float(f(nnx.Dict(w=nnx.Param(1.0), mode=Mode.A))) == 1.0
+    assert float(f(nnx.Dict(w=nnx.Param(1.0), mode=Mode.B))) == 2.0
+
+
+@open_point(18, "7")
+def test_numpy_scalars_in_attributes_are_statics():
+    m = nnx.Dict(w=nnx.Param(1.0), k=np.float32(2))
+    f = nnx.jit(lambda m: m["w"].value * m["k"])
+    assert float(f(m)) == 2.0
+    assert len(nnx.state(m).flat_state()) == 1
+    m["k"] = np.float32(3)
+    assert float(f(m)) == 3.0
+
+
+@open_point(18, "7")
+def test_what_a_frozen_dataclass_holds_may_change():
+    config = Cfg(Holder(2.0))
+    f = nnx.jit(lambda m: m["w"].value * m["config"].value.value)
+    m = nnx.Dict(w=nnx.Param(1.0), config=config)
+    assert float(f(m)) == 2.0
+    config.value.value = 3.0
+    assert float(f(m)) == 3.0
+
+
+# -- point 8: without a hash -------------------------------------------------------------------
+
+UNHASHABLE = {
+    "dataclass": (lambda: Open(2.0), lambda c: c.value, lambda c: setattr(c, "value", 5.0)),
+    "list in a dataclass": (
+        lambda: Open(items=[2.0]),
+        lambda c: sum(c.items),
+        lambda c: c.items.append(3.0),
+    ),
+    "set": (lambda: {2.0}, sum, lambda c: c.add(3.0)),
+    "set in a dataclass": (
+        lambda: Open({2.0}),
+        lambda c: sum(c.value),
+        lambda c: c.value.add(3.0),
+    ),
+    "nested": (
+        lambda: Open(Open(2.0)),
+        lambda c: c.value.value,
+        lambda c: setattr(c.value, "value", 5.0),
+    ),
+    "in a list": (lambda: [Open(2.0)], lambda c: c[0].value, lambda c: setattr(c[0], "value", 5.0)),
+    "in a partial": (
+        lambda: functools.partial(lambda c: c.value, Open(2.0)),
+        lambda c: c(),
+        lambda c: setattr(c.args[0], "value", 5.0),
+    ),
+    "frozen around": (
+        lambda: Cfg(Open(2.0)),
+        lambda c: c.value.value,
+        lambda c: setattr(c.value, "value", 5.0),
+    ),
+    "list in a foreign object": (
+        lambda: Holder([2.0]),
+        lambda c: sum(c.value),
+        lambda c: c.value.append(3.0),
+    ),
+}
+
+
+@open_point(18, "8")
+@pytest.mark.parametrize("name", UNHASHABLE)
+def test_statics_without_a_hash_are_read_by_content(name):
+    make, read, change = UNHASHABLE[name]
+    f = nnx.jit(lambda m: m["w"].value * read(m["config"]))
+    m = nnx.Dict(w=nnx.Param(1.0))
+    m["config"] = make()
+    assert float(f(m)) == 2.0
+    change(m["config"])
+    assert float(f(m)) == 5.0
+
+
+@open_point(18, "8")
+@pytest.mark.parametrize("name", ["dataclass", "set", "nested"])
+def test_equal_content_shares_a_program(name):
+    make, read, _ = UNHASHABLE[name]
+    traces = []
+
+    @nnx.jit
+    def f(m):
+        traces.append(1)
+        return m["w"].value * read(m["config"])
+
+    for _ in range(3):
+        m = nnx.Dict(w=nnx.Param(1.0))
+        m["config"] = make()
+        f(m)
+    assert len(traces) == 1
+
+
+@open_point(18, "8")
+@pytest.mark.parametrize("name", ["dataclass", "set"])
+@pytest.mark.parametrize("run", ["grad", "remat", "clone", "split", "vmap", "cond"])
+def test_statics_without_a_hash_in_every_transform(run, name):
+    make, read, _ = UNHASHABLE[name]
+    m = nnx.Dict(w=nnx.Param(jnp.array(3.0)))
+    m["config"] = make()
+
+    def f(m):
+        return m["w"].value * read(m["config"])
+
+    runs = {
+        "grad": lambda: nnx.value_and_grad(f)(m)[0],
+        "remat": lambda: nnx.remat(f)(m),
+        "clone": lambda: f(nnx.clone(m)),
+        "split": lambda: f(nnx.merge(*nnx.split(m))),
+        "vmap": lambda: nnx.vmap(f, state_axes={}, axis_size=2)(m)[0],
+        "cond": lambda: nnx.cond(jnp.array(True), f, f, m),
+    }
+    assert float(runs[run]()) == 6.0
+
+
+@open_point(18, "8")
+def test_a_static_argument_without_a_hash():
+    f = nnx.jit(lambda x, c: x * c.value, static_argnums=1)
+    config = Open(2.0)
+    assert float(f(1.0, config)) == 2.0
+    config.value = 3.0
+    assert float(f(1.0, config)) == 3.0
+
+
+@open_point(18, "8")
+def test_flax_models_with_an_ordinary_dataclass_config():
+    flax = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
+
+    class Model(flax.Module):
+        def __init__(self, config):
+            self.config = config
+            self.w = flax.Param(jnp.array(1.0))
+
+        def __call__(self):
+            return self.w[...] * self.config.value
+
+    model = Model(Open(2.0))
+    f = nnx.jit(lambda m: m())
+    assert float(f(model)) == 2.0
+    model.config.value = 3.0
+    assert float(f(model)) == 3.0
+    assert float(flax.jit(lambda m: m())(model)) == 3.0
+
+
+@open_point(18, "8")
+def test_a_module_with_a_config_made_by_a_call():
+    m = nnx.Dict(w=nnx.Param(jnp.array(1.0)))
+
+    @nnx.jit
+    def f(m):
+        m["config"] = Open(2.0)
+
+    f(m)
+    assert m["config"].value == 2.0
