@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "python_compat.h"
+#include "errors.h"
 
 namespace treadle {
 
@@ -30,11 +30,7 @@ class Bound {
   static bool is(nb::handle object) { return py::has_type(object.ptr(), type); }
 
   static T &of(nb::handle object) {
-    if (!is(object) || !nb::inst_ready(object)) {
-      nb::object name = nb::handle(type).attr("__name__");
-      PyErr_Format(PyExc_TypeError, "expected a %S", name.ptr());
-      throw nb::python_error();
-    }
+    if (!is(object) || !nb::inst_ready(object)) raise_expected(type);
     return *nb::inst_ptr<T>(object);
   }
 

@@ -48,4 +48,8 @@ void set_pending_error() {
   }
 }
 
+void raise_expected(PyObject *type) {
+  throw nb::type_error(("expected a " + py::type_name(py::as_type(type))).c_str());
+}
+
 }  // namespace treadle

@@ -11,6 +11,9 @@ namespace treadle {
 // passes on, since the C library ends threads that way.
 void set_pending_error();
 
+// TypeError: something else than an instance of `type` was given. Out of line, since hot code asks.
+[[noreturn]] void raise_expected(PyObject *type);
+
 // Runs the body of a C function for Python, which gives an int, a new reference or an object. If it throws, the result
 // is what tells the interpreter so: null or -1.
 template <typename Body>

@@ -318,6 +318,27 @@ PyObject *dispatcher_getattro(PyObject *self, PyObject *name) {
   return PyObject_GetAttr(dispatcher->state->api.ptr(), name);
 }
 
+// Names the user's function, or for an object that can be called its type.
+PyObject *dispatcher_repr(PyObject *self) {
+  return guarded([&]() -> PyObject * {
+    nb::object keep = nb::borrow<nb::object>(self);
+    nb::object wrapped = nb::getattr(keep, "__wrapped__", nb::none());
+    if (wrapped.is_none()) return PyUnicode_FromFormat("<treadle.jit at %p>", self);
+    nb::object name = nb::getattr(wrapped, "__qualname__", nb::none());
+    if (!PyUnicode_Check(name.ptr())) name = wrapped.type().attr("__qualname__");
+    return PyUnicode_FromFormat("<treadle.jit of %S at %p>", name.ptr(), self);
+  });
+}
+
+// What it has of its own, and what the Python side says that it has for users.
+PyObject *dispatcher_dir(PyObject *self, PyObject *) {
+  return guarded([&]() -> PyObject * {
+    nb::list names(nb::handle(reinterpret_cast<PyObject *>(&PyBaseObject_Type)).attr("__dir__")(nb::handle(self)));
+    for (nb::handle name : nb::getattr(state_of(self).api, "attributes", nb::make_tuple())) names.append(name);
+    return names.release().ptr();
+  });
+}
+
 // (args, kwargs) -> (result, timings)
 PyObject *dispatcher_timed(PyObject *self, PyObject *args) {
   PyObject *positional = nullptr, *keywords = nullptr;
@@ -380,6 +401,7 @@ PyGetSetDef getset[] = {{"__dict__", PyObject_GenericGetDict, PyObject_GenericSe
                         {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 PyMethodDef methods[] = {{"_timed", dispatcher_timed, METH_VARARGS, "Call with (args, kwargs) and report times."},
+                         {"__dir__", dispatcher_dir, METH_NOARGS, "Names of attributes."},
                          {"_clear_plans", dispatcher_clear_cache, METH_NOARGS, "Forget every structure."},
                          {nullptr, nullptr, 0, nullptr}};
 
@@ -388,6 +410,7 @@ PyType_Slot slots[] = {py::slot(Py_tp_new, dispatcher_new),
                        py::slot(Py_tp_traverse, dispatcher_traverse),
                        py::slot(Py_tp_clear, dispatcher_clear),
                        py::slot(Py_tp_dealloc, dispatcher_dealloc),
+                       py::slot(Py_tp_repr, dispatcher_repr),
                        py::slot(Py_tp_call, PyVectorcall_Call),
                        py::slot(Py_tp_descr_get, dispatcher_get),
                        py::slot(Py_tp_getattro, dispatcher_getattro),

@@ -6,9 +6,8 @@ training come when first asked for, so that importing treadle stays quick.
 
 from __future__ import annotations
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Anything
 
 from treadle import _requirements as _requirements  # first: says why the rest cannot be imported
 from treadle import errors, spmd
@@ -78,9 +77,10 @@ from treadle.errors import (
     TraceContextError,
 )
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from treadle import nn, training, transforms
     from treadle.nn import *
+    from treadle.nn.activations import *  # not all checkers see that `nn` has them
     from treadle.training import *
     from treadle.transforms import *
 
@@ -256,15 +256,17 @@ _LAZY = ("treadle.transforms", "treadle.nn", "treadle.training")
 _publish((name for name in __all__ if name in globals()), globals())
 
 
-def __getattr__(name: str) -> _Anything:
-    if name in __all__:
-        for package in map(_import_module, _LAZY):
-            if package.__name__ == f"treadle.{name}":
-                return package
-            if name in package.__all__:
-                found = globals()[name] = getattr(package, name)
-                return found
-    raise AttributeError(f"module 'treadle' has no attribute {name!r}")
+if not _typing.TYPE_CHECKING:  # or a misspelt name would be Any
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name in __all__:
+            for package in map(_import_module, _LAZY):
+                if package.__name__ == f"treadle.{name}":
+                    return package
+                if name in package.__all__:
+                    found = globals()[name] = getattr(package, name)
+                    return found
+        raise AttributeError(f"module 'treadle' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

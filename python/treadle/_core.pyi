@@ -5,8 +5,11 @@ training. Everything here is private to treadle: public names live in the module
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Generic, final
 
+from typing_extensions import TypeVar
+
+N = TypeVar("N", default=Any)
 Path = tuple[Hashable, ...]
 
 class VariableCell:
@@ -17,7 +20,6 @@ class VariableCell:
     Every write checks the trace level and raises `TraceContextError`.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
     raw_value: Any
     """The stored value, no hooks. Writing checks the trace level."""
     value: Any
@@ -38,7 +40,6 @@ class ObjectNode:
     dict stored under that attribute then appear in paths directly below the node (`List`, `Dict`).
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
     def _check_mutable(self) -> None: ...
 
 @final
@@ -56,6 +57,10 @@ class VariableState:
     def to_variable(self) -> Any: ...
     def get_metadata(self) -> dict[str, Any]: ...
     def __getattr__(self, name: str) -> Any: ...
+
+def _rebuild_variable_state(
+    type: type[Any], value: Any, metadata: dict[str, Any], /
+) -> VariableState: ...
 
 @final
 class VariableStateAux:
@@ -88,8 +93,11 @@ def fingerprint(*functions: Any) -> Fingerprint | None:
     """What such functions read now, at any depth. None if nobody can tell whether some of it will be the same."""
 
 @final
-class GraphDef:
-    """Immutable structure of a graph: root expression, node table, attribute table, variable table."""
+class GraphDef(Generic[N]):
+    """Immutable structure of a graph: root expression, node table, attribute table, variable table.
+
+    `N` is what `merge` makes of it; at run time ``GraphDef[Model]`` is an alias as for any generic class.
+    """
 
     num_leaves: int
     num_refs: int
@@ -116,7 +124,11 @@ class GraphDef:
         """First difference as (path, value here, value there), None if equal."""
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
+    def __copy__(self) -> GraphDef[N]: ...
+    def __deepcopy__(self, memo: Any, /) -> GraphDef[N]: ...
     def __reduce__(self) -> Any: ...
+
+def _unpickle_graphdef(tables: Any, /) -> GraphDef: ...
 
 @final
 class Flat:
@@ -215,6 +227,12 @@ class Dispatcher:
         capacity: int,
     ) -> None: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __get__(self, instance: Any, owner: Any = ..., /) -> Any:
+        """As a method: bound to the instance."""
+
+    def __dir__(self) -> list[str]:
+        """Its own attributes, and those that `api.attributes` names for users."""
+
     def _timed(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], /
     ) -> tuple[Any, dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import cases, open_point
+from tests.open_points import cases
 
 
 class Block(nnx.Module):
@@ -43,7 +43,7 @@ def weights(n):
 @pytest.mark.parametrize("kind", ["Vmap", "Scan", "Remat"])
 def test_signatures_are_those_of_the_page(kind):
     function = inspect.signature(getattr(nnx, kind.lower())).parameters
-    parameters = inspect.signature(getattr(nnx, kind).constructor).parameters
+    parameters = inspect.signature(getattr(nnx, kind)).parameters
     assert list(parameters)[1:] == list(function)[1:]
     if kind == "Scan":
         assert parameters["carry_argnum"].default == 1
@@ -90,7 +90,7 @@ def test_vmap_split_rngs(split, same):
 
 
 @pytest.mark.parametrize("kind", ["Vmap", "Scan"])
-@pytest.mark.parametrize("name", cases({"layers": "layers", "None": None}, "25", ["None"]))
+@pytest.mark.parametrize("name", cases({"layers": "layers", "None": None}))
 def test_transform_metadata(kind, name):
     size = {"Vmap": "axis_size", "Scan": "length"}[kind]
     make = getattr(nnx, kind)(
@@ -135,7 +135,6 @@ def test_scan_carry_argnum_counts_the_module():
     np.testing.assert_allclose(c, weights(3).prod(0), rtol=1e-5)
 
 
-@open_point(18, "26")
 @pytest.mark.parametrize("in_axes", [None, (None, None, None), (0, None, None)], ids=str)
 def test_scan_flags_are_constants(in_axes):
     stack = nnx.Scan(Pair, length=3, in_axes=in_axes)(nnx.Rngs(0))
@@ -168,9 +167,7 @@ def test_remat():
 
 @pytest.mark.parametrize(
     "argnums",
-    cases(
-        {repr(a): (a,) for a in (2, (2,), np.int64(2), np.array([2]))}, "27", [repr(np.int64(2))]
-    ),
+    cases({repr(a): (a,) for a in (2, (2,), np.int64(2), np.array([2]))}),
 )
 def test_remat_static_argnums_count_the_module(argnums):
     layer = nnx.Remat(Block, static_argnums=argnums)(nnx.Rngs(0))
@@ -185,13 +182,11 @@ def test_remat_prevent_cse_and_policy():
     assert "everything_saveable" in text
 
 
-@open_point(18, "26")
 def test_scan_of_remat_with_a_flag():
     stack = nnx.Scan(nnx.Remat(Pair, static_argnums=2), length=3, in_axes=None)(nnx.Rngs(0))
     np.testing.assert_allclose(stack(jnp.ones(2), False)[0], np.ones(2))
 
 
-@open_point(18, "27")
 @pytest.mark.parametrize("kind", ["Vmap", "Scan"])
 def test_state_axes_none_is_an_error_that_says_what_it_takes(kind):
     with pytest.raises((TypeError, ValueError), match="state_axes"):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 X = jnp.arange(6.0).reshape(2, 3)
 
@@ -75,7 +74,6 @@ def test_state_axes():
     np.testing.assert_allclose(out, X + jnp.arange(3.0))
 
 
-@open_point(18, "27")
 def test_state_axes_none_is_an_error_that_says_what_it_takes():
     with pytest.raises((TypeError, ValueError), match="state_axes"):
         nnx.vmap(lambda m: m, state_axes=None)
@@ -102,7 +100,6 @@ def test_transform_metadata():
     assert f(nnx.Rngs(0)).sharding == ("layers", "m")
 
 
-@open_point(18, "25")
 def test_transform_metadata_with_a_name_that_is_none():
     f = nnx.vmap(
         lambda r: nnx.Param(jnp.ones(2), sharding=("m",)),

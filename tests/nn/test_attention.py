@@ -50,6 +50,108 @@ def test_attention_agrees_with_jax():
     assert_close(nnx.dot_product_attention(q, k, v), jax.nn.dot_product_attention(q, k, v))
 
 
+def exactly(q, k, v, bias=None, mask=None):
+    """Attention in float64, by numpy."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    logits = np.einsum("...qhd,...khd->...hqk", q, k) / np.sqrt(q.shape[-1])
+    logits = logits if bias is None else logits + np.asarray(bias, np.float64)
+    logits = logits if mask is None else np.where(mask, logits, -1e30)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("...hqk,...khd->...qhd", weights, v)
+
+
+MASK = np.random.default_rng(0).integers(0, 2, (3, 5)).astype(bool)
+EXTRAS = {
+    "nothing": {},
+    "bias": {"bias": normal(2, 3, 5)},
+    "mask of all": {"mask": MASK},
+    "mask of keys": {"mask": MASK[:1]},
+    "mask of numbers": {"mask": MASK.astype(np.float32) * 3},
+    "both": {"bias": normal(1, 5), "mask": MASK},
+    "nothing seen": {"mask": np.zeros((3, 5), bool)},
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("batch", [(), (7,), (2, 3)])
+@pytest.mark.parametrize("depth", [4, 6])
+def test_attention_for_any_batch_and_what_is_added(extra, batch, depth):
+    q, k, v = qkv(*batch)
+    v = v[..., :depth]
+    np.testing.assert_allclose(
+        nnx.dot_product_attention(q, k, v, **EXTRAS[extra]),
+        exactly(q, k, v, **EXTRAS[extra]),
+        rtol=2e-5,
+        atol=2e-5,
+    )
+
+
+def test_a_mask_for_each_example_and_one_that_adds_examples():
+    mask = np.random.default_rng(1).integers(0, 2, (2, 1, 1, 3, 5)).astype(bool)
+    for batch in ((2, 3), (2, 1)):
+        q, k, v = qkv(*batch)
+        out = nnx.dot_product_attention(q, k, v, mask=mask)
+        np.testing.assert_allclose(out, exactly(q, k, v, mask=mask), rtol=2e-5, atol=2e-5)
+    q, k, v = qkv(1)
+    out = nnx.dot_product_attention(q, k, v, mask=mask[:, 0])
+    assert out.shape == (2, 3, 2, 6)
+    np.testing.assert_allclose(out, exactly(q, k, v, mask=mask[:, 0]), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("how", ["plain", "causal", "values of another depth", "sown"])
+def test_half_precision_is_as_exact_as_jax(dtype, how):
+    q, k, v = (x.astype(dtype) for x in qkv(4, queries=64, keys=64, heads=4, kv_heads=2))
+    q, k, v = (jnp.concatenate([x] * 8, -1) * 2 for x in (q, k, v[..., :4]))
+    options = {"is_causal": True} if how == "causal" else {}
+    by_jax = jax.nn.dot_product_attention(q, k, v, **options)
+    if how == "values of another depth":
+        v, by_jax = v[..., :7], by_jax[..., :7]
+    if how == "sown":
+        options["module"] = nnx.Module()
+    ours = nnx.dot_product_attention(q, k, v, **options)
+    assert ours.dtype == dtype
+    mask = np.tril(np.ones((64, 64), bool)) if how == "causal" else None
+    exact = exactly(q, jnp.repeat(k, 2, -2), jnp.repeat(v, 2, -2), mask=mask)
+
+    def error(x):
+        return np.sqrt(np.mean((np.asarray(x, np.float64) - exact) ** 2))
+
+    assert error(ours) <= 1.05 * error(by_jax)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradients_are_those_without_jax(dtype):
+    q, k, v = (x.astype(dtype) for x in qkv(2))
+    v = v[..., :4]
+
+    def loss(qkv, **options):
+        out = nnx.dot_product_attention(*qkv, mask=MASK, **options)
+        return jnp.sum(jnp.sin(out.astype(jnp.float32)))
+
+    found = jax.jit(jax.grad(loss))((q, k, v))
+    # Asking for a precision is what jax.nn does not know.
+    by_hand = jax.jit(lambda x: jax.grad(loss)(x, precision=jax.lax.Precision.HIGHEST))((q, k, v))
+    for a, b in zip(found, by_hand, strict=True):
+        assert_close(a, b)
+
+
+def test_a_precision_is_not_ignored():
+    q, k, v = qkv(2)
+    text = str(
+        jax.make_jaxpr(lambda *x: nnx.dot_product_attention(*x, precision="highest"))(q, k, v)
+    )
+    assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == 2
+
+
+def test_wider_dtypes_stay_as_exact_as_they_are():
+    with jax.enable_x64(True):
+        q, k, v = (jnp.asarray(np.asarray(x), jnp.float64) for x in qkv(2))
+        out = nnx.dot_product_attention(q, k, v[..., :4])
+        np.testing.assert_allclose(out, exactly(q, k, v[..., :4]), rtol=1e-12)
+
+
 def test_grouped_queries_share_keys_and_values():
     q, k, v = qkv(2, heads=4, kv_heads=2)
     repeated = nnx.dot_product_attention(q, jnp.repeat(k, 2, -2), jnp.repeat(v, 2, -2))

@@ -21,6 +21,21 @@ def test_embed_gives_nan_outside_the_table():
     assert np.isnan(layer(jnp.array([3]))).all()
 
 
+def test_the_only_row_is_for_every_number():
+    ours, theirs = make("Embed", 1, 3)
+    for ids in (jnp.array([[0, 1], [-5, 7]]), jnp.array([2])):
+        assert_same_call(ours, theirs, ids)
+    np.testing.assert_array_equal(ours(jnp.array(3)), ours.embedding.value[0])
+    ours.embedding.value = normal(2, 3)
+    np.testing.assert_array_equal(ours(jnp.array([1])), normal(2, 3)[1:])
+
+
+def test_attend_names_the_length_it_expects():
+    layer = nnx.Embed(3, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"\(\.\.\., 2\), got \(4, 3\)"):
+        layer.attend(normal(4, 3))
+
+
 def test_embed_refuses_floats():
     layer = nnx.Embed(3, 2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="looks up integers, got float32"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.nn.peers import assert_same_call, assert_same_gradients, make, normal
+from tests.nn.peers import assert_close, assert_same_call, assert_same_gradients, make, normal
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,10 @@ def test_linear_general_explains_wrong_sizes(call, message):
         (("...x,xyz->...zy", (3, 4, 5), (5, 4)), (2, 6, 3)),
         (("ab, bc -> ac", (3, 4), None), (2, 3)),
         (("bij,ijk->bik", (2, 3, 4), (2, 4)), (5, 2, 3)),
+        (("d...ab,bc...->ad...c", (4, 5, 6, 7), (6, 7, 5)), (2, 6, 7, 3, 4)),
+        (("d...ab,bc...->ad...c", (4, 5, 6, 7), (6, 7, 5)), (2, 3, 4)),
+        (("d...ab,bc...->ad...c", (4, 5, 7), (7, 5)), (2, 6, 7, 3, 4)),
+        (("...a,...ab->b...", (6, 3, 4), (4, 6)), (5, 6, 3)),
     ],
 )
 def test_einsum_computes_what_flax_does(args, shape):
@@ -160,6 +164,74 @@ def test_einsum_explains_a_bias_that_does_not_fit():
     layer = nnx.Einsum("ab,bc->ac", (3, 4), (3,), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"bias_shape=\(3,\) does not fit"):
         layer(normal(2, 3))
+
+
+def test_shapes_are_those_of_the_kernel():
+    layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    layer.kernel.value = normal(2, 5)
+    with pytest.raises(ValueError, match=r"kernel of shape \(2, 5\).* bias has shape \(4,\)"):
+        layer(normal(7, 2))
+    with pytest.raises(
+        ValueError, match=r"\(\.\.\., 2\), got \(7, 3\); its kernel has shape \(2, 5\)"
+    ):
+        layer(normal(7, 3))
+    layer.bias.value = normal(5)
+    assert_close(layer(normal(7, 2)), normal(7, 2) @ normal(2, 5) + normal(5))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda r: nnx.Linear(3, 3, rngs=r), (2, 3)),
+        (lambda r: nnx.LinearGeneral(3, (3, 3), rngs=r), (2, 3)),
+        (lambda r: nnx.Conv(3, 3, (3,), rngs=r), (2, 5, 3)),
+        (lambda r: nnx.ConvTranspose(3, 3, (3,), rngs=r), (2, 5, 3)),
+    ],
+)
+def test_a_stack_of_layers_is_not_a_layer(make, shape):
+    stack = nnx.vmap(make)(nnx.Rngs(0).fork(split=3))
+    with pytest.raises(ValueError, match="call a stack of layers through vmap or scan"):
+        stack(normal(*shape))
+    out = nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(stack, normal(*shape))
+    assert out.shape[:2] == (3, 2)
+
+
+def test_an_array_in_the_place_of_a_param_is_used_as_it_is():
+    x = normal(2, 3)
+    layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    layer.kernel = normal(3, 4)
+    assert_close(layer(x), x @ normal(3, 4))
+    assert set(nnx.state(layer, nnx.Param)) == {"bias"}
+    norm = nnx.BatchNorm(3, momentum=0.0, rngs=nnx.Rngs(0))
+    norm.mean = jnp.zeros(3)
+    norm.scale = jnp.full(3, 2.0)
+    expected = nnx.BatchNorm(3, rngs=nnx.Rngs(0))(x) * 2
+    assert_close(norm(x), expected)
+    np.testing.assert_allclose(norm.mean, x.mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rngs", [jax.random.key(0), jax.random.PRNGKey(0), 0, np.int32(0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda r: nnx.Linear(2, 3, rngs=r),
+        lambda r: nnx.LinearGeneral(2, 3, rngs=r),
+        lambda r: nnx.Einsum("ab,bc->ac", (2, 3), rngs=r),
+        lambda r: nnx.Conv(2, 3, (1,), rngs=r),
+        lambda r: nnx.Embed(2, 3, rngs=r),
+        lambda r: nnx.LayerNorm(2, rngs=r),
+        lambda r: nnx.Dropout(0.5, rngs=r),
+        lambda r: nnx.MultiHeadAttention(1, 2, rngs=r),
+    ],
+)
+def test_a_key_where_an_rngs_belongs_is_explained(make, rngs):
+    with pytest.raises(TypeError, match=r"rngs of \w+ is a single .*pass rngs=Rngs\("):
+        make(rngs)
+
+
+def test_layers_draw_from_a_stream_too():
+    layer = nnx.Linear(2, 3, rngs=nnx.RngStream("any", 0))
+    assert_close(layer.kernel.value, nnx.Linear(2, 3, rngs=nnx.Rngs(0)).kernel.value)
 
 
 @pytest.mark.parametrize(

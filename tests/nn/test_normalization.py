@@ -188,6 +188,15 @@ def test_complex_inputs_are_normalized_by_their_magnitude(fast):
     [
         (lambda r: nnx.BatchNorm(4, rngs=r)(normal(2, 5)), "num_features=4"),
         (lambda r: nnx.LayerNorm(4, rngs=r)(normal(2, 5)), "have 5 on axes"),
+        (lambda r: nnx.RMSNorm(4, rngs=r)(normal(2, 8)), r"has a scale of shape \(4,\)"),
+        (
+            lambda r: nnx.LayerNorm(4, use_scale=False, use_bias=False, rngs=r)(normal(2, 5)),
+            "no scale and no bias, but its inputs",
+        ),
+        (
+            lambda r: nnx.GroupNorm(8, 2, use_scale=False, use_bias=False, rngs=r)(normal(2, 2)),
+            "groups of 4 features",
+        ),
         (lambda r: nnx.LayerNorm(5, reduction_axes=2, rngs=r)(normal(2, 5)), "rank 2"),
         (lambda r: nnx.GroupNorm(8, 3, rngs=r), "num_groups=3 does not divide"),
         (lambda r: nnx.GroupNorm(8, None, 5, rngs=r), "group_size=5 does not divide"),

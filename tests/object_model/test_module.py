@@ -406,3 +406,39 @@ def test_a_class_may_have_a_method_or_attribute_of_such_a_name() -> None:
     flag.eval()
     assert (flag.train, flag.evaluated) == (False, True)
     nnx.Module.train(flag)
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "sow", "perturb", "pop", "set_attributes"])
+@pytest.mark.parametrize("value", [True, 0.5, jnp.ones(2), "text", None])
+def test_an_attribute_does_not_hide_a_method(name, value):
+    class Model(nnx.Module):
+        def __init__(self):
+            setattr(self, name, value)
+
+    with pytest.raises(AttributeError, match=rf"Model\.{name} is a method.*`is_{name}`"):
+        Model()
+
+
+def test_a_method_may_be_replaced_by_what_can_be_called():
+    model = nnx.Module()
+    model.inner = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    model.eval = lambda: "mine"
+    assert model.eval() == nnx.clone(model).eval() == "mine"
+    del model.eval
+    model.eval()
+    assert model.inner.deterministic
+    with pytest.raises(AttributeError):
+        del model.eval
+
+    class Flagged(nnx.Module):
+        train: bool = False
+
+        def eval(self, **attributes):
+            super().eval(**attributes)
+            self.train = False
+
+    flagged = Flagged()
+    flagged.train = True
+    flagged.inner = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    flagged.eval()
+    assert (flagged.train, flagged.inner.deterministic) == (False, True)

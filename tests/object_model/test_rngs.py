@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
+import flax.nnx as flax_nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import treadle as nnx
+from treadle._modules.draws import RandomSource
 
 
 def same(a: Any, b: Any) -> bool:
@@ -159,3 +162,133 @@ def test_copies_go_on_alike_and_apart(duplicate: Any) -> None:
     assert same(rngs.dropout(), other.dropout())
     other.dropout()
     assert (int(rngs.dropout.count.value), int(other.dropout.count.value)) == (2, 3)
+
+
+def keys_of(made: Any) -> tuple[Any, Any]:
+    keys = jax.random.split(jax.random.key(0), 6)
+    return keys.reshape(made), nnx.Rngs(0, params=keys.reshape(made))
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3)])
+def test_an_array_of_keys_is_as_many_streams(shape: tuple[int, ...]) -> None:
+    keys, rngs = keys_of(shape)
+    assert rngs.params.key.shape == rngs.params.count.shape == shape
+    for count in range(2):
+        drawn = rngs.params()
+        assert drawn.shape == shape
+        expected = [jax.random.fold_in(key, count) for key in keys.ravel()]
+        assert same(drawn.ravel(), jnp.stack(expected))
+    assert (rngs.params.count.value == 2).all()
+    forked = rngs.fork()
+    assert (forked.params.key.shape, forked.default.key.shape) == (shape, ())
+    with pytest.raises(ValueError, match=r"stream 'params' is an array of keys"):
+        rngs.fork(split=2)
+    assert (rngs.params.count.value == 3).all()
+
+
+def test_a_count_for_all_keys_together_stays_one() -> None:
+    keys, _ = keys_of((6,))
+    stream = nnx.RngStream("params", keys)
+    stream.count.value = jnp.uint32(4)
+    assert same(stream()[3], jax.random.fold_in(keys[3], 4))
+    assert stream.count.shape == ()
+    assert nnx.RngStream("params", keys, 4).count.value.tolist() == [4] * 6
+    legacy = nnx.Rngs(params=jax.random.key_data(keys))
+    assert legacy.params.count.shape == (6,)
+
+
+@pytest.mark.parametrize(
+    "axes", [0, nnx.StateAxes({"params": 0, ...: None}), nnx.StateAxes({nnx.RngState: 0})]
+)
+def test_an_array_of_keys_is_mapped_with_its_counts(axes: Any) -> None:
+    keys, _ = keys_of((6,))
+    rngs = nnx.Rngs(params=keys)
+
+    def draw(rngs: Any) -> Any:
+        rngs.params()
+        return jax.random.key_data(rngs.params())
+
+    expected = [jax.random.key_data(jax.random.fold_in(key, 1)) for key in keys]
+    np.testing.assert_array_equal(nnx.vmap(draw, in_axes=(axes,))(rngs), expected)
+    assert rngs.params.count.value.tolist() == [2] * 6
+
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "ball": (3,),
+    "beta": (1.0, 2.0),
+    "binomial": (5, 0.5),
+    "categorical": (jnp.zeros(3),),
+    "chisquare": (3.0,),
+    "choice": (10, (2,)),
+    "dirichlet": (jnp.ones(3),),
+    "f": (3.0, 4.0),
+    "gamma": (2.0,),
+    "generalized_normal": (2.0,),
+    "geometric": (0.5,),
+    "loggamma": (2.0,),
+    "double_sided_maxwell": (0.0, 1.0),
+    "multinomial": (jnp.array(5.0), jnp.full(2, 0.5)),
+    "multivariate_normal": (jnp.zeros(2), jnp.eye(2)),
+    "orthogonal": (3,),
+    "pareto": (2.0,),
+    "permutation": (5,),
+    "poisson": (2.0,),
+    "randint": ((3,), 0, 9),
+    "rayleigh": (1.0,),
+    "t": (3.0,),
+    "triangular": (0.0, 0.5, 1.0),
+    "truncated_normal": (-1.0, 1.0),
+    "wald": (1.0,),
+    "weibull_min": (1.0, 2.0),
+}
+SAMPLERS = [
+    name
+    for name, f in vars(jax.random).items()
+    if callable(f) and next(iter(inspect.signature(f).parameters), None) == "key"
+]
+SAMPLERS = [name for name in SAMPLERS if name not in ("clone", "fold_in", "split")]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_draw_with_the_next_key(name: str) -> None:
+    rngs = nnx.Rngs(0, noise=1)
+    rngs()
+    given = ARGUMENTS.get(name, ())
+    for source, seed, count in ((rngs, 0, 1), (rngs.default, 0, 2), (rngs.noise, 1, 0)):
+        key = jax.random.fold_in(jax.random.key(seed), count)
+        expected = getattr(jax.random, name)(key, *given)
+        np.testing.assert_array_equal(getattr(source, name)(*given), expected)
+
+
+def test_samplers_and_initializers_are_those_of_flax() -> None:
+    made_by_hand = {"split", "broadcast", "fork"}
+    theirs = {name for name in vars(flax_nnx.RngStream) if not name.startswith("_")}
+    ours = {name for name in vars(RandomSource) if not name.startswith("_")}
+    assert ours >= theirs - made_by_hand
+    for name in ours - set(SAMPLERS):
+        options = (1.0, "fan_in", "normal") if name == "variance_scaling" else ()
+        shape = (3, 3, 4, 4)
+        found = getattr(nnx.Rngs(0).params, name)(*options)(shape, jnp.float32)
+        initialize = getattr(jax.nn.initializers, name)(*options)
+        expected = initialize(nnx.Rngs(0)(), shape, jnp.float32)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_stream_goes_before_a_sampler_of_its_name() -> None:
+    rngs = nnx.Rngs(0, normal=1)
+    assert same(rngs.normal(), jax.random.fold_in(jax.random.key(1), 0))
+    assert same(rngs["uniform"](), jax.random.fold_in(jax.random.key(0), 0))
+    layer = nnx.Dropout(0.5, rng_collection="gamma", rngs=nnx.Rngs(0))
+    expected = nnx.Dropout(0.5, rngs=nnx.Rngs(0))(jnp.ones(20))
+    np.testing.assert_array_equal(layer(jnp.ones(20)), expected)
+
+
+def test_samplers_are_traced_like_keys() -> None:
+    rngs = nnx.Rngs(0)
+    expected = [nnx.Rngs(0).normal((2,)), None]
+    expected[1] = jax.random.normal(jax.random.fold_in(jax.random.key(0), 1), (2,))
+    draw = nnx.jit(lambda rngs: rngs.normal((2,)))
+    for value in expected:
+        np.testing.assert_array_equal(draw(rngs), value)
+    with pytest.raises(nnx.TraceContextError):
+        jax.jit(lambda: rngs.normal((2,)))()

@@ -371,6 +371,90 @@ def test_gradients_of_other_parameters_are_refused_by_name():
     assert int(optimizer.step.value) == 0
 
 
+class Marked(nnx.Param):
+    pass
+
+
+def added(model):
+    model.extra = nnx.Param(jnp.ones(2))
+
+
+def removed(model):
+    model.layers[0].bias = None
+
+
+def retyped(model):
+    model.layers[0].kernel = nnx.Variable(model.layers[0].kernel.value)
+
+
+def made_an_array(model):
+    model.layers[0].kernel = model.layers[0].kernel.value
+
+
+def reshaped(model):
+    model.norm = nnx.LayerNorm(1, rngs=nnx.Rngs(0))
+
+
+CHANGES = {
+    added: r"model\.extra was added",
+    removed: r"model\.layers\[0\]\.bias was removed",
+    retyped: r"model\.layers\[0\]\.kernel is now a Variable, which wrt=Param does not select",
+    made_an_array: r"model\.layers\[0\]\.kernel is now an array, which wrt=Param",
+    reshaped: r"model\.norm\.bias has shape \(1,\) by now, but state of shape \(\d+,\)",
+}
+KEEPING = {
+    "adam": optax.adam(1e-2),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "factored": optax.adafactor(1e-2),
+    "masked": optax.masked(optax.adam(1e-2), is_kernel),
+    "several": optax.multi_transform(
+        {True: optax.adam(1e-2), False: optax.sgd(0.1, momentum=0.9)}, is_kernel
+    ),
+    "injected": optax.inject_hyperparams(optax.adamw)(1e-3),
+    "accumulated": optax.MultiSteps(optax.adam(1e-2), 2),
+}
+
+
+# Where a mask leaves out what was reshaped, nothing is kept for it.
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [(n, c) for n in KEEPING for c in CHANGES if (n, c) != ("masked", reshaped)],
+)
+def test_a_model_with_other_parameters_is_refused_by_path(name, change):
+    model = MLP(rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, KEEPING[name], wrt=nnx.Param)
+    change(model)
+    grads = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
+    before = [id(v) for v in jax.tree.leaves(nnx.state((model, optimizer)))]
+    with pytest.raises(nnx.GraphError, match=f"{CHANGES[change]}.*make a new Optimizer"):
+        optimizer.update(model, grads)
+    assert [id(v) for v in jax.tree.leaves(nnx.state((model, optimizer)))] == before
+
+
+def test_the_change_is_named_inside_of_jit_and_before_gradients_that_do_not_fit():
+    model = MLP(rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-2))
+    grads = nnx.state(model, nnx.Param)
+    added(model)
+    with pytest.raises(nnx.GraphError, match=r"model\.extra was added"):
+        nnx.jit(lambda o, g: o.update(g))(optimizer, grads)
+    assert int(optimizer.step.value) == 0
+
+
+def test_what_agrees_goes_on():
+    # A subtype that the filter selects too; and state that no parameter has a part in.
+    for tx in (optax.adam(1e-2), optax.sgd(0.1)):
+        model = MLP(rngs=nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        model.layers[0].kernel = Marked(model.layers[0].kernel.value)
+        if tx.init({}) == optax.sgd(0.1).init({}):
+            added(model)
+        before = model.layers[0].kernel.value
+        optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+        assert (model.layers[0].kernel.value < before).all()
+        assert isinstance(model.layers[0].kernel, Marked)
+
+
 def test_a_failed_update_changes_nothing():
     def update(updates, state, params=None):
         raise RuntimeError("broken")

@@ -44,7 +44,7 @@ Y = X @ jnp.array([[1.0], [-2.0]])
 
 def test_several_seeds_train_at_once_like_one_by_one():
     models, optimizers = nnx.vmap(make, axis_size=3)(nnx.Rngs(0))
-    step = nnx.jit(nnx.vmap(train_step, in_axes=None))
+    step = nnx.jit(nnx.vmap(train_step, in_axes=(0, 0, None, None)))
     losses = [step(models, optimizers, X, Y) for _ in range(5)]
     for i, key in enumerate(jax.random.split(jax.random.key(0), 3)):
         model, optimizer = make(nnx.Rngs(key))
@@ -87,7 +87,8 @@ def test_dropout_differs_from_layer_to_layer_and_from_call_to_call():
 
     first, second = masks(stack, jnp.ones(64)), masks(stack, jnp.ones(64))
     assert len({tuple(m.tolist()) for m in [*first, *second]}) == 6
-    assert int(rngs.dropout.count.value) == 2
+    # A draw in each of three layers, twice.
+    assert int(rngs.dropout.count.value) == 6
     stack.eval()
     assert not masks(stack, jnp.ones(64)).any()
 

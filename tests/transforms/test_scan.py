@@ -198,7 +198,7 @@ def test_modules_made_inside_are_stacked():
     _, m = build(0.0, nnx.Rngs(0))
     keys = jax.random.split(jax.random.key(0), 3)
     expected = [
-        jax.random.normal(jax.random.fold_in(k, 0), (2,)) * (i + 1) for i, k in enumerate(keys)
+        jax.random.normal(jax.random.fold_in(k, i), (2,)) * (i + 1) for i, k in enumerate(keys)
     ]
     np.testing.assert_allclose(m["w"].value, jnp.stack(expected, 1), rtol=1e-6)
     np.testing.assert_allclose(m["s"].value, [1, 2, 3])
@@ -242,20 +242,20 @@ def draw(c, rngs):
     return c, (jax.random.key_data(rngs.dropout()), jax.random.key_data(rngs.params()))
 
 
-def test_split_streams_have_the_split_keys_and_the_callers_count():
+def test_split_streams_have_the_split_keys_and_go_on_counting():
     rngs = nnx.Rngs(params=0, dropout=1)
     rngs.dropout()
     key = rngs.dropout.key.value
     scanned = nnx.scan(draw, length=3, split_rngs="dropout")
     _, (dropout, params) = scanned(0, rngs)
     keys = jax.random.split(jax.random.key(1), 3)
-    expected = [jax.random.key_data(jax.random.fold_in(k, 1)) for k in keys]
+    expected = [jax.random.key_data(jax.random.fold_in(k, i + 1)) for i, k in enumerate(keys)]
     np.testing.assert_array_equal(dropout, np.stack(expected))
-    whole = jax.random.key_data(jax.random.fold_in(jax.random.key(0), 0))
-    np.testing.assert_array_equal(params, np.stack([whole] * 3))
+    whole = [jax.random.fold_in(jax.random.key(0), i) for i in range(3)]
+    np.testing.assert_array_equal(params, np.stack([jax.random.key_data(k) for k in whole]))
     assert rngs.dropout.key.value is key
-    assert int(rngs.dropout.count.value) == 2
-    assert int(rngs.params.count.value) == 1
+    assert int(rngs.dropout.count.value) == 4
+    assert int(rngs.params.count.value) == 3
 
 
 def test_streams_in_the_carry_are_carried():

@@ -446,11 +446,14 @@ def test_axis_out_of_bounds_names_the_argument():
 
 
 def test_mismatched_state_is_told_how_state_is_mapped():
+    remedy = r"Correct in_axes: None \(in a StateAxes, too\) is for what is the same in all slices"
+    with pytest.raises(ValueError, match=remedy):
+        nnx.vmap(add, in_axes=(0, 0))(weights(3), jnp.ones(4))
+    with pytest.raises(ValueError, match=remedy):
+        nnx.vmap(add, in_axes=(0, 0))(weights(), jnp.ones(4))
     remedy = r"state of nodes follows state_axes: give None there .* StateAxes in in_axes"
     with pytest.raises(ValueError, match=remedy):
-        nnx.vmap(add, in_axes=(None, 0))(weights(3), jnp.ones(4))
-    with pytest.raises(ValueError, match=remedy):
-        nnx.vmap(add, in_axes=(None, 0))(weights(), jnp.ones(4))
+        nnx.vmap(add, in_axes=(None, 0), state_axes={...: 0})(weights(3), jnp.ones(4))
     with pytest.raises(ValueError, match="Correct in_axes_kwargs, or give None there"):
         nnx.vmap(lambda *, a: a)(a=1.0)
 

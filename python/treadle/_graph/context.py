@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import jax
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from treadle._core import GraphDef
     from treadle._graph.filters import Filter
+    from treadle._graph.state import State
 
 __all__ = ["GraphUpdates", "UpdateContext"]
+
+N = TypeVar("N")
 
 
 class GraphUpdates:
@@ -101,6 +104,16 @@ class UpdateContext:
     ) -> None:
         self._outer = self._inner = None
 
+    @overload
+    def split(self, node: N, filter: Filter = ..., /) -> tuple[GraphDef[N], State]: ...
+    @overload
+    def split(self, node: N, a: Filter, b: Filter, /) -> tuple[GraphDef[N], State, State]: ...
+    @overload
+    def split(
+        self, node: N, a: Filter, b: Filter, c: Filter, /
+    ) -> tuple[GraphDef[N], State, State, State]: ...
+    @overload
+    def split(self, node: N, /, *filters: Filter) -> tuple[GraphDef[N], *tuple[State, ...]]: ...
     def split(self, node: Any, /, *filters: Filter) -> tuple[Any, ...]:
         """Outside: as `treadle.split`, and remember the objects for `update`.
 
@@ -118,7 +131,7 @@ class UpdateContext:
         self._outer = _Side(flat.graphdef, flat.leaves, flat.refs)
         return (flat.graphdef, *states)
 
-    def merge(self, graphdef: GraphDef, state: Any, /, *states: Any) -> Any:
+    def merge(self, graphdef: GraphDef[N], state: Any, /, *states: Any) -> N:
         """Inside: as `treadle.merge`, and remember the objects for `collect`.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from treadle import _core
 from treadle._graph.filters import Filter, compile_filters, needs_path, predicate_of
@@ -22,6 +22,16 @@ class _Removal(NamedTuple):
     variable: Variable[Any]
 
 
+@overload
+def pop(node: Any, filter: Filter, /) -> State: ...
+@overload
+def pop(node: Any, a: Filter, b: Filter, /) -> tuple[State, State]: ...
+@overload
+def pop(node: Any, a: Filter, b: Filter, c: Filter, /) -> tuple[State, State, State]: ...
+@overload
+def pop(
+    node: Any, a: Filter, b: Filter, c: Filter, d: Filter, /, *filters: Filter
+) -> tuple[State, ...]: ...
 def pop(node: Any, filter: Filter, /, *filters: Filter) -> Any:
     """Remove Variables from objects, and return them as State.
 

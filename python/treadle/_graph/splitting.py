@@ -7,7 +7,8 @@ anything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import jax
 
@@ -32,6 +33,10 @@ A JAX pytree without leaves, so it can be passed through JAX transforms.
 >>> nnx.graphdef(nnx.Dict(a=1)) == nnx.graphdef(nnx.Dict(a=1)) != nnx.graphdef(nnx.Dict(a=2))
 True
 """
+
+if not TYPE_CHECKING:
+    # What `split` is annotated with, `GraphDef[Model]`, can then be written anywhere.
+    GraphDef.__class_getitem__ = classmethod(GenericAlias)
 
 # A GraphDef is all structure: passed through a JAX transform it is static data.
 jax.tree_util.register_pytree_node(GraphDef, lambda graph: ((), graph), lambda graph, _: graph)
@@ -68,6 +73,16 @@ def states_of(flat: _core.Flat, filters: Sequence[Filter]) -> tuple[State, ...]:
     )
 
 
+@overload
+def split(node: N, filter: Filter = ..., /) -> tuple[GraphDef[N], State]: ...
+@overload
+def split(node: N, a: Filter, b: Filter, /) -> tuple[GraphDef[N], State, State]: ...
+@overload
+def split(
+    node: N, a: Filter, b: Filter, c: Filter, /
+) -> tuple[GraphDef[N], State, State, State]: ...
+@overload
+def split(node: N, /, *filters: Filter) -> tuple[GraphDef[N], *tuple[State, ...]]: ...
 def split(node: Any, /, *filters: Filter) -> tuple[Any, ...]:
     """Split objects into their structure and their leaves.
 
@@ -93,7 +108,7 @@ def split(node: Any, /, *filters: Filter) -> tuple[Any, ...]:
     return (flat.graphdef, *states_of(flat, filters))
 
 
-def merge(graphdef: GraphDef, state: Any, /, *states: Any) -> Any:
+def merge(graphdef: GraphDef[N], state: Any, /, *states: Any) -> N:
     """Build new objects from a structure and its leaves: the inverse of `split`.
 
     Args:
@@ -167,6 +182,16 @@ def _located(error: TraceContextError, flat: _core.Flat, leaves: Iterable[int]) 
     return error
 
 
+@overload
+def state(node: Any, filter: Filter = ..., /) -> State: ...
+@overload
+def state(node: Any, a: Filter, b: Filter, /) -> tuple[State, State]: ...
+@overload
+def state(node: Any, a: Filter, b: Filter, c: Filter, /) -> tuple[State, State, State]: ...
+@overload
+def state(
+    node: Any, a: Filter, b: Filter, c: Filter, d: Filter, /, *filters: Filter
+) -> tuple[State, ...]: ...
 def state(node: Any, /, *filters: Filter) -> Any:
     """The leaves of objects, without their structure.
 
@@ -193,7 +218,7 @@ def state(node: Any, /, *filters: Filter) -> Any:
     return states[0] if len(states) == 1 else states
 
 
-def graphdef(node: Any, /) -> GraphDef:
+def graphdef(node: N, /) -> GraphDef[N]:
     """The structure of objects, without their leaves.
 
     Two objects have equal structures exactly if a transform may use one compiled function for both
@@ -221,7 +246,7 @@ def clone(node: N, /) -> N:
     return _core.unflatten(flat.graphdef, flat.leaves)[0]
 
 
-def flatten(node: Any, /) -> tuple[GraphDef, State, RefMap]:
+def flatten(node: N, /) -> tuple[GraphDef[N], State, RefMap]:
     """As `split` without filters, and also say which object has which reference id.
 
     >>> import treadle as nnx
@@ -234,7 +259,7 @@ def flatten(node: Any, /) -> tuple[GraphDef, State, RefMap]:
     return flat.graphdef, State._from_leaves(flat.graphdef, None, flat.leaves), RefMap(flat.refs)
 
 
-def unflatten(graphdef: GraphDef, state: Any, /, *states: Any) -> tuple[Any, RefMap]:
+def unflatten(graphdef: GraphDef[N], state: Any, /, *states: Any) -> tuple[N, RefMap]:
     """As `merge`, and also say which new object has which reference id.
 
     Raises:

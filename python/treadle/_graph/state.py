@@ -17,7 +17,7 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast, overload
 
 import jax
 
@@ -410,6 +410,16 @@ class State(MutableMapping[Any, Any]):
             _insert(levels, tuple(path), entry)
         return State._view(levels)
 
+    @overload
+    def filter(self, first: Filter, /) -> State: ...
+    @overload
+    def filter(self, a: Filter, b: Filter, /) -> tuple[State, State]: ...
+    @overload
+    def filter(self, a: Filter, b: Filter, c: Filter, /) -> tuple[State, State, State]: ...
+    @overload
+    def filter(
+        self, a: Filter, b: Filter, c: Filter, d: Filter, /, *filters: Filter
+    ) -> tuple[State, ...]: ...
     def filter(self, first: Filter, /, *filters: Filter) -> Any:
         """The entries that each filter selects, first match wins; the rest is left out.
 
@@ -427,6 +437,16 @@ class State(MutableMapping[Any, Any]):
         groups = self._grouped((first, *filters), exhaustive=False)
         return groups[0] if not filters else groups
 
+    @overload
+    def split(self, first: Filter, /) -> State: ...
+    @overload
+    def split(self, a: Filter, b: Filter, /) -> tuple[State, State]: ...
+    @overload
+    def split(self, a: Filter, b: Filter, c: Filter, /) -> tuple[State, State, State]: ...
+    @overload
+    def split(
+        self, a: Filter, b: Filter, c: Filter, d: Filter, /, *filters: Filter
+    ) -> tuple[State, ...]: ...
     def split(self, first: Filter, /, *filters: Filter) -> Any:
         """As `filter`, but every entry must be selected by some filter.
 

@@ -11,7 +11,8 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from typing import Any, Generic, Self, SupportsIndex, TypeVar, overload
 
-from treadle._modules.module import Module, fixed_method
+from treadle._modules.methods import kept_method
+from treadle._modules.module import Module
 
 __all__ = ["Dict", "List", "Sequential"]
 
@@ -174,7 +175,7 @@ class List(_Container, MutableSequence[A], Generic[A]):
         self._check_mutable()
         self._items.insert(index, value)
 
-    @fixed_method
+    @kept_method
     def pop(self, index: SupportsIndex = -1) -> A:  # type: ignore[override]
         """Remove the item at `index` and return it, as `list.pop`; `treadle.pop` takes filters.
 

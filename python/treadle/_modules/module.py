@@ -17,6 +17,7 @@ from treadle._core import ObjectNode
 from treadle._graph.filters import Filter, Path, needs_path, predicate_of, to_filter_spec
 from treadle._graph.looking import visits
 from treadle._graph.popping import pop
+from treadle._modules.methods import kept_method
 from treadle._objects import pretty as _pretty
 from treadle._objects.node_types import iter_children
 from treadle._objects.variables import Perturbation, Variable
@@ -24,6 +25,8 @@ from treadle.errors import GraphError, LeafTypeError, TraceContextError, located
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
+
+    from treadle._graph.state import State
 
 __all__ = ["Module", "Object", "first_from"]
 
@@ -140,43 +143,6 @@ def _items_of(value: Any) -> list[tuple[str, Any]]:
     return [("", item) for item in value] if type(value) in _BRACKETS else []
 
 
-class _Method(property):
-    """A method that an attribute cannot hide: ``self.train = True`` would break ``self.train()``.
-
-    A class may define another method, or an attribute, of that name.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function, doc=function.__doc__)
-        self._function = function
-
-    @overload
-    def __get__(self, instance: None, owner: type, /) -> Any: ...
-    @overload
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        return self._function.__get__(instance, owner)
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        name = self._function.__name__
-        raise AttributeError(
-            f"{type(instance).__name__}.{name} is a method of every module, which an attribute of that "
-            f"name would hide. Call the attribute something else, such as `{name}_` or `is_{name}`."
-        )
-
-    def __delete__(self, instance: Any) -> None:
-        raise AttributeError(
-            f"{type(instance).__name__} has no attribute {self._function.__name__!r}"
-        )
-
-
-if TYPE_CHECKING:
-
-    def fixed_method(function: F) -> F: ...
-else:
-    fixed_method = _Method
-
-
 def _append(values: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
     return (*values, value)
 
@@ -195,7 +161,7 @@ class Module(Object):
     Array([1., 2.], dtype=float32)
     """
 
-    @fixed_method
+    @kept_method
     def sow(
         self,
         variable_type: type[Variable[Any]],
@@ -235,7 +201,7 @@ class Module(Object):
             )
         variable.raw_value = reduce_fn(variable.raw_value, value)
 
-    @fixed_method
+    @kept_method
     def perturb(
         self, name: str, value: Any, variable_type: type[Variable[Any]] = Perturbation
     ) -> Any:
@@ -272,7 +238,17 @@ class Module(Object):
             )
         return jax.tree.map(jnp.add, value, variable.value)
 
-    @fixed_method
+    @overload
+    def pop(self, filter: Filter, /) -> State: ...
+    @overload
+    def pop(self, a: Filter, b: Filter, /) -> tuple[State, State]: ...
+    @overload
+    def pop(self, a: Filter, b: Filter, c: Filter, /) -> tuple[State, State, State]: ...
+    @overload
+    def pop(
+        self, a: Filter, b: Filter, c: Filter, d: Filter, /, *filters: Filter
+    ) -> tuple[State, ...]: ...
+    @kept_method
     def pop(self, *filters: Filter) -> Any:
         """Remove Variables from the module and return them as State; see `treadle.pop`.
 
@@ -284,7 +260,7 @@ class Module(Object):
         """
         return pop(self, *filters)
 
-    @fixed_method
+    @kept_method
     def iter_modules(self) -> Iterator[tuple[Path, Module]]:
         """Each module in the graph once, with its path, sub-modules before the module itself.
 
@@ -298,7 +274,7 @@ class Module(Object):
             if isinstance(value, Module):
                 yield tuple(keys), value
 
-    @fixed_method
+    @kept_method
     def iter_children(self) -> Iterator[tuple[Any, Module]]:
         """The attributes (or items, for containers) that are modules, in canonical order.
 
@@ -312,7 +288,7 @@ class Module(Object):
             if isinstance(child, Module):
                 yield key, child
 
-    @fixed_method
+    @kept_method
     def set_attributes(
         self, *filters: Filter, raise_if_not_found: bool = True, **attributes: Any
     ) -> None:
@@ -359,7 +335,7 @@ class Module(Object):
             for module, name in found:
                 setattr(module, name, attributes[name])
 
-    @fixed_method
+    @kept_method
     def train(self, **attributes: Any) -> None:
         """Switch all sub-modules to training: dropout drops, batch statistics are of the batch.
 
@@ -376,7 +352,7 @@ class Module(Object):
             deterministic=False, use_running_average=False, raise_if_not_found=False, **attributes
         )
 
-    @fixed_method
+    @kept_method
     def eval(self, **attributes: Any) -> None:
         """Switch all sub-modules to evaluation, the opposite of `train`.
 

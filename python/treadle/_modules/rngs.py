@@ -7,19 +7,17 @@ stream gives the same keys however its model is jitted, split or restored.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from treadle._modules.module import Object
-from treadle._objects.variables import Variable
+from treadle._modules.draws import RandomSource
+from treadle._objects.variables import A, Variable
 from treadle.errors import TraceContextError
 
 __all__ = ["RngCount", "RngKey", "RngState", "RngStream", "RngValue", "Rngs"]
-
-A = TypeVar("A")
 
 RngValue: TypeAlias = "int | jax.Array | np.ndarray[Any, Any] | Variable[Any]"
 
@@ -80,13 +78,16 @@ def as_key(value: Any) -> jax.Array:
     )
 
 
-class RngStream(Object):
+class RngStream(RandomSource):
     """One stream of random keys; calling it gives the next key.
+
+    It draws numbers by the names of `jax.random` too: `stream.normal((2, 3))`.
 
     Args:
         tag: name of the stream, stored as ``tag`` metadata of its Variables.
-        key: seed, typed key, or legacy ``uint32`` key.
-        count: how many keys have been drawn already.
+        key: seed, typed key, or legacy ``uint32`` key; an array of keys makes as many streams in
+            one, to be mapped over.
+        count: how many keys have been drawn already, of each key the same or an array.
 
     Raises:
         TraceContextError: when called at a trace level other than the one it was made at.
@@ -102,11 +103,15 @@ class RngStream(Object):
     count: RngCount[jax.Array]
 
     def __init__(self, tag: str, key: RngValue, count: Any = 0) -> None:
-        self.key = RngKey(as_key(key), tag=tag)
-        self.count = RngCount(jnp.asarray(count, jnp.uint32), tag=tag)
+        keys, counts = as_key(key), jnp.asarray(count, jnp.uint32)
+        if counts.ndim == 0 and keys.ndim:
+            # One for each key, so that both are mapped alike.
+            counts = jnp.broadcast_to(counts, keys.shape)
+        self.key = RngKey(keys, tag=tag)
+        self.count = RngCount(counts, tag=tag)
 
     def __call__(self) -> jax.Array:
-        """The next key, a typed key of shape ``()``.
+        """The next key, a typed key of shape ``()``; of a stream of keys, the next of each.
 
         >>> import treadle as nnx
         >>> nnx.RngStream("noise", 0)().shape
@@ -119,7 +124,7 @@ class RngStream(Object):
             raise TraceContextError(
                 f"Cannot call {type(self).__name__} from a different trace level"
             ) from None
-        key = jax.random.fold_in(self.key.value, self.count.value)
+        key = _folded(self.key.value, self.count.value)
         self.count.value = self.count.value + 1
         return key
 
@@ -133,24 +138,42 @@ class RngStream(Object):
             A stream of the same name, with key of shape ``()`` or `split` and count 0 of that
             shape.
 
+        Raises:
+            ValueError: `split` of a stream that is an array of keys already.
+
         >>> import treadle as nnx
         >>> nnx.RngStream("noise", 0).fork(split=3).key.shape
         (3,)
         """
+        tag = self.key.get_metadata("tag")
+        if split is not None and self.key.value.ndim:
+            raise ValueError(
+                f"the stream {tag!r} is an array of keys of shape {self.key.value.shape} already; "
+                "fork it without `split`, or split inside of vmap"
+            )
         key = self()
-        count: Any = 0
-        if split is not None:
-            key = jax.random.split(key, split)
-            count = jnp.zeros(key.shape, jnp.uint32)
-        return type(self)(self.key.get_metadata("tag"), key, count)
+        return type(self)(tag, key if split is None else jax.random.split(key, split))
 
 
-class Rngs(Object):
+def _folded(key: jax.Array, count: jax.Array) -> jax.Array:
+    """`jax.random.fold_in` for one key, or for each of an array of keys."""
+    fold = jax.random.fold_in
+    for axis in reversed(range(key.ndim)):
+        # A count that was made for all keys together stays one.
+        fold = jax.vmap(fold, in_axes=(0, 0 if axis < count.ndim else None))
+    return fold(key, count)
+
+
+class Rngs(RandomSource):
     """Named random streams; names that do not exist draw from the stream ``default``.
+
+    The functions of `jax.random` draw numbers from ``default``: ``rngs.normal((2, 3))``, or from
+    another stream: ``rngs.noise.normal((2, 3))``. A missing stream of the name of such a function is
+    found as ``rngs["normal"]``.
 
     Args:
         default: seed or key of the stream ``default``, or a mapping of stream names to seeds or
-            keys.
+            keys. An array of keys makes as many streams in one, to be mapped over.
         **streams: seed or key of each further stream.
 
     Raises:
@@ -184,13 +207,15 @@ class Rngs(Object):
         return f"No RNG named {name!r} in Rngs, and no 'default'; streams: {known}"
 
     def __getattr__(self, name: str) -> RngStream:
+        return self[name]
+
+    def __getitem__(self, name: str) -> RngStream:
         streams = vars(self)
+        if name in streams:
+            return streams[name]
         if not name.startswith("__") and "default" in streams:
             return streams["default"]
         raise AttributeError(self._missing(name))
-
-    def __getitem__(self, name: str) -> RngStream:
-        return getattr(self, name)
 
     def __contains__(self, name: Hashable) -> bool:
         return name in vars(self)

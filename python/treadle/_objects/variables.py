@@ -10,7 +10,7 @@ import copy as copy_module
 import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from treadle._core import VariableCell, VariableState
 from treadle._objects import pretty as _pretty
 from treadle._objects.adapters import VariableLayout, description_of
 from treadle._objects.axis_names import (
+    NO_NAME,
     PARTITION_NAME,
     drop_axis_name,
     insert_axis_name,
@@ -30,6 +31,10 @@ from treadle.errors import LeafTypeError
 
 if TYPE_CHECKING:
     import builtins
+
+    from typing_extensions import TypeVar as DefaultTypeVar
+
+    from treadle._objects.operator_types import BinaryOperator, UnaryOperator
 
 __all__ = [
     "BatchStat",
@@ -45,7 +50,11 @@ __all__ = [
     "with_metadata",
 ]
 
-A = TypeVar("A")
+if TYPE_CHECKING:
+    # `Param` in an annotation means `Param[Any]`, also to checkers that ask for all type arguments.
+    A = DefaultTypeVar("A", default=Any)
+else:
+    A = TypeVar("A")
 B = TypeVar("B")
 V = TypeVar("V", bound="Variable[Any]")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -105,18 +114,18 @@ def _raw(other: Any) -> Any:
     return other.value if isinstance(other, Variable) else other
 
 
-def _binary(op: Callable[[Any, Any], Any]) -> Callable[[Variable[Any], Any], Any]:
+def _binary(op: Callable[[Any, Any], Any]) -> BinaryOperator:
     def apply(self: Variable[Any], other: Any) -> Any:
         return op(self.value, _raw(other))
 
-    return apply
+    return cast("BinaryOperator", apply)
 
 
-def _reflected(op: Callable[[Any, Any], Any]) -> Callable[[Variable[Any], Any], Any]:
+def _reflected(op: Callable[[Any, Any], Any]) -> BinaryOperator:
     def apply(self: Variable[Any], other: Any) -> Any:
         return op(_raw(other), self.value)
 
-    return apply
+    return cast("BinaryOperator", apply)
 
 
 def _in_place(op: Callable[[Any, Any], Any]) -> Callable[[V, Any], V]:
@@ -127,11 +136,18 @@ def _in_place(op: Callable[[Any, Any], Any]) -> Callable[[V, Any], V]:
     return apply
 
 
-def _unary(op: Callable[[Any], Any]) -> Callable[[Variable[Any]], Any]:
+def _conversion(to: Callable[[Any], B]) -> Callable[[Variable[Any]], B]:
+    def apply(self: Variable[Any]) -> B:
+        return to(self.value)
+
+    return apply
+
+
+def _unary(op: Callable[[Any], Any]) -> UnaryOperator:
     def apply(self: Variable[Any]) -> Any:
         return op(self.value)
 
-    return apply
+    return cast("UnaryOperator", apply)
 
 
 def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +232,7 @@ class Variable(VariableCell, Generic[A]):
     # numpy arrays leave binary operators to whoever has the higher priority.
     __array_priority__ = 100
 
-    def __init__(self, value: A | VariableMetadata[A] | Variable[A], **metadata: Any) -> None:
+    def __init__(self, value: VariableMetadata[A] | Variable[A] | A, **metadata: Any) -> None:
         if isinstance(value, VariableMetadata):
             metadata = value.metadata | metadata
             value = value.raw_value
@@ -250,17 +266,21 @@ class Variable(VariableCell, Generic[A]):
     def _set_hooked(self, value: Any) -> Any:
         return self._run_value_hooks("on_set_value", "set_value_hooks", value)
 
-    def _run_axis_hooks(self, method: str, hooks: str, index: int, name: str | None) -> None:
+    def _run_axis_hooks(self, method: str, hooks: str, index: int, given: Any) -> None:
+        found = partition_name(given)
+        name = None if found is NO_NAME else found
         for hook in self._hooks(method, hooks):
             hook(self, index, name)
 
-    def add_axis(self, index: int, name: str | Mapping[str, Any] | None = None) -> None:
+    def add_axis(self, index: int, name: str | Mapping[str, Any] | None = NO_NAME) -> None:
         """Note that the value got a new axis: adjust the ``sharding`` metadata and run the hooks.
 
         Args:
             index: where the axis is; negative counts from the end of the new shape.
-            name: name of the mesh axis to shard it over, or a ``transform_metadata`` mapping that
-                has it under `treadle.PARTITION_NAME`. Without a name the sharding stays as it is.
+            name: name of the mesh axis to shard it over, None for an axis that is not sharded, or
+                a ``transform_metadata`` mapping that has it under `treadle.PARTITION_NAME`. Without
+                a name the sharding stays as it is. Each further key of a mapping names metadata
+                that is a tuple with an entry per axis, and holds the entry of the new axis.
 
         >>> import jax.numpy as jnp
         >>> import treadle as nnx
@@ -269,11 +289,10 @@ class Variable(VariableCell, Generic[A]):
         >>> v.sharding
         ('layers', 'model')
         """
-        axis_name = partition_name(name)
-        self._metadata = insert_axis_name(self._metadata, index, axis_name)
-        self._run_axis_hooks("on_add_axis", "add_axis_hooks", index, axis_name)
+        self._metadata = insert_axis_name(self._metadata, index, name)
+        self._run_axis_hooks("on_add_axis", "add_axis_hooks", index, name)
 
-    def remove_axis(self, index: int, name: str | Mapping[str, Any] | None = None) -> None:
+    def remove_axis(self, index: int, name: str | Mapping[str, Any] | None = NO_NAME) -> None:
         """Note that the value lost the axis that `add_axis` with equal arguments had added.
 
         Raises:
@@ -286,9 +305,8 @@ class Variable(VariableCell, Generic[A]):
         >>> v.sharding
         ('model',)
         """
-        axis_name = partition_name(name)
-        self._metadata = drop_axis_name(self._metadata, index, axis_name)
-        self._run_axis_hooks("on_remove_axis", "remove_axis_hooks", index, axis_name)
+        self._metadata = drop_axis_name(self._metadata, index, name)
+        self._run_axis_hooks("on_remove_axis", "remove_axis_hooks", index, name)
 
     # -- metadata and copies -------------------------------------------------------------------
 
@@ -347,7 +365,7 @@ class Variable(VariableCell, Generic[A]):
         """
         return name in self._metadata
 
-    def replace(self, value: Any = _MISSING, **metadata: Any) -> Variable[Any]:
+    def replace(self, value: Any = _MISSING, **metadata: Any) -> Self:
         """A new Variable of the same type with another value or other metadata; no hook runs.
 
         Args:
@@ -376,7 +394,7 @@ class Variable(VariableCell, Generic[A]):
         )
         return new
 
-    def copy(self) -> Variable[A]:
+    def copy(self) -> Self:
         """A new Variable with the same value and metadata.
 
         >>> import treadle as nnx
@@ -439,10 +457,10 @@ class Variable(VariableCell, Generic[A]):
         self.raw_value = state.value
         self._metadata = dict(state._metadata)
 
-    def __copy__(self) -> Variable[A]:
+    def __copy__(self) -> Self:
         return self.replace()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Variable[A]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         new = VariableCell.__new__(type(self))
         memo[id(self)] = new
         # Metadata describes (meshes, hooks, names): it is shared, never copied.
@@ -490,6 +508,10 @@ class Variable(VariableCell, Generic[A]):
         array = np.asarray(self.value, dtype=dtype)
         return array.copy() if copy else array
 
+    @overload
+    def __getitem__(self: Variable[jax.Array], key: Any) -> jax.Array: ...
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
         return cast("Any", self.value)[_raw(key)]
 
@@ -503,6 +525,10 @@ class Variable(VariableCell, Generic[A]):
             changed[key] = item
         self.value = changed
 
+    @overload
+    def __iter__(self: Variable[jax.Array]) -> Iterator[jax.Array]: ...
+    @overload
+    def __iter__(self) -> Iterator[Any]: ...
     def __iter__(self) -> Iterator[Any]:
         return iter(cast("Any", self.value))
 
@@ -515,18 +541,39 @@ class Variable(VariableCell, Generic[A]):
     def __round__(self, digits: int = 0) -> Any:
         return round(cast("Any", self.value), digits)
 
-    __bool__ = _unary(bool)
-    __int__ = _unary(int)
-    __float__ = _unary(float)
-    __complex__ = _unary(complex)
-    __index__ = _unary(operator.index)
+    __bool__ = _conversion(bool)
+    __int__ = _conversion(int)
+    __float__ = _conversion(float)
+    __complex__ = _conversion(complex)
+    __index__ = _conversion(operator.index)
     __neg__ = _unary(operator.neg)
     __pos__ = _unary(operator.pos)
-    __abs__ = _unary(operator.abs)
     __invert__ = _unary(operator.invert)
 
-    __eq__ = _binary(operator.eq)  # type: ignore[assignment]
-    __ne__ = _binary(operator.ne)  # type: ignore[assignment]
+    if TYPE_CHECKING:
+
+        @overload
+        def __abs__(self: Variable[jax.Array]) -> jax.Array: ...
+        @overload
+        def __abs__(self) -> Any: ...
+        def __abs__(self) -> Any: ...
+
+        # What `object` declares would hide what an operator made by `_binary` gives.
+        @overload  # type: ignore[override]
+        def __eq__(self: Variable[jax.Array], other: object, /) -> jax.Array: ...
+        @overload
+        def __eq__(self, other: object, /) -> Any: ...
+        def __eq__(self, other: object, /) -> Any: ...
+        @overload  # type: ignore[override]
+        def __ne__(self: Variable[jax.Array], other: object, /) -> jax.Array: ...
+        @overload
+        def __ne__(self, other: object, /) -> Any: ...
+        def __ne__(self, other: object, /) -> Any: ...
+    else:
+        __abs__ = _unary(operator.abs)
+        __eq__ = _binary(operator.eq)
+        __ne__ = _binary(operator.ne)
+
     __lt__ = _binary(operator.lt)
     __le__ = _binary(operator.le)
     __gt__ = _binary(operator.gt)

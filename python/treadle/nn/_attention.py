@@ -20,9 +20,17 @@ from treadle.nn._linear import (
     default_bias_init,
     default_kernel_init,
 )
-from treadle.nn._masks import combine_masks, make_causal_mask
+from treadle.nn._masks import combine_masks
 from treadle.nn._normalization import LayerNorm
-from treadle.nn._options import Initializer, PromoteDtype, RngSource, draw_key, first_given
+from treadle.nn._options import (
+    Initializer,
+    PromoteDtype,
+    RngSource,
+    checked_source,
+    draw_key,
+    first_given,
+    held,
+)
 
 
 def dot_product_attention_weights(
@@ -59,20 +67,20 @@ def dot_product_attention_weights(
     query, key = promote_dtype((query, key), dtype=dtype)
     _check_attention_shapes(query, key, None)
     key = _repeat_heads(key, query.shape[-2])
-    scaled = query / math.sqrt(query.shape[-1])
-    weights = jnp.einsum("...qhd,...khd->...hqk", scaled, key, precision=precision)
+    # Differences of logits are what counts, and in half precision large ones have none.
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    weights = jnp.einsum(
+        "...qhd,...khd->...hqk", query, key, precision=precision, preferred_element_type=wide
+    )
+    weights = weights / math.sqrt(query.shape[-1])
     if bias is not None:
-        weights = weights + bias
+        weights = weights + jnp.asarray(bias, wide)
     if is_causal:
-        causal = make_causal_mask(jnp.zeros(weights.shape[-1:]), dtype=bool)
-        causal = causal[..., : weights.shape[-2], :]
-        if mask is not None:
-            mask = jnp.logical_and(mask, causal)
-        else:
-            mask = causal
+        causal = jnp.tril(jnp.ones(weights.shape[-2:], bool))
+        mask = causal if mask is None else jnp.logical_and(mask, causal)
     if mask is not None:
-        weights = jnp.where(mask, weights, jnp.finfo(weights.dtype).min)
-    weights = jax.nn.softmax(weights).astype(weights.dtype)
+        weights = jnp.where(mask, weights, jnp.finfo(wide).min)
+    weights = jax.nn.softmax(weights).astype(query.dtype)
     if module is not None:
         module.sow(Intermediate, "attention_weights", weights)
     if not deterministic and dropout_rate > 0.0:
@@ -144,6 +152,9 @@ def dot_product_attention(
     """
     query, key, value = promote_dtype((query, key, value), dtype=dtype)
     _check_attention_shapes(query, key, value)
+    drops = dropout_rate > 0.0 and not deterministic
+    if not drops and module is None and _is_known_to_jax(query, value, bias, mask, precision):
+        return _attention_of_jax(query, key, value, bias, mask, is_causal)
     weights = dot_product_attention_weights(
         query,
         key,
@@ -180,6 +191,55 @@ def _check_attention_shapes(query: jax.Array, key: jax.Array, value: jax.Array |
             "attention expects query (*batch, queries, heads, depth), key (*batch, keys, heads, "
             f"depth) and value (*batch, keys, heads, depth of values), got {shapes}"
         )
+
+
+def _is_known_to_jax(query: Any, value: Any, bias: Any, mask: Any, precision: Any) -> bool:
+    """Whether `jax.nn.dot_product_attention` takes such arguments and ignores none.
+
+    It computes softmax in float32 even for wider dtypes, and knows neither precisions nor values of
+    another depth, nor what adds axes to the outputs.
+    """
+    logits = (*query.shape[:-3], query.shape[-2], query.shape[-3], value.shape[-3])
+
+    def spreads(extra: Any) -> bool:
+        if extra is None:
+            return False
+        sizes = zip(reversed(jnp.shape(extra)), reversed(logits), strict=False)
+        return jnp.ndim(extra) > len(logits) or any(n not in (1, size) for n, size in sizes)
+
+    return (
+        query.dtype.name in ("float32", "bfloat16", "float16")
+        and query.shape[-1] == value.shape[-1]
+        and precision is None
+        and not spreads(bias)
+        and not spreads(mask)
+    )
+
+
+def _attention_of_jax(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: Any, mask: Any, is_causal: bool
+) -> jax.Array:
+    """`jax.nn.dot_product_attention`, for any number of batch axes."""
+    batch = query.shape[:-3]
+
+    def one_batch_axis(x: jax.Array) -> jax.Array:
+        return x if len(batch) == 1 else jnp.reshape(x, (math.prod(batch), *x.shape[-3:]))
+
+    def extra(x: Any) -> jax.Array:
+        x = jnp.reshape(x, (1,) * (len(batch) + 3 - jnp.ndim(x)) + jnp.shape(x))
+        if len(batch) != 1:
+            x = jnp.broadcast_to(x, batch + x.shape[-3:])
+        return one_batch_axis(x)
+
+    out = jax.nn.dot_product_attention(
+        one_batch_axis(query),
+        one_batch_axis(key),
+        one_batch_axis(value),
+        None if bias is None else extra(bias),
+        None if mask is None else extra(mask).astype(bool),
+        is_causal=is_causal,
+    )
+    return jnp.reshape(out, query.shape)
 
 
 def _repeat_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -272,6 +332,7 @@ class MultiHeadAttention(Module):
         bias_metadata: Mapping[str, Any] = NO_METADATA,
         out_bias_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
+        checked_source(self, rngs)
         self.num_heads = num_heads
         self.in_features = in_features
         self.qkv_features = in_features if qkv_features is None else qkv_features
@@ -341,9 +402,9 @@ class MultiHeadAttention(Module):
             bias_metadata=out_bias_metadata,
         )
         self.rngs = rngs if dropout_rate > 0.0 else None
-        self.cached_key: Cache | None = None
-        self.cached_value: Cache | None = None
-        self.cache_index: Cache | None = None
+        self.cached_key: Cache[jax.Array] | None = None
+        self.cached_value: Cache[jax.Array] | None = None
+        self.cache_index: Cache[jax.Array] | None = None
 
     def __call__(
         self,
@@ -444,7 +505,8 @@ class MultiHeadAttention(Module):
         """
         if dtype is None:
             dtype = self.param_dtype if self.dtype is None else self.dtype
-        shape = (*input_shape[:-1], self.num_kv_heads, self.head_dim)
+        # On a shard of the heads there are as many as its kernel makes.
+        shape = (*input_shape[:-1], *held(self.key.kernel).shape[-2:])
         self.cached_key = Cache(jnp.zeros(shape, dtype))
         self.cached_value = Cache(jnp.zeros(shape, dtype))
         self.cache_index = Cache(jnp.array(0, jnp.int32))

@@ -16,6 +16,8 @@ from treadle.nn._options import (
     Initializer,
     PromoteDtype,
     as_tuple,
+    check_bias,
+    held,
     make_param,
     per_dimension,
 )
@@ -126,31 +128,37 @@ class Conv(Module):
         self.preferred_element_type = preferred_element_type
         # Only now, so that wrong options leave the streams as they are.
         self.kernel = make_param(
-            kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
+            self, kernel_init, rngs, self.kernel_shape, param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
-                bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata
+                self, bias_init, rngs, (out_features,), param_dtype, bias_metadata
             )
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Convolve.
 
         Args:
-            inputs: `(*batch, *spatial, in_features)`, with any number of batch axes, also none.
+            inputs: `(*batch, *spatial, in_features)`, with any number of batch axes, also none; on a
+                shard, as many channels as the kernel takes.
 
         Returns:
             `(*batch, *spatial', out_features)`, in the dtype of the computation.
 
         Raises:
-            ValueError: inputs of another rank or number of channels.
+            ValueError: inputs of another rank or number of channels, or kernel, mask and bias do
+                not fit each other.
         """
-        flat, batch = _with_one_batch_axis(self, inputs)
-        flat, kernel, bias = _promoted(self, flat)
+        kernel, bias = _kernel_and_bias(self)
+        out_features = kernel.shape[-1]
+        groups = _groups(self, out_features)
+        flat, batch = _with_one_batch_axis(self, inputs, kernel, kernel.shape[-2] * groups)
+        check_bias(self, bias, (out_features,), kernel)
+        flat, kernel, bias = self.promote_dtype((flat, kernel, bias), dtype=self.dtype)
         padding = self.padding
         if isinstance(padding, str) and padding in _PADDED_BY_HAND:
-            flat = _pad_by_hand(flat, padding, self.kernel_size, self.kernel_dilation)
+            flat = _pad_by_hand(flat, padding, kernel.shape[:-2], self.kernel_dilation)
             padding = "VALID"
         options: dict[str, Any] = {}
         if self.preferred_element_type is not None:
@@ -163,7 +171,7 @@ class Conv(Module):
             lhs_dilation=self.input_dilation,
             rhs_dilation=self.kernel_dilation,
             dimension_numbers=_channels_last(flat.ndim),
-            feature_group_count=self.feature_group_count,
+            feature_group_count=groups,
             precision=self.precision,
             **options,
         )
@@ -255,28 +263,34 @@ class ConvTranspose(Module):
         self.preferred_element_type = preferred_element_type
         # Only now, so that wrong options leave the streams as they are.
         self.kernel = make_param(
-            kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
+            self, kernel_init, rngs, self.kernel_shape, param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
-                bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata
+                self, bias_init, rngs, (out_features,), param_dtype, bias_metadata
             )
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Convolve.
 
         Args:
-            inputs: `(*batch, *spatial, in_features)`, with any number of batch axes, also none.
+            inputs: `(*batch, *spatial, in_features)`, with any number of batch axes, also none; on a
+                shard, as many channels as the kernel takes.
 
         Returns:
             `(*batch, *spatial', out_features)`, in the dtype of the computation.
 
         Raises:
-            ValueError: inputs of another rank or number of channels.
+            ValueError: inputs of another rank or number of channels, or kernel, mask and bias do
+                not fit each other.
         """
-        flat, batch = _with_one_batch_axis(self, inputs)
-        flat, kernel, bias = _promoted(self, flat)
+        kernel, bias = _kernel_and_bias(self)
+        channels = kernel.shape[-2:]
+        taken, made = reversed(channels) if self.transpose_kernel else channels
+        flat, batch = _with_one_batch_axis(self, inputs, kernel, taken)
+        check_bias(self, bias, (made,), kernel)
+        flat, kernel, bias = self.promote_dtype((flat, kernel, bias), dtype=self.dtype)
         out = lax.conv_transpose(
             flat,
             kernel,
@@ -320,27 +334,46 @@ def _checked_mask(mask: jax.Array | None, kernel_shape: tuple[int, ...]) -> jax.
     return mask
 
 
-def _with_one_batch_axis(
-    layer: Conv | ConvTranspose, inputs: jax.Array
-) -> tuple[jax.Array, tuple[int, ...]]:
-    spatial = len(layer.kernel_size)
-    outer = inputs.ndim - spatial - 1
-    if outer < 0 or inputs.shape[-1] != layer.in_features:
-        dims = ", ".join(["...", *["spatial"] * spatial, str(layer.in_features)])
+def _groups(layer: Conv, out_features: int) -> int:
+    """Groups of channels in a kernel of `out_features`; those of a shard are fewer, or part of one.
+
+    Raises:
+        ValueError: whole groups and a part of one.
+    """
+    size = layer.out_features // layer.feature_group_count
+    if out_features % size and size % out_features:
         raise ValueError(
-            f"{type(layer).__name__} expects inputs of shape ({dims}), got {inputs.shape}"
+            f"Conv has {out_features} output channels on this shard of its kernel, which cuts its "
+            f"groups of {size} channels; shard by whole groups"
+        )
+    return max(1, out_features // size)
+
+
+def _with_one_batch_axis(
+    layer: Conv | ConvTranspose, inputs: jax.Array, kernel: Any, channels: int
+) -> tuple[jax.Array, tuple[int, ...]]:
+    spatial = kernel.ndim - 2
+    outer = inputs.ndim - spatial - 1
+    if outer < 0 or inputs.shape[-1] != channels:
+        dims = ", ".join(["...", *["spatial"] * spatial, str(channels)])
+        raise ValueError(
+            f"{type(layer).__name__} expects inputs of shape ({dims}), got {inputs.shape}; its "
+            f"kernel has shape {kernel.shape}"
         )
     batch = inputs.shape[:outer]
     return jnp.reshape(inputs, (-1, *inputs.shape[outer:])), batch
 
 
-def _promoted(layer: Conv | ConvTranspose, inputs: jax.Array) -> tuple[Any, Any, Any]:
-    kernel = layer.kernel.value
-    if layer.mask is not None:
-        kernel = kernel * layer.mask
-    bias = None if layer.bias is None else layer.bias.value
-    inputs, kernel, bias = layer.promote_dtype((inputs, kernel, bias), dtype=layer.dtype)
-    return inputs, kernel, bias
+def _kernel_and_bias(layer: Conv | ConvTranspose) -> tuple[Any, Any]:
+    kernel = held(layer.kernel)
+    if kernel.ndim != len(layer.kernel_size) + 2:
+        raise ValueError(
+            f"{type(layer).__name__} has a kernel of shape {kernel.shape}, which has other axes "
+            f"than the {len(layer.kernel_size) + 2} it was made with; call a stack of layers "
+            "through vmap or scan"
+        )
+    mask = _checked_mask(held(layer.mask), kernel.shape)
+    return kernel if mask is None else kernel * mask, held(layer.bias)
 
 
 def _pad_by_hand(

@@ -12,7 +12,7 @@ from treadle._modules.rngs import Rngs
 from treadle.nn import initializers
 from treadle.nn._dtypes import promote_dtype as default_promote_dtype
 from treadle.nn._linear import NO_METADATA
-from treadle.nn._options import Initializer, PromoteDtype, make_param
+from treadle.nn._options import Initializer, PromoteDtype, held, make_param
 
 default_embedding_init = initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 
@@ -53,8 +53,9 @@ class Embed(Module):
         embedding_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
         self.embedding = make_param(
+            self,
             embedding_init,
-            rngs.params(),
+            rngs,
             (num_embeddings, features),
             param_dtype,
             embedding_metadata,
@@ -70,7 +71,8 @@ class Embed(Module):
 
         Args:
             inputs: integers below `num_embeddings`, of any shape. What lies outside the table
-                gives NaN, as `jax.numpy.take` does.
+                gives NaN, as `jax.numpy.take` does. A table made with one row is not looked
+                into: each input gets that row.
 
         Returns:
             `(*inputs.shape, features)`.
@@ -82,7 +84,12 @@ class Embed(Module):
             raise ValueError(
                 f"Embed looks up integers, got {inputs.dtype}; cast the inputs with astype(int)"
             )
-        (embedding,) = self.promote_dtype((self.embedding.value,), dtype=self.dtype, inexact=False)
+        (embedding,) = self.promote_dtype((held(self.embedding),), dtype=self.dtype, inexact=False)
+        # Not the one row that a shard of a longer table holds: that is for one number only.
+        if self.num_embeddings == embedding.shape[0] == 1:
+            return jnp.broadcast_to(
+                jnp.squeeze(embedding, 0), (*inputs.shape, *embedding.shape[1:])
+            )
         return jnp.take(embedding, inputs, axis=0)
 
     def attend(self, query: jax.Array) -> jax.Array:
@@ -93,6 +100,15 @@ class Embed(Module):
 
         Returns:
             `(..., num_embeddings)`.
+
+        Raises:
+            ValueError: vectors of another length than those of the table.
         """
-        query, embedding = self.promote_dtype((query, self.embedding.value), dtype=self.dtype)
+        embedding = held(self.embedding)
+        if query.ndim == 0 or query.shape[-1] != embedding.shape[-1]:
+            raise ValueError(
+                f"Embed.attend expects queries of shape (..., {embedding.shape[-1]}), got "
+                f"{query.shape}; its embedding has shape {embedding.shape}"
+            )
+        query, embedding = self.promote_dtype((query, embedding), dtype=self.dtype)
         return jnp.dot(query, embedding.T)

@@ -22,6 +22,8 @@ from treadle.nn._options import (
     Initializer,
     PromoteDtype,
     as_tuple,
+    check_bias,
+    held,
     make_param,
     normalize_axes,
 )
@@ -86,12 +88,12 @@ class Linear(Module):
         bias_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
         self.kernel = make_param(
-            kernel_init, rngs.params(), (in_features, out_features), param_dtype, kernel_metadata
+            self, kernel_init, rngs, (in_features, out_features), param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
-                bias_init, rngs.params(), (out_features,), param_dtype, bias_metadata
+                self, bias_init, rngs, (out_features,), param_dtype, bias_metadata
             )
         self.in_features = in_features
         self.out_features = out_features
@@ -107,22 +109,28 @@ class Linear(Module):
         """Apply the map.
 
         Args:
-            inputs: `(..., in_features)`.
+            inputs: `(..., in_features)`; on a shard, as many as the kernel has rows.
 
         Returns:
             `(..., out_features)`, in the dtype of the computation.
 
         Raises:
-            ValueError: the last axis does not have `in_features` entries.
+            ValueError: the last axis does not have as many entries as the kernel has rows, or
+                kernel and bias do not fit each other.
         """
-        if inputs.ndim == 0 or inputs.shape[-1] != self.in_features:
+        kernel, bias = held(self.kernel), held(self.bias)
+        if kernel.ndim != 2:
             raise ValueError(
-                f"Linear expects inputs of shape (..., {self.in_features}), got {inputs.shape}"
+                f"Linear has a kernel of shape {kernel.shape} instead of (in_features, "
+                "out_features); call a stack of layers through vmap or scan"
             )
-        bias = None if self.bias is None else self.bias.value
-        inputs, kernel, bias = self.promote_dtype(
-            (inputs, self.kernel.value, bias), dtype=self.dtype
-        )
+        if inputs.ndim == 0 or inputs.shape[-1] != kernel.shape[0]:
+            raise ValueError(
+                f"Linear expects inputs of shape (..., {kernel.shape[0]}), got {inputs.shape}; its "
+                f"kernel has shape {kernel.shape}"
+            )
+        check_bias(self, bias, kernel.shape[1:], kernel)
+        inputs, kernel, bias = self.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
         out = self.dot_general(
             inputs,
             kernel,
@@ -224,46 +232,55 @@ class LinearGeneral(Module):
             return _reshaped(bias_init(key, (math.prod(shape),), dtype), shape)
 
         self.kernel = make_param(
+            self,
             matrix_init,
-            rngs.params(),
+            rngs,
             batch + self.in_features + self.out_features,
             param_dtype,
             kernel_metadata,
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if use_bias:
             self.bias = make_param(
-                vector_init, rngs.params(), batch + self.out_features, param_dtype, bias_metadata
+                self, vector_init, rngs, batch + self.out_features, param_dtype, bias_metadata
             )
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Apply the map.
 
         Args:
-            inputs: an array whose axes `axis` have the sizes `in_features`.
+            inputs: an array whose axes `axis` have the sizes `in_features`; on a shard, those that
+                the kernel has.
 
         Returns:
             The batch axes, then the other axes of the inputs in order, then `out_features`.
 
         Raises:
-            ValueError: axes of the inputs that do not have the declared sizes.
+            ValueError: axes of the inputs that do not have the kernel's sizes, or kernel and bias
+                do not fit each other.
         """
         ndim = inputs.ndim
+        kernel, bias = held(self.kernel), held(self.bias)
         contract = normalize_axes(self.axis, ndim)
         batch = tuple(a for a, _ in self.batch_axis)
-        found = tuple(inputs.shape[a] for a in batch + contract)
-        wanted = tuple(n for _, n in self.batch_axis) + self.in_features
-        if found != wanted:
+        axes = batch + contract
+        if kernel.ndim != len(axes) + len(self.out_features):
             raise ValueError(
-                f"LinearGeneral expects sizes {wanted} on axes {batch + contract} of its inputs, "
-                f"got shape {inputs.shape}"
+                f"LinearGeneral has a kernel of shape {kernel.shape}, which has other axes than "
+                f"the {len(axes) + len(self.out_features)} it was made with; call a stack of "
+                "layers through vmap or scan"
             )
-        bias = None if self.bias is None else self.bias.value
+        wanted = tuple(kernel.shape[: len(axes)])
+        out_features = tuple(kernel.shape[len(axes) :])
+        if tuple(inputs.shape[a] for a in axes) != wanted:
+            raise ValueError(
+                f"LinearGeneral expects sizes {wanted} on axes {axes} of its inputs, got shape "
+                f"{inputs.shape}; its kernel has shape {kernel.shape}"
+            )
+        check_bias(self, bias, wanted[: len(batch)] + out_features, kernel)
         kept = tuple(inputs.shape[a] if a in batch else 1 for a in range(ndim) if a not in contract)
-        inputs, kernel, bias = self.promote_dtype(
-            (inputs, self.kernel.value, bias), dtype=self.dtype
-        )
-        kernel_contract = tuple(range(len(batch), len(batch) + len(contract)))
+        inputs, kernel, bias = self.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
+        kernel_contract = tuple(range(len(batch), len(axes)))
         out = self.dot_general(
             inputs,
             kernel,
@@ -272,7 +289,7 @@ class LinearGeneral(Module):
             **_op_options(preferred_element_type=self.preferred_element_type),
         )
         if bias is not None:
-            out = out + jnp.reshape(bias, kept + self.out_features)
+            out = out + jnp.reshape(bias, kept + out_features)
         return out
 
 
@@ -283,7 +300,8 @@ class Einsum(Module):
         einsum_str: the summation, `"inputs,kernel->outputs"`.
         kernel_shape: shape of the kernel.
         bias_shape: shape of the bias, one number for each output axis that the kernel has too, in
-            the order of the outputs; None: no bias.
+            the order of the outputs (those of an ellipsis in the kernel are such axes); None: no
+            bias.
         dtype: dtype of the computation; None: the common dtype of inputs and parameters.
         param_dtype: dtype the parameters are created in.
         precision: precision of the product, see `jax.lax.Precision`.
@@ -338,12 +356,12 @@ class Einsum(Module):
         self.einsum_op = einsum_op
         self.preferred_element_type = preferred_element_type
         self.kernel = make_param(
-            kernel_init, rngs.params(), self.kernel_shape, param_dtype, kernel_metadata
+            self, kernel_init, rngs, self.kernel_shape, param_dtype, kernel_metadata
         )
-        self.bias: Param | None = None
+        self.bias: Param[jax.Array] | None = None
         if self.bias_shape is not None:
             self.bias = make_param(
-                bias_init, rngs.params(), self.bias_shape, param_dtype, bias_metadata
+                self, bias_init, rngs, self.bias_shape, param_dtype, bias_metadata
             )
 
     def __call__(self, inputs: jax.Array, einsum_str: str | None = None) -> jax.Array:
@@ -361,12 +379,10 @@ class Einsum(Module):
                 the outputs.
         """
         einsum_str = self.einsum_str if einsum_str is None else _checked_einsum(einsum_str)
-        bias = None if self.bias is None else self.bias.value
+        kernel, bias = held(self.kernel), held(self.bias)
         if bias is not None:
-            bias = jnp.reshape(bias, self._bias_shape(einsum_str, inputs.ndim))
-        inputs, kernel, bias = self.promote_dtype(
-            (inputs, self.kernel.value, bias), dtype=self.dtype
-        )
+            bias = _spread(bias, einsum_str, inputs.ndim, kernel.shape)
+        inputs, kernel, bias = self.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
         out = self.einsum_op(
             einsum_str,
             inputs,
@@ -378,21 +394,41 @@ class Einsum(Module):
             out = out + bias
         return out
 
-    def _bias_shape(self, einsum_str: str, ndim: int) -> tuple[int, ...]:
-        """The bias's shape with a 1 for every output axis that comes from the inputs alone."""
-        operands, output = einsum_str.split("->")
-        inputs_labels, kernel_labels = operands.split(",")
-        ellipsis_rank = ndim - len(inputs_labels.replace("...", ""))
-        sizes = dict(zip(kernel_labels.replace("...", ""), self.kernel_shape, strict=False))
-        expanded = output.replace("...", "." * max(ellipsis_rank, 0))
-        shape = tuple(sizes.get(label, 1) for label in expanded)
-        assert self.bias_shape is not None
-        if math.prod(shape) != math.prod(self.bias_shape):
-            raise ValueError(
-                f"bias_shape={self.bias_shape} does not fit the outputs of {einsum_str!r}: the "
-                f"kernel of shape {self.kernel_shape} needs a bias that reshapes to {shape}"
-            )
-        return shape
+
+def _spread(bias: Any, einsum_str: str, ndim: int, kernel_shape: tuple[int, ...]) -> Any:
+    """The bias with a 1 for every output axis that comes from the inputs alone.
+
+    Args:
+        bias: the bias.
+        einsum_str: the summation, without spaces.
+        ndim: rank of the inputs.
+        kernel_shape: shape of the kernel.
+
+    Raises:
+        ValueError: another number of entries than the kernel gives those axes.
+    """
+    operands, output = einsum_str.split("->")
+    inputs_text, kernel_text = operands.split(",")
+    inputs_labels = _axis_labels(inputs_text, ndim)
+    kernel_labels = _axis_labels(kernel_text, len(kernel_shape))
+    # Ellipses of several operands are aligned at their ends; the output has the longest.
+    rank = max(sum(isinstance(a, int) for a in b) for b in (inputs_labels, kernel_labels))
+    output_labels = _axis_labels(output, len(output.replace("...", "")) + rank)
+    sizes = dict(zip(kernel_labels, kernel_shape, strict=False))
+    shape = tuple(sizes.get(label, 1) for label in output_labels)
+    if math.prod(bias.shape) != math.prod(shape):
+        raise ValueError(
+            f"bias_shape={tuple(bias.shape)} does not fit the outputs of {einsum_str!r}: the kernel "
+            f"of shape {tuple(kernel_shape)} needs a bias that reshapes to {shape}"
+        )
+    return jnp.reshape(bias, shape)
+
+
+def _axis_labels(text: str, ndim: int) -> list[str | int]:
+    """A label for each axis; those of an ellipsis are numbers that count back from its end."""
+    before, dots, after = text.partition("...")
+    rank = ndim - len(before) - len(after) if dots else 0
+    return [*before, *range(-max(rank, 0), 0), *after]
 
 
 def _checked_einsum(einsum_str: str) -> str:

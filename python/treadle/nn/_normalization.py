@@ -3,6 +3,7 @@
 Statistics are computed in float32 at least, whatever the dtype of the inputs.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,14 @@ from treadle._objects.variables import BatchStat, Param
 from treadle.nn import initializers
 from treadle.nn._dtypes import computation_dtype
 from treadle.nn._linear import NO_METADATA
-from treadle.nn._options import Initializer, as_tuple, first_given, make_param, normalize_axes
+from treadle.nn._options import (
+    Initializer,
+    as_tuple,
+    first_given,
+    held,
+    make_param,
+    normalize_axes,
+)
 
 IndexGroups = Sequence[Sequence[int]] | None
 
@@ -73,16 +81,15 @@ def _normalize(
     x: jax.Array,
     mean: jax.Array | None,
     variance: jax.Array,
-    scale: Param | None,
-    bias: Param | None,
+    scale: Param[jax.Array] | None,
+    bias: Param[jax.Array] | None,
     feature_shape: tuple[int, ...],
     *,
     epsilon: float,
     dtype: DTypeLike | None,
 ) -> jax.Array:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias, with all of them broadcast to `x`."""
-    gain = None if scale is None else scale.value
-    offset = None if bias is None else bias.value
+    gain, offset = held(scale), held(bias)
     out_dtype = computation_dtype(x, gain, offset, dtype=dtype)
     factor = lax.rsqrt(variance + epsilon)
     if gain is not None:
@@ -123,8 +130,8 @@ class _Norm(Module):
     axis_name: str | None
     axis_index_groups: tuple[tuple[int, ...], ...] | None
     use_fast_variance: bool
-    scale: Param | None
-    bias: Param | None
+    scale: Param[jax.Array] | None
+    bias: Param[jax.Array] | None
 
     def _create(self, parameters: Mapping[str, Any], **fixed: Any) -> None:
         """Keep what the constructors of all norms take, and make scale and bias.
@@ -140,23 +147,25 @@ class _Norm(Module):
         self.scale = self._made("scale", given)
         self.bias = self._made("bias", given)
 
-    @staticmethod
-    def _made(name: str, given: Mapping[str, Any]) -> Param | None:
+    def _made(self, name: str, given: Mapping[str, Any]) -> Param[jax.Array] | None:
         if not given[f"use_{name}"]:
             return None
-        key, shape = given["rngs"].params(), (given["num_features"],)
+        rngs, shape = given["rngs"], (given["num_features"],)
         initializer, metadata = given[f"{name}_init"], given[f"{name}_metadata"]
-        return make_param(initializer, key, shape, given["param_dtype"], metadata)
+        return make_param(self, initializer, rngs, shape, given["param_dtype"], metadata)
 
     def _check_features(self, x: jax.Array, axes: Sequence[int]) -> None:
-        found = 1
-        for axis in axes:
-            found *= x.shape[axis]
-        if found != self.num_features:
-            raise ValueError(
-                f"{type(self).__name__} has num_features={self.num_features}, but its inputs of "
-                f"shape {x.shape} have {found} on axes {tuple(axes)}"
-            )
+        found = math.prod(x.shape[axis] for axis in axes)
+        kept = {name: getattr(self, name, None) for name in ("scale", "bias", "mean", "var")}
+        shapes = {name: jnp.shape(held(value)) for name, value in kept.items() if value is not None}
+        what = f"{type(self).__name__} with num_features={self.num_features}"
+        but = f"but its inputs of shape {x.shape} have {found} on axes {tuple(axes)}"
+        for name, shape in shapes.items():
+            if math.prod(shape) != found:
+                raise ValueError(f"{what} has a {name} of shape {shape}, {but}")
+        # Nothing is held that would tell a shard from a mistake; shards are of equal sizes.
+        if not shapes and (found == 0 or self.num_features % found):
+            raise ValueError(f"{what} has no scale and no bias, {but}")
 
     def _statistics(
         self,
@@ -295,21 +304,26 @@ class BatchNorm(_Norm):
         self._check_features(x, (feature_axis,))
         feature_shape = _shape_on_axes(x.shape, (feature_axis,))
         if use_running:
-            mean = jnp.reshape(self.mean.value, feature_shape)
-            variance = jnp.reshape(self.var.value, feature_shape)
+            mean = jnp.reshape(held(self.mean), feature_shape)
+            variance = jnp.reshape(held(self.var), feature_shape)
         else:
             axes = tuple(a for a in range(x.ndim) if a != feature_axis)
             mean, variance = self._statistics(x, axes, mask)
             assert mean is not None
-            self._remember(self.mean, mean)
-            self._remember(self.var, variance)
+            self._remember("mean", mean)
+            self._remember("var", variance)
         return self._normalize(x, mean, variance, (feature_axis,))
 
-    def _remember(self, running: BatchStat, new: jax.Array) -> None:
-        old = running.value
+    def _remember(self, name: str, new: jax.Array) -> None:
+        running = getattr(self, name)
+        old = held(running)
         blended = self.momentum * old + (1.0 - self.momentum) * jnp.reshape(new, old.shape)
         # Inputs of a wider dtype must not change the structure of the model.
-        running.value = jnp.asarray(blended, old.dtype)
+        blended = jnp.asarray(blended, old.dtype)
+        if isinstance(running, BatchStat):
+            running.value = blended
+        else:
+            setattr(self, name, blended)
 
 
 class LayerNorm(_Norm):
@@ -550,7 +564,8 @@ class GroupNorm(_Norm):
             An array of the shape of `x`.
 
         Raises:
-            ValueError: the last axis has another size, or `reduction_axes` leaves it out.
+            ValueError: the last axis has another size or cuts a group, or `reduction_axes` leaves
+                it out.
         """
         last = x.ndim - 1
         self._check_features(x, (last,))
@@ -563,17 +578,35 @@ class GroupNorm(_Norm):
                 f"reduction_axes={self.reduction_axes} must include the last axis of inputs of "
                 f"shape {x.shape}"
             )
-        grouped_shape = (*x.shape[:-1], self.num_groups, self.group_size)
+        groups, size = self._groups(x.shape)
+        grouped_shape = (*x.shape[:-1], groups, size)
         if mask is not None:
             mask = jnp.reshape(jnp.broadcast_to(mask, x.shape), grouped_shape)
         mean, variance = self._statistics(jnp.reshape(x, grouped_shape), (*axes[:-1], x.ndim), mask)
         assert mean is not None
 
         def per_feature(value: jax.Array) -> jax.Array:
-            spread = jnp.broadcast_to(value, (*value.shape[:-1], self.group_size))
-            return jnp.reshape(spread, (*value.shape[:-2], self.num_features))
+            spread = jnp.broadcast_to(value, (*value.shape[:-1], size))
+            return jnp.reshape(spread, (*value.shape[:-2], groups * size))
 
         return self._normalize(x, per_feature(mean), per_feature(variance), (last,))
+
+    def _groups(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Number and size of the groups that inputs of `shape` have; a shard has some of them.
+
+        A group may also lie on several devices, over which the statistics are then averaged.
+        """
+        features, size = shape[-1], self.group_size
+        if features % size == 0:
+            return features // size, size
+        spans = features and size % features == 0 and self.axis_name is not None
+        if spans and (self.num_groups == 1 or self.axis_index_groups is not None):
+            return 1, features
+        raise ValueError(
+            f"GroupNorm has groups of {size} features, which inputs of shape {tuple(shape)} cut; "
+            "where a group lies on several devices, give axis_name, and in axis_index_groups the "
+            "devices of each group"
+        )
 
 
 class InstanceNorm(_Norm):

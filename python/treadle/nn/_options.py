@@ -1,11 +1,14 @@
 """Small helpers with which layers read their constructor arguments."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
+from treadle import _core
 from treadle._modules.rngs import Rngs, RngStream
 from treadle._objects.variables import Param
 
@@ -76,14 +79,64 @@ def first_given(owner: Any, name: str, *values: Any) -> Any:
 
 
 def make_param(
+    owner: Any,
     init: Initializer,
-    key: jax.Array,
+    rngs: Any,
     shape: Sequence[int],
     dtype: DTypeLike,
-    metadata: dict[str, Any] | Any,
-) -> Param:
-    """A `Param` initialized by `init(key, shape, dtype)`, with `metadata` attached."""
+    metadata: Mapping[str, Any],
+) -> Param[jax.Array]:
+    """A `Param` initialized by `init(key, shape, dtype)`, with `metadata` attached.
+
+    The key is the next one of the stream `params` of `rngs`.
+
+    Raises:
+        TypeError: `rngs` is a key or a seed.
+    """
+    key = draw_key(owner, checked_source(owner, rngs), "params")
     return Param(init(key, tuple(shape), dtype), **metadata)
+
+
+def held(attribute: Any) -> Any:
+    """The value of a Variable that a layer holds, or the array that was put in its place."""
+    return attribute.value if _core.is_variable(attribute) else attribute
+
+
+def check_bias(owner: Any, bias: Any, shape: Sequence[int], kernel: Any) -> None:
+    """Refuse a bias that would be spread over the outputs, or spread them.
+
+    Both happen where only one of kernel and bias was sharded or replaced.
+
+    Raises:
+        ValueError: the bias does not have `shape`.
+    """
+    if bias is not None and tuple(bias.shape) != tuple(shape):
+        raise ValueError(
+            f"{type(owner).__name__} has a kernel of shape {tuple(kernel.shape)}, to which belongs "
+            f"a bias of shape {tuple(shape)}, but its bias has shape {tuple(bias.shape)}; shard or "
+            "replace both alike"
+        )
+
+
+def _is_seed(value: Any) -> bool:
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer)
+    return isinstance(value, int)
+
+
+def checked_source(owner: Any, rngs: Any) -> Any:
+    """`rngs`, unless it is what could only give the same key over and over.
+
+    Raises:
+        TypeError: `rngs` is a key or a seed.
+    """
+    if _is_seed(rngs) or isinstance(rngs, (jax.Array, np.ndarray, np.generic)):
+        what = "seed" if _is_seed(rngs) else "key"
+        raise TypeError(
+            f"rngs of {type(owner).__name__} is a single {what}, but the layer draws a new key "
+            f"each time it needs one; pass rngs=Rngs({what})"
+        )
+    return rngs
 
 
 def draw_key(owner: Any, source: Any, stream: str) -> jax.Array:
@@ -91,14 +144,18 @@ def draw_key(owner: Any, source: Any, stream: str) -> jax.Array:
 
     Raises:
         ValueError: `source` is None.
+        TypeError: `source` is a seed.
     """
     if source is None:
         raise ValueError(
             f"{type(owner).__name__} needs random numbers: pass `rngs=` to the call or to the "
             "constructor, or make it deterministic with `model.eval()`"
         )
-    if isinstance(source, Rngs):
-        return getattr(source, stream)()
+    if _is_seed(source):
+        return checked_source(owner, source)
+    if isinstance(source, (jax.Array, np.ndarray)):
+        return jnp.asarray(source)
     if isinstance(source, RngStream):
         return source()
-    return source
+    # By item, as attributes of streams' names may be functions that draw numbers.
+    return source[stream]()

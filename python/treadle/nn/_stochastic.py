@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from treadle._modules.module import Module
-from treadle.nn._options import RngSource, as_tuple, draw_key, first_given
+from treadle.nn._options import RngSource, as_tuple, checked_source, draw_key, first_given
 
 
 class Dropout(Module):
@@ -27,6 +27,7 @@ class Dropout(Module):
 
     Raises:
         ValueError: `rate` is not between 0 and 1.
+        TypeError: `rngs` is a key or a seed, which would drop the same at each call.
 
     >>> import jax.numpy as jnp
     >>> import treadle as nnx
@@ -52,7 +53,7 @@ class Dropout(Module):
         self.broadcast_dims = as_tuple(broadcast_dims)
         self.deterministic = deterministic
         self.rng_collection = rng_collection
-        self.rngs = rngs
+        self.rngs = checked_source(self, rngs)
 
     def __call__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -122,7 +122,8 @@ class Optimizer(Object):
             TypeError: another number of arguments, gradients that are not a State, or keywords that
                 the transformation does not know.
             ValueError: the optimizer holds no model and none is given.
-            StateError: the gradients are not those of the parameters that `wrt` selects.
+            StateError: the gradients are not those of the parameters that `wrt` selects, or these
+                are no longer those that the optimizer keeps state for.
 
         >>> import jax.numpy as jnp
         >>> import optax
@@ -139,6 +140,7 @@ class Optimizer(Object):
         model, grads = self._arguments(args, grads)
         self.step._check_mutable()
         params = state_of(model, self.wrt)
+        self._check_agreement(model, params)
         updates, opt_state = self.tx.update(
             _like_params(grads, params), _out_of_variables(self.opt_state, params), params, **kwargs
         )
@@ -151,6 +153,28 @@ class Optimizer(Object):
             self.opt_state = _into_variables(opt_state, params)
         else:
             store()
+
+    def _check_agreement(self, model: Any, params: State) -> None:
+        """Refuse parameters that are others by now than those that the state is for.
+
+        What keeps no state for each parameter, such as plain `optax.sgd`, takes any.
+        """
+        kept = _kept_by_parameter(self.opt_state, params)
+        problems: dict[tuple[Any, ...], str] = {}
+        for levels in kept:
+            for path, is_new in _differences(levels, params):
+                found = "was added" if is_new else _what_became_of(path, model, self.wrt)
+                problems.setdefault(path, found)
+        if not problems and any(_has_other_shapes(levels, params) for levels in kept):
+            problems = _changed_shapes(kept, self.tx, params)
+        if problems:
+            named = [f"{format_path(path, 'model')} {what}" for path, what in problems.items()]
+            more = f", and {len(named) - 3} more" if len(named) > 3 else ""
+            raise StateError(
+                "the model's parameters are no longer those that the optimizer keeps state for: "
+                f"{', '.join(named[:3])}{more}. Undo the change, or make a new "
+                f"{type(self).__name__} for the changed model, whose state starts afresh"
+            )
 
     def _arguments(self, args: tuple[Any, ...], grads: Any) -> tuple[Any, Any]:
         given = args if grads is _NOT_GIVEN else (*args, grads)
@@ -299,6 +323,101 @@ def _has_keys_of(levels: Mapping[Any, Any], like: Any) -> bool:
             if not isinstance(below, dict) or not _has_keys_of(below, entry):
                 return False
     return True
+
+
+def _kept_by_parameter(tree: Any, params: State) -> list[dict[Any, Any]]:
+    """The outermost dicts in the state of a transformation that stand for States of parameters."""
+
+    def stands(value: Any) -> bool:
+        return isinstance(value, dict) and (_holds_by_path(value) or _has_keys_of(value, params))
+
+    leaves = jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, Variable) or stands(v))
+    return [leaf for leaf in leaves if stands(leaf)]
+
+
+def _holds_by_path(value: Any) -> bool:
+    # States of transformations are named tuples; a dict around one (`optax.multi_transform` has such)
+    # is not itself a State.
+    if isinstance(value, dict):
+        return any(map(_holds_by_path, value.values()))
+    if isinstance(value, list) or type(value) is tuple:
+        return any(map(_holds_by_path, value))
+    return isinstance(value, OptVariable)
+
+
+def _differences(
+    levels: Any, like: Any, path: tuple[Any, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], bool]]:
+    """Paths that one of the two lacks; True for those that the state does not know."""
+    for key, entry in like.items():
+        below = (*path, key)
+        if key not in levels:
+            yield from ((found, True) for found in _paths(entry, below))
+        elif isinstance(entry, State) and isinstance(levels[key], dict):
+            yield from _differences(levels[key], entry, below)
+    for key in levels:
+        if key not in like:
+            yield from ((found, False) for found in _paths(levels[key], (*path, key)))
+
+
+def _paths(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, (State, dict)):
+        for key, entry in value.items():
+            yield from _paths(entry, (*path, key))
+    else:
+        yield path
+
+
+def _what_became_of(path: tuple[Any, ...], model: Any, wrt: Filter) -> str:
+    entry = state_of(model).flat_state().get(path)
+    if entry is None:
+        return "was removed"
+    kind = f"a {entry.type.__name__}" if isinstance(entry, VariableState) else "an array"
+    return f"is now {kind}, which wrt={getattr(wrt, '__name__', wrt)} does not select"
+
+
+def _shapes(value: Any) -> list[tuple[int, ...]]:
+    return [jnp.shape(_value(leaf)) for leaf in jax.tree.leaves(value, is_leaf=_is_variable)]
+
+
+def _shapes_by_path(levels: Any, like: State) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+    """For each parameter: its path, and the shapes of the state kept for it and of itself."""
+    for path, entry in like.flat_state().items():
+        kept = levels
+        for key in path:
+            kept = kept[key] if isinstance(kept, (dict, State)) and key in kept else ()
+        yield path, _shapes(_entry_value(kept)), _shapes(_entry_value(entry))
+
+
+def _has_other_shapes(levels: Any, params: State) -> bool:
+    return any(kept and kept != own for _, kept, own in _shapes_by_path(levels, params))
+
+
+def _changed_shapes(
+    kept: list[dict[Any, Any]], tx: Any, params: State
+) -> dict[tuple[Any, ...], str]:
+    """Parameters whose state would have another shape, were it made now.
+
+    Shapes need not be those of the parameters: some transformations keep sums over rows and columns.
+    """
+    try:
+        made = jax.eval_shape(tx.init, params)
+    except Exception:
+        # A transformation that needs values to begin with cannot be asked.
+        return {}
+    fresh = [v for v in jax.tree.leaves(made, is_leaf=_is_state) if _is_state(v)]
+    if len(fresh) != len(kept):
+        return {}
+    problems: dict[tuple[Any, ...], str] = {}
+    for levels, state in zip(kept, fresh, strict=True):
+        wanted = {path: shapes for path, shapes, _ in _shapes_by_path(state, params)}
+        for path, found, own in _shapes_by_path(levels, params):
+            if found and wanted[path] and found != wanted[path]:
+                shape, old = (", ".join(map(str, shapes)) for shapes in (own, found))
+                problems.setdefault(
+                    path, f"has shape {shape} by now, but state of shape {old} is kept for it"
+                )
+    return problems
 
 
 def _map_entries(state: State, convert: Callable[[Any], Any]) -> dict[Any, Any]:

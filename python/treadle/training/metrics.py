@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from treadle._modules.module import Object
-from treadle._objects.variables import Variable
-
-A = TypeVar("A")
+from treadle._objects.variables import A, Variable
 
 
 class MetricState(Variable[A]):

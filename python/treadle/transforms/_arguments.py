@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,4 +110,7 @@ def normalize_argnums(
 
 def numbers(argnums: int | Iterable[int]) -> tuple[int, ...]:
     """One position, or several, as a tuple."""
-    return (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    try:
+        return (operator.index(argnums),)  # type: ignore[arg-type]
+    except TypeError:
+        return tuple(argnums)  # type: ignore[arg-type]

@@ -6,9 +6,12 @@ and `in_shardings`, where the state of a node needs more than one entry.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
+
+import numpy as np
 
 from treadle._graph.filters import Filter, to_filter_spec
 
@@ -102,8 +105,9 @@ class StateAxes(ByFilter):
     """Says for a node's state, by filters, over which axis it is mapped.
 
     Stands in `in_axes` and `out_axes` of `vmap`, `scan` and `pmap` where a node is, and says
-    everything about that node's leaves, RNG state included. The first filter that selects a leaf
-    decides; every leaf must be selected by one.
+    everything about that node's leaves, RNG state included: a stream with one key is split under an
+    axis, and the same in all slices under None. The first filter that selects a leaf decides; every
+    leaf must be selected by one.
 
     Args:
         filter_axes: mapping (or pairs) from filter to an axis: an int, None for not mapped, or in
@@ -125,8 +129,8 @@ class StateAxes(ByFilter):
     def _check(self, value: Any) -> Any:
         if value is None or value is Carry:
             return value
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+            return operator.index(value)
         raise TypeError(f"StateAxes: an axis is an int, None or Carry, got {value!r}.")
 
     @property

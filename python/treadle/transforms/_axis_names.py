@@ -40,24 +40,13 @@ class AxisNames:
             at = _outer_axis(axis, _core.raw_value(variable))
             variables.remove_axis(variable, at, self.metadata)
 
-    def add(self, inside: Inside, result: Any, new: NewState) -> None:
+    def add(self, inside: Inside, new: NewState) -> None:
         """Put the names on mapped Variables and on those that the function made."""
         if not self.metadata:
             return
         for ref, axis in self.mapped:
             self._add(inside.refs[ref], axis)
-        known = {id(ref) for ref in inside.refs}
-        walked = _core.flatten((inside.args, inside.kwargs, result))
-        paths, owners = walked.graphdef.paths(), walked.graphdef.leaf_refs()
-        for leaf, owner in enumerate(owners):
-            variable = walked.refs[owner] if owner >= 0 else None
-            if variable is None or id(variable) in known:
-                continue
-            where, *inner = paths[leaf]
-            path = tuple(inner)
-            entry = new.entry(path, in_result=where == 2)
-            value, metadata = _core.raw_value(variable), _core.metadata(variable)
-            axis = new.axis(entry, path, type(variable), metadata, value)
+        for variable, axis in new.of_new_variables():
             if isinstance(axis, int):
                 self._add(variable, axis)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import jax
 import numpy as np
@@ -27,9 +27,12 @@ from treadle.transforms._once import Program, program_of
 from treadle.transforms._trees import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["cond", "switch"]
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 
 class _Branches:
@@ -166,7 +169,9 @@ class _Choice(Rule):
         return body.finish(call, tail)
 
 
-def cond(pred: Any, true_fun: Function, false_fun: Function, *operands: Any) -> Any:
+def cond(
+    pred: Any, true_fun: Callable[[*Ts], R], false_fun: Callable[[*Ts], R], *operands: *Ts
+) -> R:
     """Run one of two functions, chosen by a value that may be traced.
 
     Over `jax.lax.cond`. Both functions may change the nodes in `operands`; the changes of the one
@@ -214,7 +219,7 @@ def _compiled_cond(program: Program, pred: Any, /, *operands: Any) -> Any:
     return _cond(true_fun, false_fun, pred, *operands)
 
 
-def switch(index: Any, branches: Sequence[Function], *operands: Any) -> Any:
+def switch(index: Any, branches: Sequence[Callable[[*Ts], R]], *operands: *Ts) -> R:
     """Run one of several functions, chosen by an index that may be traced.
 
     Over `jax.lax.switch`; otherwise as `cond`.

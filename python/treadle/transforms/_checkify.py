@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax.experimental import checkify as jax_checkify
 
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import P, R, check_transform
 from treadle.transforms._driver import Body, Rule, as_arrays, lift
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from treadle.transforms._decorator import Checked
 
 __all__ = ["checkify"]
 
@@ -32,11 +37,11 @@ class _Checkify(Rule):
         return besides, result
 
 
-@transform
+@check_transform
 def checkify(
-    f: Function,
+    f: Callable[P, R],
     errors: frozenset[Any] = jax_checkify.user_checks,
-) -> Function:
+) -> Callable[P, Checked[R]]:
     """A function that returns what its checks found beside its result.
 
     Over `jax.experimental.checkify.checkify`. What `f` changes in its arguments reaches the

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from treadle.transforms._arguments import Function, function_name, normalize_arg
 from treadle.transforms._aside import Aside
 from treadle.transforms._axes import DiffState
 from treadle.transforms._call import Call, Outline
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import custom_rule_transform
 from treadle.transforms._differentiated import Differentiated
 from treadle.transforms._driver import Rule, apply
 from treadle.transforms._inside import Inside
@@ -28,6 +28,11 @@ from treadle.transforms._tangents import scatter, zero_tangent
 from treadle.transforms._trees import tree_flatten, walk
 
 __all__ = ["CustomVjp", "custom_vjp"]
+
+P = ParamSpec("P")
+Rest = ParamSpec("Rest")
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 def _is_array(value: Any) -> bool:
@@ -42,11 +47,11 @@ def _is_jax_value(value: Any) -> bool:
     return bool(parts) and all(map(_is_array, parts))
 
 
-class CustomVjp:
+class CustomVjp(Generic[P, R]):
     """A function with its own rule for reverse-mode differentiation; see `custom_vjp`."""
 
     def __init__(
-        self, fun: Function, nondiff_argnums: Sequence[int | DiffState], wrt: Filter
+        self, fun: Callable[P, R], nondiff_argnums: Sequence[int | DiffState], wrt: Filter
     ) -> None:
         functools.update_wrapper(self, fun)
         self._fun = fun
@@ -54,6 +59,12 @@ class CustomVjp:
         self._wrt = wrt
         self._rule: tuple[Function, Function] | None = None
 
+    @overload
+    def __get__(self, instance: None, owner: Any = ..., /) -> CustomVjp[P, R]: ...
+    @overload
+    def __get__(
+        self: CustomVjp[Concatenate[T, Rest], R], instance: T, owner: Any = ..., /
+    ) -> Callable[Rest, R]: ...
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
@@ -71,7 +82,7 @@ class CustomVjp:
         """
         self._rule = fwd, bwd
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function; differentiating it uses the rule."""
         if self._rule is None:
             raise AttributeError(
@@ -297,10 +308,10 @@ def _differentiable(path: Any, value: Any) -> bool:
     return any(jnp.issubdtype(jnp.result_type(part), np.inexact) for part in parts)
 
 
-@transform
+@custom_rule_transform
 def custom_vjp(
-    fun: Function, *, nondiff_argnums: Sequence[int | DiffState] = (), wrt: Filter = ...
-) -> CustomVjp:
+    fun: Callable[P, R], *, nondiff_argnums: Sequence[int | DiffState] = (), wrt: Filter = ...
+) -> CustomVjp[P, R]:
     """Give a function over graph nodes its own rule for reverse-mode differentiation.
 
     Args:

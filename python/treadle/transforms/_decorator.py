@@ -1,32 +1,111 @@
-"""How a transform is spelled: ``transform(f, ...)``, or ``transform(...)`` as a decorator."""
+"""How a transform is spelled: ``transform(f, ...)``, or ``transform(...)`` as a decorator.
+
+`transform` and its siblings make that of a function whose first parameter is the user's function. The
+protocols say it to type checkers. Each has the two spellings as overloads, over the parameters of the
+user's function (`P`) and the transform's options (`Options`), so that both are checked and signatures
+are kept.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from treadle.transforms._arguments import Function
 
+if TYPE_CHECKING:
+    from jax.experimental.checkify import Error
+
+    from treadle.transforms._custom_vjp import CustomVjp
+    from treadle.transforms._grad_types import GradTransform, ValueAndGradTransform
+    from treadle.transforms._jit.jit import JitWrapped
+
+Options = ParamSpec("Options")
 P = ParamSpec("P")
-R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+if TYPE_CHECKING:
+    Checked = tuple[Error, R]
 
 
-class Transform(Protocol, Generic[P, R_co]):
-    """A transform of functions: ``transform(f, ...)``, or ``transform(...)`` as a decorator."""
+class _Keep(Protocol):
+    def __call__(self, f: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+class Transform(Protocol[Options]):
+    """A transform whose result is called like the function itself."""
 
     @overload
-    def __call__(self, f: Function, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def __call__(
+        self, f: Callable[P, R], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> Callable[P, R]: ...
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Callable[[Function], R_co]: ...
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _Keep: ...
 
 
-def transform(define: Callable[Concatenate[Function, P], R_co]) -> Transform[P, R_co]:
-    """Let `define`, whose first parameter is a function, be used without it as a decorator.
+class _Jit(Protocol):
+    def __call__(self, f: Callable[P, R], /) -> JitWrapped[P, R]: ...
 
-    The function can be passed by position or by the parameter's name.
-    """
+
+class JitTransform(Protocol[Options]):
+    """A transform whose result has what a jitted function has beside."""
+
+    @overload
+    def __call__(
+        self, f: Callable[P, R], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> JitWrapped[P, R]: ...
+    @overload
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _Jit: ...
+
+
+class _Check(Protocol):
+    def __call__(self, f: Callable[P, R], /) -> Callable[P, Checked[R]]: ...
+
+
+class CheckTransform(Protocol[Options]):
+    """A transform whose result returns what was found wrong beside the function's own result."""
+
+    @overload
+    def __call__(
+        self, f: Callable[P, R], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> Callable[P, Checked[R]]: ...
+    @overload
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _Check: ...
+
+
+class _Opaque(Protocol):
+    def __call__(self, f: Callable[P, Any], /) -> Callable[P, Any]: ...
+
+
+class OpaqueTransform(Protocol[Options]):
+    """A transform whose result is called like the function, and gives what no type here can say."""
+
+    @overload
+    def __call__(
+        self, f: Callable[P, Any], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> Callable[P, Any]: ...
+    @overload
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _Opaque: ...
+
+
+class _CustomRule(Protocol):
+    def __call__(self, f: Callable[P, R], /) -> CustomVjp[P, R]: ...
+
+
+class CustomRuleTransform(Protocol[Options]):
+    """A transform whose result waits for a derivative rule."""
+
+    @overload
+    def __call__(
+        self, f: Callable[P, R], /, *args: Options.args, **kwargs: Options.kwargs
+    ) -> CustomVjp[P, R]: ...
+    @overload
+    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> _CustomRule: ...
+
+
+def _spelled(define: Function) -> Any:
     name = getattr(define, "__name__", "transform")
     signature = inspect.signature(define)
     first = next(iter(signature.parameters))
@@ -42,4 +121,52 @@ def transform(define: Callable[Concatenate[Function, P], R_co]) -> Transform[P, 
             raise TypeError(f"{name} expects a function as its first argument, got {f!r}.")
         return define(*args, **kwargs)
 
-    return cast("Transform[P, R_co]", wrapper)
+    return wrapper
+
+
+def transform(define: Callable[Concatenate[Function, Options], Function]) -> Transform[Options]:
+    """Let `define`, whose first parameter is a function, be used without it as a decorator.
+
+    The function can be passed by position or by the parameter's name. What `define` returns is called
+    like the function it was given; for other results there are the siblings below, which differ in
+    what they say to type checkers.
+    """
+    return _spelled(define)
+
+
+def jit_transform(
+    define: Callable[Concatenate[Function, Options], Function],
+) -> JitTransform[Options]:
+    """As `transform`, for what returns a jitted function."""
+    return _spelled(define)
+
+
+def check_transform(
+    define: Callable[Concatenate[Function, Options], Function],
+) -> CheckTransform[Options]:
+    """As `transform`, for what returns a function of a pair."""
+    return _spelled(define)
+
+
+def opaque_transform(
+    define: Callable[Concatenate[Function, Options], Function],
+) -> OpaqueTransform[Options]:
+    """As `transform`, for what returns a function of another result."""
+    return _spelled(define)
+
+
+def custom_rule_transform(
+    define: Callable[Concatenate[Function, Options], Function],
+) -> CustomRuleTransform[Options]:
+    """As `transform`, for what returns a `CustomVjp`."""
+    return _spelled(define)
+
+
+def grad_transform(define: Function) -> GradTransform:
+    """As `transform`, for a function with the parameters of `grad`."""
+    return _spelled(define)
+
+
+def value_and_grad_transform(define: Function) -> ValueAndGradTransform:
+    """As `transform`, for a function with the parameters of `value_and_grad`."""
+    return _spelled(define)

@@ -126,6 +126,12 @@ class Rule:
     """Whether a body serves all calls of one structure and equal inputs, so that JAX, which keeps
     programs by the function that they were made from, need not trace again."""
 
+    def arrange(
+        self, function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments of a call, where some that came by keyword may count as positional."""
+        return args, kwargs
+
     def static(self, function: Function, count: int) -> Iterable[int]:
         """Positions, of `count`, of arguments that are compared instead of traced."""
         return ()
@@ -167,6 +173,7 @@ def apply(
     bodies: Bounded[Any, Any] | None = None,
 ) -> Any:
     """Call `function` under a rule."""
+    args, kwargs = rule.arrange(function, args, kwargs)
     call = Call(rule.name, function, args, kwargs, frozenset(rule.static(function, len(args))))
     inputs: Any = None
     body: Any = None

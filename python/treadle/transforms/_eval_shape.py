@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 
 from treadle import _core
-from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
 from treadle.transforms._driver import Body, Rule, apply, read_tail
 
 __all__ = ["eval_shape"]
+
+R = TypeVar("R")
 
 
 class _EvalShape(Rule):
@@ -31,7 +33,7 @@ class _EvalShape(Rule):
         return _core.apply_effects(effects, refs, shapes, out)
 
 
-def eval_shape(f: Function, *args: Any, **kwargs: Any) -> Any:
+def eval_shape(f: Callable[..., R], *args: Any, **kwargs: Any) -> R:
     """What ``f(*args, **kwargs)`` returns, with `jax.ShapeDtypeStruct` in the place of arrays.
 
     Nothing is computed and nothing is allocated: the way to see a large model's structure and

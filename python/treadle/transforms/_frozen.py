@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class FrozenDict(Mapping[Any, Any]):
@@ -42,5 +47,42 @@ class ByDefault(int):
     __slots__ = ()
 
 
-DEFAULT_STATE_AXES: Mapping[Any, int | None] = FrozenDict({...: 0})
+class _DefaultMapping(FrozenDict):
+    """A parameter's default that stays itself when it is copied or pickled."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return "DEFAULT_STATE_AXES"
+
+
+AXIS_0 = ByDefault(0)
+DEFAULT_STATE_AXES: Mapping[Any, int | None] = _DefaultMapping({...: 0})
 NO_METADATA: Mapping[str, Any] = FrozenDict({})
+
+
+def given(parameters: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the parameters that are given, even if they equal their defaults."""
+    return frozenset(
+        name
+        for name, value in parameters.items()
+        if not isinstance(value, ByDefault) and value is not DEFAULT_STATE_AXES
+    )
+
+
+def knowing_given(
+    define: Callable[Concatenate[frozenset[str], Any, P], R],
+) -> Callable[Concatenate[Any, P], R]:
+    """Tell `define`, as its first argument, which keyword arguments a caller gave.
+
+    A default such as True or ``...`` is the same object when it is given.
+    """
+    signature = inspect.signature(define)
+    _, *seen = signature.parameters.values()
+
+    @functools.wraps(define)
+    def knowing(*args: Any, **kwargs: Any) -> R:
+        return define(given(kwargs), *args, **kwargs)
+
+    knowing.__signature__ = signature.replace(parameters=seen)  # type: ignore[attr-defined]
+    return knowing

@@ -11,7 +11,7 @@ from treadle._graph.filters import Filter
 from treadle._objects.variables import Param
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import grad_transform, value_and_grad_transform
 from treadle.transforms._differentiated import (
     Differentiated,
     DifferentiatedBody,
@@ -43,7 +43,7 @@ class _Grad(_ValueAndGrad):
         return (gradients, result) if self.has_aux else gradients
 
 
-@transform
+@grad_transform
 def grad(
     f: Function,
     argnums: Argnums = 0,
@@ -114,7 +114,7 @@ def grad(
     return lift(f, rule)
 
 
-@transform
+@value_and_grad_transform
 def value_and_grad(
     f: Function,
     argnums: Argnums = 0,

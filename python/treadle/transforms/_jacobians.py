@@ -11,7 +11,7 @@ from treadle._objects.variables import Param
 from treadle.transforms._arguments import Function
 from treadle.transforms._aside import Aside
 from treadle.transforms._call import Call
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import opaque_transform
 from treadle.transforms._differentiated import Differentiated, DifferentiatedBody
 from treadle.transforms._driver import lift
 from treadle.transforms._selection import Argnums, Selection
@@ -39,7 +39,7 @@ class _Jacobian(Differentiated):
         return (besides, result) if self.has_aux else besides
 
 
-@transform
+@opaque_transform
 def jacrev(
     f: Function,
     argnums: Argnums = 0,
@@ -79,7 +79,7 @@ def jacrev(
     return lift(f, _Jacobian(jax.jacrev, wrt, argnums, **options))
 
 
-@transform
+@opaque_transform
 def jacfwd(
     f: Function,
     argnums: Argnums = 0,

@@ -6,24 +6,33 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from treadle._modules.module import Module
 from treadle.transforms._arguments import Function
 from treadle.transforms._axes import Carry, StateAxes
 from treadle.transforms._driver import apply
-from treadle.transforms._frozen import ByDefault, FrozenDict
+from treadle.transforms._frozen import DEFAULT_STATE_AXES, ByDefault, FrozenDict, given
 from treadle.transforms._grad import grad
 from treadle.transforms._jit.jit import jit
 from treadle.transforms._remat import remat
-from treadle.transforms._scan import scan
+from treadle.transforms._scan import scan, scanned
 from treadle.transforms._spelling import MapOptions
-from treadle.transforms._vmap import VmapRule, vmap
+from treadle.transforms._vmap import VmapRule, vmap, vmapped
 
 if TYPE_CHECKING:
     from treadle._graph.filters import Filter
 
 __all__ = ["Grad", "Jit", "LiftedConstructor", "Remat", "Scan", "Vmap"]
+
+if TYPE_CHECKING:
+    import typing_extensions as extensions
+
+    P = extensions.ParamSpec("P", default=...)
+    L = extensions.TypeVar("L", bound="Lifted", default=Any)
+else:
+    P = ParamSpec("P")
+    L = TypeVar("L")
 
 
 class Options:
@@ -33,7 +42,7 @@ class Options:
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.arguments = {
-            name: FrozenDict(value) if isinstance(value, Mapping) and name in _MAPPINGS else value
+            name: _frozen(value) if name in _MAPPINGS else value
             for name, value in arguments.items()
         }
 
@@ -52,6 +61,13 @@ class Options:
 
     def __reduce__(self) -> Any:
         return Options, (self.arguments,)
+
+
+def _frozen(value: Any) -> Any:
+    # The default stays what it is: it can be told from equal axes that are given.
+    if value is DEFAULT_STATE_AXES or not isinstance(value, Mapping):
+        return value
+    return FrozenDict(value)
 
 
 _MAPPINGS = frozenset({"state_axes", "transform_metadata"})
@@ -85,7 +101,7 @@ def _hashable(value: Any) -> Hashable:
 
 
 @dataclass(frozen=True)
-class LiftedConstructor:
+class LiftedConstructor(Generic[P, L]):
     """What `Vmap(Block, ...)` and its siblings give: called with the arguments of Block, it builds.
 
     Args:
@@ -99,11 +115,11 @@ class LiftedConstructor:
     (4, 2, 3)
     """
 
-    kind: type[Lifted]
-    module_constructor: Callable[..., Any]
+    kind: type[L]
+    module_constructor: Callable[P, Any]
     options: Options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> L:
         """Build the module from the wrapped module's own arguments."""
         arguments = self.options.arguments
         wrapped = self.kind._create(self.module_constructor, arguments, args, kwargs)
@@ -116,8 +132,19 @@ class LiftedConstructor:
 class _LiftedType(type):
     """Makes ``Vmap(Block, ...)`` mean ``Vmap.constructor(Block, ...)``."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return cls.constructor(*args, **kwargs)  # type: ignore[attr-defined]
+    if TYPE_CHECKING:
+
+        def __call__(
+            cls: type[L],  # pyright: ignore[reportGeneralTypeIssues]
+            module_constructor: Callable[P, Any],
+            *args: Any,
+            **options: Any,
+        ) -> LiftedConstructor[P, L]: ...
+
+    else:
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return cls.constructor(*args, **kwargs)
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -155,13 +182,28 @@ class _Delayed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         lifted = self._lifted
-        run = _lifted_call(type(lifted), lifted._options, self._path)
-        return run(getattr(lifted, lifted._attribute), *args, **kwargs)
+        module = getattr(lifted, lifted._attribute)
+        run = _lifted_call(
+            type(lifted), lifted._options, self._path, _method(type(module), self._path)
+        )
+        return run(module, *args, **kwargs)
+
+
+def _method(kind: type[Any], path: tuple[tuple[str, Any], ...]) -> Function | None:
+    """The method of the wrapped module that a path leads to, if it is one of its class."""
+    if len(path) > 1:
+        return None
+    how, name = path[0] if path else ("attribute", "__call__")
+    method = getattr(kind, name, None) if how == "attribute" else None
+    return method if inspect.isfunction(method) else None
 
 
 @functools.lru_cache(maxsize=256)
 def _lifted_call(
-    kind: type[Lifted], options: Options, path: tuple[tuple[str, Any], ...]
+    kind: type[Lifted],
+    options: Options,
+    path: tuple[tuple[str, Any], ...],
+    method: Function | None,
 ) -> Function:
     def call(module: Any, /, *args: Any, **kwargs: Any) -> Any:
         target = module
@@ -170,6 +212,9 @@ def _lifted_call(
         return target(*args, **kwargs)
 
     call.__name__ = str(path[-1][1]) if path else "__call__"
+    if method is not None:
+        # What the user calls the arguments, and where keywords have their places.
+        call.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
     return kind._transform(call, options.arguments)
 
 
@@ -182,6 +227,12 @@ class Lifted(Module, metaclass=_LiftedType):
     _attribute: ClassVar[str]
     _signature: ClassVar[inspect.Signature]
     _options: Options
+
+    if TYPE_CHECKING:
+        # For checkers that pass over the metaclass: its call takes the same.
+        def __init__(
+            self, module_constructor: Callable[..., Any], *args: Any, **options: Any
+        ) -> None: ...
 
     def __init_subclass__(
         cls,
@@ -275,6 +326,7 @@ def _create_stacked(
     create.__name__ = getattr(module_constructor, "__name__", type(module_constructor).__name__)
     map_options = MapOptions(
         name,
+        of_class=True,
         in_axes=None,
         in_axes_kwargs=None,
         state_axes=_module_axes(options),
@@ -323,7 +375,7 @@ class Vmap(Lifted, transform=vmap):
 
     @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
-        return vmap(call, **options)
+        return vmapped(call, given=given(options), of_class=True, **options)
 
 
 class Scan(Lifted, transform=scan, defaults={"carry_argnum": ByDefault(1)}):
@@ -368,7 +420,7 @@ class Scan(Lifted, transform=scan, defaults={"carry_argnum": ByDefault(1)}):
 
     @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
-        return scan(call, **options)
+        return scanned(call, given=given(options), of_class=True, **options)
 
 
 class Remat(Lifted, transform=remat, keyword_only=False):

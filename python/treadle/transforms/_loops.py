@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from treadle.transforms._once import Program, program_of
 from treadle.transforms._trees import tree_leaves
 
 __all__ = ["fori_loop", "while_loop"]
+
+T = TypeVar("T")
 
 
 class _Body:
@@ -115,7 +118,7 @@ def _test(outline: Outline, leaves: tuple[Any, ...]) -> Any:
     return out[0]
 
 
-def while_loop(cond_fun: Function, body_fun: Function, init_val: Any) -> Any:
+def while_loop(cond_fun: Callable[[T], Any], body_fun: Callable[[T], T], init_val: T) -> T:
     """Run `body_fun` as long as `cond_fun` holds.
 
     Over `jax.lax.while_loop`. Nodes in `init_val` are changed in place and must come back as the
@@ -167,11 +170,11 @@ def _compiled_while(program: Program, init_val: Any, /) -> Any:
 def fori_loop(
     lower: Any,
     upper: Any,
-    body_fun: Function,
-    init_val: Any,
+    body_fun: Callable[[Any, T], T],
+    init_val: T,
     *,
     unroll: int | bool | None = None,
-) -> Any:
+) -> T:
     """Run `body_fun` for each integer from `lower` up to, without, `upper`.
 
     Over `jax.lax.fori_loop`; otherwise as `while_loop`.

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from treadle.transforms._arguments import Function
 from treadle.transforms._axis_names import AxisNames
 from treadle.transforms._call import Call
-from treadle.transforms._driver import Body, tail_of
+from treadle.transforms._driver import Body, Rule, tail_of
 from treadle.transforms._inside import Inside, Output
 from treadle.transforms._new_state import NewState, Part
 from treadle.transforms._random_keys import restore_keys
 from treadle.transforms._roles import Plan, Role
 from treadle.transforms._spelling import MapOptions
+
+
+class MapRule(Rule):
+    """A rule whose parameters are `MapOptions`.
+
+    Args:
+        options: the transform's parameters.
+    """
+
+    def __init__(self, options: MapOptions) -> None:
+        self.name = options.name
+        self.options = options
+
+    def arrange(
+        self, function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Keywords and defaults take the places that `in_axes` speaks of."""
+        return self.options.arrange(function, args, kwargs)
 
 
 class MappedBody(Body[Any]):
@@ -43,8 +62,8 @@ class MappedBody(Body[Any]):
     def leave(self, inside: Inside, head: Any, result: Any) -> Any:
         """Put the names of axes back, and find the axis of each output."""
         parts = [Part((), result, self.options.out_axes)]
-        new = NewState(self.options, self.plan.entries, inside, result, parts)
-        self.names.add(inside, result, new)
+        new = NewState(self.options, self.plan, inside, result, parts)
+        self.names.add(inside, new)
         rows = inside.leave(result, self.keep)
         axes = self._axes(rows, new)
         self.check(inside, rows, axes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
-from treadle.transforms._decorator import transform
-from treadle.transforms._driver import Rule, lift
-from treadle.transforms._frozen import DEFAULT_STATE_AXES, NO_METADATA
-from treadle.transforms._mapped import MappedBody
+from treadle.transforms._decorator import P, R, transform
+from treadle.transforms._driver import lift
+from treadle.transforms._frozen import AXIS_0, DEFAULT_STATE_AXES, NO_METADATA, knowing_given
+from treadle.transforms._mapped import MappedBody, MapRule
 from treadle.transforms._roles import Plan, Resolver
 from treadle.transforms._spelling import MapOptions
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["pmap"]
 
 
-class _Pmap(Rule):
-    name = "pmap"
+class _Pmap(MapRule):
     reuses = True
 
     def __init__(
@@ -36,7 +35,7 @@ class _Pmap(Rule):
         size: int | None,
         settings: dict[str, Any],
     ) -> None:
-        self.options = options
+        super().__init__(options)
         self.static_argnums, self.donate_argnums = numbers(static), numbers(donated)
         self.size = size
         self.settings = settings
@@ -98,37 +97,39 @@ def _donated(call: Call, positions: Sequence[int]) -> frozenset[int]:
 
 
 @transform
+@knowing_given
 def pmap(
-    f: Function,
+    _given: frozenset[str],
+    f: Callable[P, R],
     axis_name: Hashable | None = None,
     *,
-    in_axes: Any = 0,
-    out_axes: Any = 0,
+    in_axes: Any = AXIS_0,
+    out_axes: Any = AXIS_0,
     static_broadcasted_argnums: int | Sequence[int] = (),
     devices: Sequence[Any] | None = None,
     backend: str | None = None,
     axis_size: int | None = None,
     donate_argnums: int | Sequence[int] = (),
-    in_axes_kwargs: Any = 0,
+    in_axes_kwargs: Any = AXIS_0,
     state_axes: Mapping[Filter, int | None] = DEFAULT_STATE_AXES,
     split_rngs: Filter = ...,
     transform_metadata: Mapping[str, Any] = NO_METADATA,
-) -> Function:
+) -> Callable[P, R]:
     """A function that maps `f` over devices; as `vmap`, each slice on a device of its own.
 
     Args:
         f: function whose arguments may be or contain graph nodes.
         axis_name: name of the axis for collectives.
-        in_axes: axis of arrays in positional arguments, as in `vmap`.
-        out_axes: axis of arrays in the result, as in `vmap`. What is not mapped there, and
-            broadcast state that changes, is taken from the first device: reduce it over
+        in_axes: axis of positional arguments, as in `vmap`.
+        out_axes: axis of results, as in `vmap`. What is not mapped there, and
+            state under None that changes, is taken from the first device: reduce it over
             `axis_name`.
         static_broadcasted_argnums: positions of arguments that are compared instead of traced.
         devices: the devices; default: the first ones that `jax.devices` gives.
         backend: their platform.
         axis_size: number of slices; needed when nothing is mapped.
         donate_argnums: positions of arguments whose arrays may be overwritten.
-        in_axes_kwargs: axis of arrays in keyword arguments, as in `vmap`.
+        in_axes_kwargs: axis of keyword arguments, as in `vmap`.
         state_axes: filter -> axis of the state of nodes, as in `vmap`.
         split_rngs: filter of the random streams to split, as in `vmap`.
         transform_metadata: names of the axis in sharding metadata, as in `vmap`.
@@ -144,12 +145,13 @@ def pmap(
     >>> import treadle as nnx
     >>> n = jax.local_device_count()
     >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
-    >>> forward = nnx.pmap(lambda m, x: m(x), state_axes={})
+    >>> forward = nnx.pmap(lambda m, x: m(x), in_axes=(None, 0))
     >>> forward(model, jnp.ones((n, 4, 2))).shape == (n, 4, 3)
     True
     """
     options = MapOptions(
         "pmap",
+        given=_given,
         in_axes=in_axes,
         in_axes_kwargs=in_axes_kwargs,
         out_axes=out_axes,

@@ -8,7 +8,7 @@ import jax
 
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import Body, Rule, as_arrays, lift
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class _Remat(Rule):
 
 @transform
 def remat(
-    f: Function,
+    f: Callable[P, R],
     *,
     prevent_cse: bool = True,
     static_argnums: int | Sequence[int] = (),
     policy: Callable[..., bool] | None = None,
-) -> Function:
+) -> Callable[P, R]:
     """A function like `f` whose intermediate values are computed again when it is differentiated.
 
     Over `jax.checkpoint`. What `f` changes in its arguments reaches the caller's objects.

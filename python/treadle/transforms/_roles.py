@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from treadle._graph.filters import to_filter_spec
-from treadle._modules.rngs import RngCount, RngKey, RngState
+from treadle._modules.rngs import RngKey, RngState
 from treadle.transforms._axes import Carry
 from treadle.transforms._call import Call
 from treadle.transforms._messages import part_label, type_of
 from treadle.transforms._random_keys import is_kind_of, rng_key_ndim, split_key
-from treadle.transforms._spelling import MapOptions, StateEntry
+from treadle.transforms._spelling import NO_ENTRY, MapOptions, StateEntry
 
 
 class Role(enum.Enum):
@@ -24,8 +24,9 @@ class Role(enum.Enum):
 
     BROADCAST = "broadcast"
     CARRY = "carried"
+    KEPT = "kept"  # in a loop: the same in all iterations, but carried if it changes
     SPLIT = "split"  # a random key: each slice gets its own
-    COUNT = "counted"  # count of a random stream: broadcast in, the last one comes out
+    COUNT = "counted"  # count of a random stream that is never mapped: it comes out advanced
 
     def __repr__(self) -> str:
         return self.value
@@ -35,9 +36,10 @@ class Role(enum.Enum):
 AxisRole: TypeAlias = Any
 
 
-def _describe(role: AxisRole) -> str:
+def describe(role: AxisRole) -> str:
+    """A role in words."""
     if isinstance(role, Role):
-        return role.value
+        return "the same in all slices" if role in (Role.BROADCAST, Role.KEPT) else role.value
     return f"mapped over axis {role}" if isinstance(role, int) else f"sharded as {role}"
 
 
@@ -47,13 +49,14 @@ class Plan:
 
     Args:
         roles: one per leaf.
-        entries: what holds for each item of each argument.
+        nodes: reference id and entry of each node and Variable among the arguments' items, and what
+            the argument is called.
         size: number of slices.
         settings: what else the body depends on.
     """
 
     roles: tuple[AxisRole, ...]
-    entries: Mapping[int | str, Sequence[Any]] = field(compare=False)
+    nodes: tuple[tuple[int, StateEntry, str], ...] = field(compare=False)
     size: int = field(default=0, compare=False)
     settings: Hashable = None
 
@@ -97,44 +100,51 @@ class Resolver:
             ValueError: axes do not fit the arguments, an axis is out of bounds, a leaf is
                 reached under two roles, or sizes disagree or cannot be inferred.
         """
-        entries: dict[int | str, Sequence[Any]] = {}
-        roles = self._roles(entries)
+        nodes: list[tuple[int, StateEntry, str]] = []
+        roles = self._roles(nodes)
         size = self._size(roles, given, parameter) if parameter else 0
-        return Plan(roles, entries, size)
+        return Plan(roles, tuple(nodes), size)
 
-    def _roles(self, entries: dict[int | str, Sequence[Any]]) -> tuple[AxisRole, ...]:
+    def _roles(self, nodes: list[tuple[int, StateEntry, str]]) -> tuple[AxisRole, ...]:
         call = self.call
         roles: list[AxisRole | None] = [None] * call.graphdef.num_leaves
         reached_by: list[str] = [""] * call.graphdef.num_leaves
 
         def assign(leaf: int, role: AxisRole, argument: str) -> None:
+            role = self._checked(leaf, role)
             known = roles[leaf]
             if known is not None and known != role:
                 raise ValueError(
                     f"{call.where}: {call.label(leaf)} is reached under two different axes: "
-                    f"{_describe(known)} through {reached_by[leaf]}, {_describe(role)} "
+                    f"{describe(known)} through {reached_by[leaf]}, {describe(role)} "
                     f"through {argument}. Give both arguments the same axes, or pass the shared "
                     "object once."
                 )
             roles[leaf], reached_by[leaf] = role, argument
 
-        for which, label, described, items in self.options.arguments(call, self.carry):
-            entries[which] = described
-            for entry, (is_object, number) in zip(described, items, strict=True):
-                if is_object:
-                    for leaf in call.graphdef.reachable(number):
-                        assign(leaf, self._state_role(leaf, entry), label)
-                else:
-                    assign(number, _role(entry), label)
-        return tuple(
-            _role(self.options.unselected) if role is None else self._checked(leaf, role)
-            for leaf, role in enumerate(roles)
-        )
+        for argument in self.options.arguments(call, self.carry):
+            items = zip(argument.entries, argument.items, strict=True)
+            for i, (entry, (is_object, number)) in enumerate(items):
+                if not is_object:
+                    assign(number, _role(entry), argument.label)
+                    continue
+                nodes.append((number, entry, argument.label))
+                reached = call.graphdef.reachable(number)
+                for leaf in reached:
+                    assign(leaf, self._state_role(leaf, entry), argument.label)
+                if argument.plain[i] is not NO_ENTRY:
+                    axes = {
+                        leaf: roles[leaf]
+                        for leaf in reached
+                        if not is_kind_of(self._types[leaf], RngState)
+                    }
+                    self.options.check_plain(call, argument, i, axes)
+        return tuple(_role(self.options.unselected) if role is None else role for role in roles)
 
     def _state_role(self, leaf: int, entry: StateEntry) -> AxisRole:
-        kind = self._types[leaf]
-        if entry.streams and is_kind_of(kind, RngState):
-            return self._stream_role(leaf)
+        is_random = entry.streams != "rules" and is_kind_of(self._types[leaf], RngState)
+        if is_random and entry.streams == "split_rngs":
+            return self._stream_role(leaf, 0, Role.BROADCAST)
         selected = self._selected.get(entry)
         if selected is None:
             filters = tuple(filter_ for filter_, _ in entry.rules)
@@ -145,27 +155,50 @@ class Resolver:
                 else self.call.partition(filters)
             )
         if selected[leaf] >= 0:
-            role = _role(entry.rules[selected[leaf]][1])
-            is_count = role is Role.BROADCAST and is_kind_of(kind, RngCount)
-            return Role.COUNT if is_count else role
-        if entry.required is not None:
+            axis = entry.rules[selected[leaf]][1]
+        elif entry.required is not None:
             raise ValueError(
                 f"{self.call.where}: no filter of {entry.required!r} selects "
                 f"{self.call.label(leaf)}. Add one, or `...` as the last."
             )
-        return _role(entry.otherwise)
+        else:
+            axis = entry.otherwise
+        same = Role.KEPT if entry.may_change and self.options.carries else Role.BROADCAST
+        if is_random and axis is not Carry:
+            return self._stream_role(leaf, axis, same)
+        return same if axis is None else _role(axis)
 
-    def _stream_role(self, leaf: int) -> AxisRole:
+    def _stream_role(self, leaf: int, axis: int | None, same: Role) -> AxisRole:
+        """Role of a leaf of a random stream that is under an axis, or None.
+
+        Args:
+            leaf: a key or a count.
+            axis: what is said about it.
+            same: role of what is the same in all slices.
+        """
         value = self.call.leaves[leaf]
-        if not is_kind_of(self._types[leaf], RngKey):
-            return 0 if np.ndim(value) > 0 else Role.COUNT
-        if rng_key_ndim(value) > 0:
+        is_key = is_kind_of(self._types[leaf], RngKey)
+        ndim = rng_key_ndim(value) if is_key else np.ndim(value)
+        if ndim == 0:
+            if not is_key:
+                return Role.COUNT
+            splits = axis is not None or self.options.splits_under_none
+            if splits and self._is_split(leaf):
+                return Role.SPLIT
+            return Role.BROADCAST if axis is not None else same
+        if axis is None:
+            return same
+        if ndim == 1:
             return 0
+        # Counted from the end an axis of keys would count the words of a legacy one.
+        return axis + ndim if -ndim <= axis < 0 else axis
+
+    def _is_split(self, leaf: int) -> bool:
         if self._split is None:
             self._split = self.call.graphdef.partition(
                 (to_filter_spec(self.options.split_rngs),), self.call.leaves
             )
-        return Role.SPLIT if self._split[leaf] == 0 else Role.BROADCAST
+        return self._split[leaf] == 0
 
     def _checked(self, leaf: int, role: AxisRole) -> AxisRole:
         """The role, its axis counted from the front where the value is one array.
@@ -195,7 +228,7 @@ class Resolver:
         if len(path) < 2 or self._is_array(leaf):
             return f"Correct {where}, or give None there for what is not mapped."
         if self.options.speaks_of_nodes:
-            return f"Correct {where}: None (in a StateAxes, too) is for what is not mapped."
+            return f"Correct {where}: None (in a StateAxes, too) is for what is the same in all slices."
         return (
             "The state of nodes follows state_axes: give None there for what is not mapped, {} to "
             f"map no state, or StateAxes in {where}."
@@ -236,9 +269,17 @@ class Resolver:
         if given is None and not first:
             raise ValueError(
                 f"{where}: nothing is mapped over an axis, so the number of slices cannot be "
-                f"inferred. Pass {parameter}."
+                f"inferred. Pass {parameter}{self._unmapped(roles)}."
             )
         return next(iter(first)) if given is None else given
+
+    def _unmapped(self, roles: Sequence[AxisRole]) -> str:
+        """Examples of leaves to map instead, in words."""
+        found = [leaf for leaf, role in enumerate(roles) if role in (Role.BROADCAST, Role.KEPT)]
+        if not found:
+            return ""
+        labels = ", ".join(map(self.call.label, found[:3]))
+        return f", or give an axis for one of {labels}{', ...' if len(found) > 3 else ''}"
 
 
 def _role(axis: Any) -> AxisRole:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
+import numpy as np
 
 from treadle.errors import format_path
 from treadle.transforms._axes import Carry, StateAxes
@@ -24,27 +26,46 @@ def carry_place(out_axes: Any) -> str:
     )
 
 
-def check_out_axes(out_axes: Any, scan_output: bool) -> None:
-    """Raise a ValueError for what no result fits, and for what `scan_output` contradicts."""
+def check_carry(options: MapOptions, scan_output: bool) -> None:
+    """Raise for parameters that disagree about the carry, or that no result fits.
+
+    Raises:
+        TypeError: `carry_argnum` is no int.
+        ValueError: the axes or `scan_output` contradict each other.
+    """
+    in_axes, out_axes = options.in_axes, options.out_axes
+    argnum = options.carry_argnum
+    if argnum is not None and (
+        isinstance(argnum, bool) or not isinstance(argnum, (int, np.integer))
+    ):
+        raise TypeError(f"scan: carry_argnum is the position of the carry, an int, got {argnum!r}.")
     for axis in axis_leaves(out_axes):
         if axis is None:
             raise ValueError(
                 "scan: out_axes has None, but every iteration gives an output. Give the axis to "
                 "stack it along, or carry it to have the last one."
             )
-    if isinstance(out_axes, (tuple, list)):
-        carries = [position for position, axis in enumerate(out_axes) if axis is Carry]
+    for parameter, axes in (("in_axes", in_axes), ("out_axes", out_axes)):
+        if not isinstance(axes, (tuple, list)):
+            continue
+        carries = [position for position, axis in enumerate(axes) if axis is Carry]
         if len(carries) > 1:
             raise ValueError(
-                f"scan: out_axes has more than one Carry, at {carries}. Return what is carried as "
-                "one entry, for example in a tuple, as it comes in as one argument; for what is to "
-                "be stacked give an axis."
+                f"scan: {parameter} has more than one Carry, at {carries}. Give what is carried as "
+                "one argument, and return it as one entry, for example in a tuple; for what is to "
+                "be sliced or stacked give an axis."
             )
     if not scan_output and out_axes is not Carry and has_carry(out_axes):
         raise ValueError(
             f"scan: out_axes has Carry at {carry_place(out_axes)}, as one part of the result, but "
             "scan_output=False says that the function returns the carry alone. Leave out "
             "scan_output=False, or give out_axes=Carry."
+        )
+    if {"in_axes", "out_axes"} <= options.given and has_carry(in_axes) != has_carry(out_axes):
+        has, lacks = ("in_axes", "out_axes") if has_carry(in_axes) else ("out_axes", "in_axes")
+        raise ValueError(
+            f"scan: {has} has a Carry, but {lacks} has none. What is carried comes in as one "
+            f"argument and is returned as one entry: give both a Carry, or leave out {lacks}."
         )
 
 
@@ -58,6 +79,8 @@ def carry_position(options: MapOptions, call: Call) -> int | None:
     in_axes, argnum, count = options.in_axes, options.carry_argnum, len(call.args)
     where = call.where
     given = argnum is not None and not isinstance(argnum, ByDefault)
+    if options.has_no_carry:
+        return None
     marked = _marked_position(where, in_axes, count)
     if marked is not None:
         if given and argnum not in (marked, marked - count):
@@ -100,14 +123,23 @@ def _marked_position(where: str, in_axes: Any, count: int) -> int | None:
         return 0
     if isinstance(in_axes, tuple):
         carries = [position for position, axis in enumerate(in_axes) if axis is Carry]
-        if len(carries) > 1:
-            raise ValueError(
-                f"{where}: in_axes has more than one Carry, at {carries}. Put what is carried in "
-                "one argument, for example in a tuple."
-            )
         if carries:
             return carries[0]
     return None
+
+
+def warn_of_lost_carry(where: str, in_axes: Any, result: Any) -> None:
+    """Warn of a loop that looks as if it had a carry, as it had in the contract's spelling."""
+    first = in_axes[0] if isinstance(in_axes, tuple) and in_axes else in_axes
+    if first is None and isinstance(result, (tuple, list)) and len(result) == 2:
+        warnings.warn(
+            f"{where}: in_axes and out_axes are both given without a Carry, so there is no carry: "
+            "the first argument is the same in all iterations, and both parts of the pair are "
+            "stacked. For a carry put Carry in both, or give carry_argnum=0; without one, put the "
+            "first argument elsewhere to be rid of this warning.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def result_parts(

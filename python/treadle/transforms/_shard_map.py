@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from treadle.transforms._arguments import Function, Path
 from treadle.transforms._axes import StateSharding
 from treadle.transforms._call import Call
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import Rule, lift
 from treadle.transforms._inside import Inside, Output
 from treadle.transforms._mapped import MappedBody
@@ -158,14 +158,14 @@ class _ShardBody(MappedBody):
 
 @transform
 def shard_map(
-    f: Function,
+    f: Callable[P, R],
     *,
     mesh: Any = None,
     in_specs: Any,
     out_specs: Any,
     axis_names: AbstractSet[Hashable] = frozenset(),
     check_vma: bool = True,
-) -> Function:
+) -> Callable[P, R]:
     """A function that runs `f` on each device's part of the arguments.
 
     Over `jax.shard_map`. The state of a node has the spec given for the node; changed state comes
@@ -185,7 +185,8 @@ def shard_map(
 
     Raises:
         TypeError: a spec is of the wrong type, or keyword arguments are given.
-        ValueError: specs do not fit the arguments, or a shared Variable is reached under two.
+        ValueError: specs do not fit the arguments, or a leaf is reached under two, such as one of an
+            argument that is returned.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -199,7 +200,13 @@ def shard_map(
     >>> forward(model, jnp.ones((8, 2))).shape
     (8, 3)
     """
-    options = _SpecOptions("shard_map", in_axes=in_specs, in_axes_kwargs=None, out_axes=out_specs)
+    options = _SpecOptions(
+        "shard_map",
+        given=frozenset({"in_axes", "out_axes"}),
+        in_axes=in_specs,
+        in_axes_kwargs=None,
+        out_axes=out_specs,
+    )
     settings = {"axis_names": axis_names, "check_vma": check_vma}
     return lift(f, _ShardMap(options, mesh, settings))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from treadle.transforms._arguments import Function
 
 __all__ = ["SplitBackups", "split_rngs"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MISSING: Any = object()
 
@@ -119,7 +122,7 @@ def _split_all(
 @overload
 def split_rngs(
     *, splits: int | tuple[int, ...], only: Filter = ..., squeeze: bool = False
-) -> Callable[[Function], Function]: ...
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 @overload
 def split_rngs(
     node: Any, /, *, splits: int | tuple[int, ...], only: Filter = ..., squeeze: bool = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
 import jax
 
@@ -21,6 +21,10 @@ from treadle.transforms._selection import Selection
 from treadle.transforms._tangents import scatter
 
 __all__ = ["jvp", "vjp"]
+
+R = TypeVar("R")
+Aux = TypeVar("Aux")
+Ts = TypeVarTuple("Ts")
 
 
 class _Vjp(Differentiated):
@@ -49,6 +53,22 @@ class _Jvp(_Vjp):
         return (out, out_tangent), tail
 
 
+@overload
+def vjp(
+    f: Callable[[*Ts], R],
+    *primals: *Ts,
+    has_aux: Literal[False] = False,
+    reduce_axes: Sequence[Hashable] = (),
+    wrt: Filter = Param,
+) -> tuple[R, Callable[[R], tuple[Any, ...]]]: ...
+@overload
+def vjp(
+    f: Callable[[*Ts], tuple[R, Aux]],
+    *primals: *Ts,
+    has_aux: Literal[True],
+    reduce_axes: Sequence[Hashable] = (),
+    wrt: Filter = Param,
+) -> tuple[R, Callable[[R], tuple[Any, ...]], Aux]: ...
 def vjp(
     f: Function,
     *primals: Any,
@@ -85,6 +105,33 @@ def vjp(
     return apply(_Vjp("vjp", wrt, has_aux=has_aux, allow_int=True), f, primals, {})
 
 
+@overload
+def jvp(
+    f: Callable[[*Ts], R],
+    primals: tuple[*Ts],
+    tangents: Sequence[Any],
+    *,
+    has_aux: Literal[False] = False,
+    wrt: Filter = Param,
+) -> tuple[R, R]: ...
+@overload
+def jvp(
+    f: Callable[[*Ts], tuple[R, Aux]],
+    primals: tuple[*Ts],
+    tangents: Sequence[Any],
+    *,
+    has_aux: Literal[True],
+    wrt: Filter = Param,
+) -> tuple[R, R, Aux]: ...
+@overload
+def jvp(
+    f: Callable[..., Any],
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    *,
+    has_aux: bool = False,
+    wrt: Filter = Param,
+) -> tuple[Any, ...]: ...
 def jvp(
     f: Function,
     primals: Sequence[Any],

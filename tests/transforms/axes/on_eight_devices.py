@@ -9,7 +9,6 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import treadle as nnx
-from tests.open_points import open_point
 from tests.transforms.axes.libraries import both, quiet, same, weights
 
 pytestmark = quiet
@@ -20,7 +19,6 @@ def mesh():
     return jax.sharding.Mesh(np.array(jax.devices()[:4]), ("d",))
 
 
-@open_point(18, "1")
 @both
 def test_pmap_none_is_the_same_on_all_devices(lib):
     m = weights(3, lib=lib)
@@ -28,7 +26,6 @@ def test_pmap_none_is_the_same_on_all_devices(lib):
     same(out, [[0, 0, 0], [0, 1, 2]])
 
 
-@open_point(18, "1")
 @both
 def test_pmap_an_int_is_the_axis(lib):
     m = weights(2, 3, lib=lib)
@@ -36,7 +33,6 @@ def test_pmap_an_int_is_the_axis(lib):
     same(out, (W * 2).T)
 
 
-@open_point(18, "1")
 @both
 def test_pmap_changes_come_back_along_the_axis(lib):
     m = weights(2, 3, lib=lib)
@@ -48,25 +44,21 @@ def test_pmap_changes_come_back_along_the_axis(lib):
     same(m["w"].value, W * np.arange(3.0))
 
 
-@open_point(18, "1")
 def test_pmap_a_bare_variable():
     same(nnx.pmap(lambda v: v.value.sum(), in_axes=1)(nnx.Param(jnp.asarray(W))), W.sum(0))
 
 
-@open_point(18, "1")
 def test_pmap_new_nodes_follow_out_axes():
     m = nnx.pmap(lambda x: nnx.Dict(w=nnx.Param(x)), out_axes=1)(jnp.asarray(W))
     same(m["w"].value, W.T)
 
 
-@open_point(18, "1")
 def test_pmap_one_node_under_two_axes():
     m = weights(2, 2)
     with pytest.raises(ValueError, match=r"(?s)(?=.*\ba\b)(?=.*\bb\b)"):
         nnx.pmap(lambda a, b: a["w"].value, in_axes=(0, 1))(m, m)
 
 
-@open_point(18, "1")
 def test_pmap_a_keyword_takes_its_place():
     f = nnx.pmap(lambda x, m: x + m["w"].value, in_axes=(0, None))
     same(f(jnp.arange(2.0), m=weights(3)), np.arange(2.0)[:, None] + np.arange(3.0))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 from .libraries import both, quiet, same, weights
 
@@ -26,7 +25,6 @@ def test_a_placeholder_or_the_axis_that_state_axes_gives(lib, entry):
     same(f(weights(2, 3, lib=lib), jnp.zeros(3)), W.sum(0))
 
 
-@open_point(18, "1")
 @both
 def test_another_int_at_the_node_is_an_error_that_names_the_argument(lib):
     with pytest.raises(ValueError, match=r"\bm\b"):
@@ -72,7 +70,6 @@ def test_none_in_state_axes_of_vmap_is_broadcast():
     same(f(m), W + np.arange(3.0))
 
 
-@open_point(18, "1")
 @both
 def test_scan_none_at_a_node_contradicts_the_default_of_state_axes(lib):
     m = weights(3, lib=lib)
@@ -109,7 +106,6 @@ def test_class_vmap_with_none_for_the_module_maps_its_state():
     same(stack(jnp.arange(3.0)), np.arange(3.0)[:, None] * np.arange(2.0))
 
 
-@open_point(18, "1")
 def test_class_vmap_another_node_under_none_is_an_error():
     class Block(nnx.Module):
         def __init__(self, rngs):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 from .libraries import both, quiet, same, weights
 
@@ -18,7 +17,6 @@ pytestmark = quiet
 W = np.arange(6.0).reshape(2, 3)
 
 
-@open_point(18, "1")
 @both
 def test_none_is_the_same_in_all_slices(lib):
     m = weights(3, lib=lib)
@@ -26,7 +24,6 @@ def test_none_is_the_same_in_all_slices(lib):
     same(out, [[0, 1, 2]] * 3)
 
 
-@open_point(18, "1")
 @both
 def test_none_beside_another_size(lib):
     m = weights(3, lib=lib)
@@ -34,7 +31,6 @@ def test_none_beside_another_size(lib):
     same(out, np.tile(np.arange(3.0) + 1, (5, 1)))
 
 
-@open_point(18, "1")
 @both
 def test_an_int_is_the_axis_of_every_leaf(lib):
     m = weights(2, 3, lib=lib)
@@ -42,7 +38,6 @@ def test_an_int_is_the_axis_of_every_leaf(lib):
     same(out, W.T + np.arange(3.0)[:, None])
 
 
-@open_point(18, "1")
 @both
 def test_a_negative_axis_counts_from_each_leafs_own_end(lib):
     m = lib.Dict(a=lib.Param(jnp.asarray(W)), b=lib.Param(jnp.arange(3.0)))
@@ -56,7 +51,6 @@ def test_zero_is_still_axis_0(lib):
     same(nnx.vmap(lambda m: m["w"].value * 2, in_axes=(0,))(m), W * 2)
 
 
-@open_point(18, "1")
 @both
 def test_a_bare_variable_has_the_entry_too(lib):
     v = lib.Param(jnp.asarray(W))
@@ -64,7 +58,6 @@ def test_a_bare_variable_has_the_entry_too(lib):
     same(nnx.vmap(lambda v, x: v.value + x, in_axes=(None, 0))(v, jnp.ones(2)), [W + 1] * 2)
 
 
-@open_point(18, "1")
 @both
 def test_an_entry_for_a_container_holds_for_everything_in_it(lib):
     m, n = weights(2, 3, lib=lib), weights(2, 3, lib=lib)
@@ -72,7 +65,6 @@ def test_an_entry_for_a_container_holds_for_everything_in_it(lib):
     same(f({"m": m, "n": [n]}, jnp.zeros(3)), (W * 2).T)
 
 
-@open_point(18, "1")
 @both
 def test_prefixes_tell_nodes_in_containers_apart(lib):
     m, n = weights(2, 3, lib=lib), weights(3, lib=lib)
@@ -82,7 +74,6 @@ def test_prefixes_tell_nodes_in_containers_apart(lib):
     same(f({"m": m, "n": [n]}), W + np.arange(3.0))
 
 
-@open_point(18, "1")
 @both
 def test_prefixes_mix_arrays_nodes_and_variables(lib):
     m, v = weights(2, 3, lib=lib), lib.Param(jnp.asarray(W.T))
@@ -97,7 +88,6 @@ def test_a_prefix_that_reaches_into_a_node_is_an_error(lib):
         nnx.vmap(lambda m: m["w"].value, in_axes=({"w": 1},))(m)
 
 
-@open_point(18, "1")
 def test_self_of_a_method_has_the_first_entry():
     class Net(nnx.Module):
         def __init__(self):
@@ -110,7 +100,6 @@ def test_self_of_a_method_has_the_first_entry():
     same(Net().scale(jnp.arange(2.0)), [[0, 0, 0], [0, 1, 2]])
 
 
-@open_point(18, "1")
 def test_init_is_mapped_by_its_own_entries():
     class Net(nnx.Module):
         @nnx.vmap(in_axes=(0, None, 1))
@@ -121,7 +110,6 @@ def test_init_is_mapped_by_its_own_entries():
     same(net.w.value, W.T * np.arange(2.0))
 
 
-@open_point(18, "1")
 def test_init_of_rngs_mapped_over_given_seeds():
     class Net(nnx.Module):
         @nnx.vmap(in_axes=(0, None, 0))
@@ -132,7 +120,6 @@ def test_init_of_rngs_mapped_over_given_seeds():
     same(net.w.value, np.arange(4.0) + 3)
 
 
-@open_point(18, "1")
 @both
 def test_keywords_have_their_entries_in_in_axes_kwargs(lib):
     m, n = weights(2, 3, lib=lib), weights(3, lib=lib)
@@ -157,7 +144,6 @@ def test_state_axes_for_one_and_a_plain_entry_for_another(lib):
     same(f(m, n), W.T * np.arange(2.0))
 
 
-@open_point(18, "1")
 @both
 def test_a_change_comes_back_along_its_entry(lib):
     m = weights(2, 3, lib=lib)
@@ -171,7 +157,6 @@ def test_a_change_comes_back_along_its_entry(lib):
     same(w.value, W * np.arange(3.0))
 
 
-@open_point(18, "1")
 @both
 def test_an_axis_out_of_bounds_names_the_leaf(lib):
     with pytest.raises(ValueError, match=r"axis 2 is out of bounds for m(\.w|\['w'\])"):
@@ -185,7 +170,6 @@ def test_a_node_under_an_int_needs_the_axis(lib):
         nnx.vmap(lambda m: m["w"].value, in_axes=0)(m)
 
 
-@open_point(18, "1")
 def test_the_same_as_jax_on_arrays():
     """Each entry gives for the node what jax.vmap gives for its array."""
     x = jnp.arange(24.0).reshape(2, 3, 4)
@@ -194,7 +178,6 @@ def test_the_same_as_jax_on_arrays():
         same(got, jax.vmap(lambda x: x * 2, in_axes=axis, out_axes=axis)(x))
 
 
-@open_point(18, "1")
 @both
 def test_gradients_through_none_are_summed(lib):
     m = weights(3, lib=lib)
@@ -206,7 +189,6 @@ def test_gradients_through_none_are_summed(lib):
     same(nnx.grad(loss, wrt=lib.Param)(m)["w"].value, x.sum(0))
 
 
-@open_point(18, "1")
 @both
 def test_gradients_through_an_axis_are_slices(lib):
     m = weights(2, 3, lib=lib)
@@ -218,7 +200,6 @@ def test_gradients_through_an_axis_are_slices(lib):
     same(nnx.grad(loss, wrt=lib.Param)(m)["w"].value, np.tile(x, (2, 1)))
 
 
-@open_point(18, "1")
 @both
 def test_gradients_per_example_are_stacked(lib):
     m = weights(3, lib=lib)
@@ -229,7 +210,6 @@ def test_gradients_per_example_are_stacked(lib):
     same(grads["w"].value, 2 * np.arange(3.0) * x)
 
 
-@open_point(18, "1")
 @both
 def test_under_jit_and_inside_another_vmap(lib):
     m = weights(3, lib=lib)
@@ -239,7 +219,6 @@ def test_under_jit_and_inside_another_vmap(lib):
     same(outer(m, jnp.ones((2, 4))), np.tile(np.arange(3.0), (4, 2, 1)))
 
 
-@open_point(18, "1")
 @both
 def test_an_entry_of_none_for_everything_needs_a_size(lib):
     m = weights(3, lib=lib)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 from .libraries import both, quiet, same, weights
 
@@ -21,7 +20,6 @@ def affine(x, scale=2.0, *, shift=0.0):
     return x * scale + shift
 
 
-@open_point(18, "1")
 def test_a_keyword_takes_its_place_in_a_longer_tuple():
     f = nnx.vmap(affine, in_axes=(0, None))
     same(f(jnp.arange(3.0), scale=jnp.arange(2.0)), np.arange(3.0)[:, None] * np.arange(2.0))
@@ -29,18 +27,15 @@ def test_a_keyword_takes_its_place_in_a_longer_tuple():
     same(g(jnp.arange(3.0), scale=jnp.asarray(X)), (X * np.arange(3.0)).T)
 
 
-@open_point(18, "1")
 def test_a_default_takes_its_place_in_a_longer_tuple():
     same(nnx.vmap(affine, in_axes=(0, None))(jnp.arange(3.0)), np.arange(3.0) * 2)
 
 
-@open_point(18, "1")
 def test_all_by_keyword():
     f = nnx.vmap(lambda x, y: x + y, in_axes=(0, None))
     same(f(y=jnp.arange(2.0), x=jnp.arange(3.0)), np.arange(3.0)[:, None] + np.arange(2.0))
 
 
-@open_point(18, "1")
 @both
 def test_a_node_by_keyword_takes_its_place(lib):
     m = weights(3, lib=lib)
@@ -48,7 +43,6 @@ def test_a_node_by_keyword_takes_its_place(lib):
     same(f(jnp.arange(2.0), m=m), np.arange(2.0)[:, None] + np.arange(3.0))
 
 
-@open_point(18, "1")
 def test_scan_a_keyword_takes_its_place():
     f = nnx.scan(
         lambda c, x, scale: (c + x * scale, c),
@@ -59,7 +53,6 @@ def test_scan_a_keyword_takes_its_place():
     same(c, 6.0)
 
 
-@open_point(18, "1")
 def test_scan_contract_a_keyword_takes_its_place():
     f = nnx.scan(lambda c, x, scale: (c + x * scale, c), in_axes=(None, 0, None))
     c, _ = f(jnp.array(0.0), jnp.arange(3.0), scale=2.0)
@@ -77,14 +70,12 @@ def test_a_function_without_a_signature_is_an_error():
         nnx.vmap(Opaque(), in_axes=(0, None))(jnp.arange(2.0), y=1.0)
 
 
-@open_point(18, "1")
 def test_in_axes_kwargs_that_says_otherwise_is_an_error():
     f = nnx.vmap(affine, in_axes=(0, None), in_axes_kwargs={"scale": 0})
     with pytest.raises(ValueError, match="scale"):
         f(jnp.arange(3.0), scale=jnp.arange(3.0))
 
 
-@open_point(18, "1")
 def test_in_axes_kwargs_that_says_the_same_is_fine():
     f = nnx.vmap(affine, in_axes=(0, None), in_axes_kwargs={"scale": None})
     same(f(jnp.arange(3.0), scale=3.0), np.arange(3.0) * 3)
@@ -95,13 +86,11 @@ def test_a_tuple_too_long_for_the_signature_is_an_error():
         nnx.vmap(lambda x: x, in_axes=(0, None))(jnp.arange(3.0))
 
 
-@open_point(18, "1")
 def test_a_single_entry_holds_for_keywords_that_have_a_position():
     f = nnx.vmap(lambda x, y: x + y, in_axes=1)
     same(f(jnp.asarray(X), y=jnp.asarray(X)), (X * 2).T)
 
 
-@open_point(18, "1")
 @both
 def test_a_single_entry_holds_for_nodes_that_come_by_keyword(lib):
     m = weights(2, 3, lib=lib)
@@ -125,13 +114,11 @@ def test_in_axes_kwargs_default_is_0_for_nodes_too():
     same(nnx.vmap(lambda *, m: m["w"].value)(m=m), X)
 
 
-@open_point(18, "1")
 def test_a_partial_has_the_signature_that_is_left():
     f = nnx.vmap(functools.partial(affine, shift=1.0), in_axes=(0, None))
     same(f(jnp.arange(3.0), scale=3.0), np.arange(3.0) * 3 + 1)
 
 
-@open_point(18, "1")
 def test_a_method_counts_self():
     class Net(nnx.Module):
         def __init__(self):

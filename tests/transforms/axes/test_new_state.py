@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import cases, open_point
 
-from .libraries import LIBRARIES, both, quiet, same, weights
+from .libraries import both, quiet, same, weights
 
 pytestmark = quiet
 X = np.arange(6.0).reshape(3, 2)
@@ -19,7 +18,6 @@ def made(lib):
     return lambda x: lib.Dict(w=lib.Param(x))
 
 
-@open_point(18, "1")
 @both
 def test_new_nodes_follow_out_axes(lib):
     same(nnx.vmap(made(lib), out_axes=0)(jnp.asarray(X))["w"].value, X)
@@ -27,21 +25,18 @@ def test_new_nodes_follow_out_axes(lib):
     same(nnx.vmap(made(lib), out_axes=-1)(jnp.asarray(X))["w"].value, X.T)
 
 
-@open_point(18, "1")
 @both
 def test_new_nodes_under_none_hold_one_slice(lib):
     m = nnx.vmap(lambda x: lib.Dict(w=lib.Param(jnp.ones(2))), out_axes=None)(jnp.asarray(X))
     same(m["w"].value, np.ones(2))
 
 
-@open_point(18, "1")
 @both
 def test_none_with_slices_that_differ_is_an_error(lib):
     with pytest.raises(ValueError, match=r"\bw\b"):
         nnx.vmap(made(lib), out_axes=None)(jnp.asarray(X))
 
 
-@open_point(18, "1")
 @both
 def test_prefixes_of_out_axes(lib):
     def f(x):
@@ -53,13 +48,12 @@ def test_prefixes_of_out_axes(lib):
     same(x, X.T)
 
 
-@pytest.mark.parametrize("lib", cases(LIBRARIES, "1", ["flax"]))
+@both
 def test_a_state_as_result_follows_out_axes(lib):
     out = nnx.vmap(lambda x: lib.state(lib.Dict(w=lib.Param(x))), out_axes=1)(jnp.asarray(X))
     same(out["w"].value if hasattr(out["w"], "value") else out["w"], X.T)
 
 
-@open_point(18, "1")
 @both
 def test_new_state_in_an_argument_follows_its_entry(lib):
     m = weights(2, 3, lib=lib)
@@ -71,7 +65,6 @@ def test_new_state_in_an_argument_follows_its_entry(lib):
     same(m["new"].value, np.arange(6.0).reshape(2, 3) * 2)
 
 
-@open_point(18, "1")
 @both
 def test_new_state_in_an_argument_under_none(lib):
     m = weights(2, lib=lib)
@@ -84,7 +77,6 @@ def test_new_state_in_an_argument_under_none(lib):
     same(m["new"].value, [0, 2])
 
 
-@open_point(18, "1")
 @both
 def test_new_state_under_none_that_differs_is_an_error(lib):
     m = weights(2, lib=lib)
@@ -116,7 +108,6 @@ def test_new_nodes_of_a_scan_follow_out_axes():
     same(f(0.0, jnp.asarray(X))[1]["w"].value, X.T)
 
 
-@open_point(18, "1")
 def test_new_nodes_of_a_map_scan_follow_out_axes():
     m = nnx.scan(lambda x: nnx.Dict(w=nnx.Param(x)), in_axes=0, out_axes=1)(jnp.asarray(X))
     same(m["w"].value, X.T)

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 from .libraries import both, quiet, same, weights
 
 pytestmark = quiet
 
 
-@open_point(18, "1")
 @both
 def test_a_count_may_change(lib):
     m = lib.Dict(n=lib.Variable(jnp.array(0)))
@@ -28,7 +26,6 @@ def test_a_count_may_change(lib):
     assert int(m["n"].value) == 1
 
 
-@open_point(18, "1")
 @both
 def test_a_mean_over_the_axis_may_be_stored(lib):
     m = lib.Dict(s=lib.BatchStat(jnp.array(0.0)))
@@ -54,7 +51,6 @@ def test_what_differs_is_an_error_by_path(lib):
     same(m["inner"]["s"].value, 0.0)
 
 
-@open_point(18, "1")
 def test_batch_norm_with_axis_name():
     norm = nnx.BatchNorm(3, axis_name="batch", rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (4, 2, 3))
@@ -64,7 +60,6 @@ def test_batch_norm_with_axis_name():
     np.testing.assert_allclose(norm.mean.value, whole.mean.value, atol=1e-6)
 
 
-@open_point(18, "1")
 def test_batch_norm_without_axis_name_is_an_error():
     norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"m\.mean|m\.var"):

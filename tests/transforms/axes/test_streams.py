@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import treadle as nnx
-from tests.open_points import open_point
 
 from .libraries import data, draw, fold, quiet, same
 
@@ -23,7 +22,6 @@ def fold_each(keys, count=0):
     return data(*(jax.random.fold_in(key, count) for key in keys))
 
 
-@open_point(18, "1")
 def test_none_in_vmap_draws_once():
     rngs = nnx.Rngs(noise=KEY)
     out = nnx.vmap(lambda r, x: draw(r.noise), in_axes=(None, 0))(rngs, jnp.ones(3))
@@ -32,7 +30,6 @@ def test_none_in_vmap_draws_once():
     same(draw(rngs.noise), fold(KEY, 1)[0])
 
 
-@open_point(18, "1")
 def test_none_in_vmap_with_dropout_gives_one_mask():
     layer = nnx.Dropout(0.5, rngs=nnx.Rngs(dropout=KEY))
     x = jnp.ones((3, 16))
@@ -76,7 +73,6 @@ def test_keys_with_one_axis_are_mapped_over_it_under_any_int():
         same(out, fold_each(keys))
 
 
-@open_point(18, "1")
 def test_keys_with_more_axes_are_mapped_over_the_entry():
     keys = jax.random.split(KEY, (2, 3))
     rngs = nnx.Rngs(params=keys)
@@ -90,7 +86,6 @@ def test_keys_with_more_axes_are_mapped_over_the_entry():
     same(out, jax.random.key_data(keys))
 
 
-@open_point(18, "16")
 def test_streams_over_arrays_of_keys_mapped_by_name():
     keys = jax.random.split(KEY, 10)
     rngs = nnx.Rngs(params=keys)
@@ -103,7 +98,6 @@ def test_streams_over_arrays_of_keys_mapped_by_name():
     same(out, fold_each(keys, 1))
 
 
-@open_point(18, "16")
 def test_arrays_of_keys_by_name_beside_a_stream_that_is_the_same():
     keys = jax.random.split(KEY, 4)
     rngs = nnx.Rngs(params=keys, dropout=1)
@@ -114,7 +108,6 @@ def test_arrays_of_keys_by_name_beside_a_stream_that_is_the_same():
     assert (int(rngs.params.count.value), int(rngs.dropout.count.value)) == (1, 1)
 
 
-@open_point(18, "16")
 def test_arrays_of_keys_make_a_stack_of_layers():
     keys = jax.random.split(KEY, 4)
     make = nnx.vmap(lambda r: nnx.Linear(2, 3, rngs=r), in_axes=(nnx.StateAxes({"params": 0}),))
@@ -123,7 +116,6 @@ def test_arrays_of_keys_make_a_stack_of_layers():
     same(stack.kernel.value, np.stack([layer.kernel.value for layer in alone]))
 
 
-@open_point(18, "1")
 def test_a_stream_made_inside_has_axis_0():
     made = nnx.vmap(lambda r, x: nnx.Dict(r=r.fork()), in_axes=(0, 0), out_axes=0)(
         nnx.Rngs(noise=KEY), jnp.ones(3)
@@ -149,7 +141,6 @@ def test_contract_split_rngs_alone_decides():
 # -- scan: counts are carried --------------------------------------------------------------------
 
 
-@open_point(18, "1")
 def test_scan_without_splitting_goes_on_counting():
     rngs = nnx.Rngs(noise=KEY)
     _, out = nnx.scan(lambda c, r: (c, draw(r.noise)), length=3, split_rngs=False)(0.0, rngs)
@@ -157,7 +148,6 @@ def test_scan_without_splitting_goes_on_counting():
     assert int(rngs.noise.count.value) == 3
 
 
-@open_point(18, "1")
 def test_scan_with_splitting_goes_on_counting_too():
     rngs = nnx.Rngs(noise=KEY)
     _, out = nnx.scan(lambda c, r: (c, draw(r.noise)), length=3)(0.0, rngs)
@@ -166,7 +156,6 @@ def test_scan_with_splitting_goes_on_counting_too():
     same(jax.random.key_data(rngs.noise.key.value), jax.random.key_data(KEY))
 
 
-@open_point(18, "1")
 def test_scan_starts_from_the_callers_count():
     rngs = nnx.Rngs(noise=KEY)
     rngs.noise(), rngs.noise()
@@ -174,7 +163,6 @@ def test_scan_starts_from_the_callers_count():
     same(out, fold(KEY, 2, 3))
 
 
-@open_point(18, "1")
 def test_scan_with_two_draws_in_each_iteration():
     rngs = nnx.Rngs(noise=KEY)
     f = nnx.scan(
@@ -185,7 +173,6 @@ def test_scan_with_two_draws_in_each_iteration():
     assert int(rngs.noise.count.value) == 4
 
 
-@open_point(18, "1")
 def test_scan_todays_spelling_under_none():
     rngs = nnx.Rngs(noise=KEY)
     f = nnx.scan(
@@ -198,7 +185,6 @@ def test_scan_todays_spelling_under_none():
     assert int(rngs.noise.count.value) == 3
 
 
-@open_point(18, "1")
 def test_scan_todays_spelling_under_an_int():
     rngs = nnx.Rngs(noise=KEY)
     f = nnx.scan(
@@ -212,7 +198,6 @@ def test_scan_todays_spelling_under_an_int():
     assert int(rngs.noise.count.value) == 3
 
 
-@open_point(18, "1")
 def test_scan_todays_spelling_state_axes_by_name():
     keys = jax.random.split(KEY, 3)
     rngs = nnx.Rngs(params=keys, dropout=1)
@@ -228,7 +213,6 @@ def test_scan_todays_spelling_state_axes_by_name():
     assert (int(rngs.params.count.value), int(rngs.dropout.count.value)) == (3, 3)
 
 
-@open_point(18, "1")
 def test_scan_dropout_in_every_layer_differs():
     layer = nnx.Dropout(0.5, rngs=nnx.Rngs(dropout=KEY))
     _, out = nnx.scan(lambda c, m: (c, m(jnp.ones(32))), length=3, split_rngs=False)(0.0, layer)
@@ -236,7 +220,6 @@ def test_scan_dropout_in_every_layer_differs():
     same(out, np.stack([eager(jnp.ones(32)) for _ in range(3)]))
 
 
-@open_point(18, "1")
 def test_class_scan_goes_on_counting():
     class Block(nnx.Module):
         def __init__(self, rngs):
@@ -251,7 +234,6 @@ def test_class_scan_goes_on_counting():
     assert int(stack.scan_module.rngs.noise.count.value) == 3
 
 
-@open_point(18, "1")
 def test_scan_reverse_counts_in_the_order_of_the_iterations():
     rngs = nnx.Rngs(noise=KEY)
     f = nnx.scan(lambda c, r: (c, draw(r.noise)), length=3, split_rngs=False, reverse=True)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 from .libraries import both, quiet, same, weights
 
@@ -15,7 +14,6 @@ pytestmark = quiet
 X = np.arange(6.0).reshape(2, 3)
 
 
-@open_point(18, "1")
 @both
 def test_one_node_under_none_and_0(lib):
     m = weights(3, 3, lib=lib)
@@ -23,7 +21,6 @@ def test_one_node_under_none_and_0(lib):
         nnx.vmap(lambda a, b: a["w"].value, in_axes=(None, 0))(m, m)
 
 
-@open_point(18, "1")
 @both
 def test_one_node_under_0_and_1(lib):
     m = weights(3, 3, lib=lib)
@@ -31,7 +28,6 @@ def test_one_node_under_0_and_1(lib):
         nnx.vmap(lambda a, b: a["w"].value, in_axes=(0, 1))(m, m)
 
 
-@open_point(18, "1")
 @both
 def test_one_variable_in_two_nodes(lib):
     v = lib.Param(jnp.ones((3, 3)))
@@ -40,7 +36,6 @@ def test_one_variable_in_two_nodes(lib):
         nnx.vmap(lambda a, b: a["v"].value, in_axes=(0, 1))(a, b)
 
 
-@open_point(18, "1")
 @both
 def test_1_and_minus_1_of_two_dimensions_do_not_differ(lib):
     m = weights(2, 3, lib=lib)
@@ -48,14 +43,12 @@ def test_1_and_minus_1_of_two_dimensions_do_not_differ(lib):
     same(out, (X * 2).T)
 
 
-@open_point(18, "1")
 @both
 def test_an_argument_returned_under_another_given_axis(lib):
     with pytest.raises(ValueError, match=r"\bm\b"):
         nnx.vmap(lambda m: m, in_axes=0, out_axes=1)(weights(3, 3, lib=lib))
 
 
-@open_point(18, "1")
 @both
 def test_an_argument_returned_under_a_given_none(lib):
     with pytest.raises(ValueError, match=r"\bm\b"):
@@ -80,7 +73,6 @@ def test_a_default_out_axes_contradicts_nothing(lib):
     same(x, [0, 1])
 
 
-@open_point(18, "1")
 @both
 def test_one_new_node_twice_under_0_and_1(lib):
     def f(x):
@@ -91,7 +83,6 @@ def test_one_new_node_twice_under_0_and_1(lib):
         nnx.vmap(f, out_axes=(0, 1))(jnp.asarray(X))
 
 
-@open_point(18, "1")
 @both
 def test_a_part_of_an_argument_returned_under_another_axis(lib):
     m = lib.Dict(inner=weights(3, 3, lib=lib))
@@ -109,7 +100,6 @@ def test_scan_the_same_node_under_two_axes():
         )(0.0, m, m)
 
 
-@open_point(18, "1")
 def test_scan_an_argument_returned_under_another_axis():
     m = weights(3, 3)
     with pytest.raises(ValueError, match=r"\bm\b"):
@@ -121,7 +111,6 @@ def test_contract_an_argument_returned_is_the_argument():
     assert nnx.vmap(lambda m: m, state_axes={...: 1})(m) is m
 
 
-@open_point(18, "1")
 def test_an_error_changes_nothing():
     m = weights(3, 3)
 

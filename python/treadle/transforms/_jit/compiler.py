@@ -29,6 +29,9 @@ class Compiler:
         recipe: how to make another such jitted function.
     """
 
+    # What users of the dispatcher find here, for its `dir`.
+    attributes = ("clear_cache", "eval_shape", "lower", "num_traces", "retraces", "trace")
+
     def __init__(self, function: Function, options: Options, capacity: int, recipe: Recipe) -> None:
         self.function = function
         self.options = options

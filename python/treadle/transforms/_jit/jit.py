@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from treadle import _core
 from treadle._graph.state import State
-from treadle.transforms._decorator import transform
+from treadle.transforms._decorator import jit_transform
 from treadle.transforms._jit.compiler import Compiler
 from treadle.transforms._jit.copying import Recipe
 from treadle.transforms._jit.jax_internals import UNSPECIFIED, plan_caches
@@ -21,35 +21,31 @@ from treadle.transforms._parameters import Index, Names
 __all__ = ["JitWrapped", "cached_partial", "jit"]
 
 P = ParamSpec("P")
+Rest = ParamSpec("Rest")
 R = TypeVar("R")
+T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 R_co = TypeVar("R_co", covariant=True)
 
 # Structures remembered per function. Beyond it the one not used for longest is forgotten.
 _CAPACITY = 256
 
 
-class JitWrapped(Protocol, Generic[P, R_co]):
-    """What `jit` returns: a function, or a method if it stands in a class."""
+class _Compilable(Protocol[R_co]):
+    """What a jitted function has beside being called."""
 
-    __wrapped__: Callable[..., Any]
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Call the compiled function."""
-        ...
-
-    @overload
-    def __get__(self, instance: None, owner: Any, /) -> JitWrapped[P, R_co]: ...
-    @overload
-    def __get__(self, instance: Any, owner: Any, /) -> Callable[..., R_co]: ...
-    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered[R_co]:
+    # `jax.ShapeDtypeStruct` may stand for arrays, so these take more than a call does.
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered[R_co]:
         """Trace and lower for these arguments, without running; the result can be compiled."""
         ...
 
-    def trace(self, *args: P.args, **kwargs: P.kwargs) -> Traced[R_co]:
+    def trace(self, *args: Any, **kwargs: Any) -> Traced[R_co]:
         """Trace for these arguments, without lowering."""
         ...
 
-    def eval_shape(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def eval_shape(self, *args: Any, **kwargs: Any) -> R_co:
         """The result with `jax.ShapeDtypeStruct` in the place of arrays; changes nothing."""
         ...
 
@@ -68,7 +64,35 @@ class JitWrapped(Protocol, Generic[P, R_co]):
         ...
 
 
-@transform
+class _JitMethod(_Compilable[R_co], Protocol[P, R_co]):
+    """A jitted method of an instance. What is beside the call is the function's: it takes `self`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the compiled function on the instance."""
+        ...
+
+
+class JitWrapped(_Compilable[R_co], Protocol[P, R_co]):
+    """What `jit` returns: a function, or a method if it stands in a class."""
+
+    @property
+    def __wrapped__(self) -> Callable[P, R_co]:
+        """The user's function."""
+        ...
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the compiled function."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: Any, /) -> JitWrapped[P, R_co]: ...
+    @overload
+    def __get__(
+        self: JitWrapped[Concatenate[T, Rest], R], instance: T, owner: Any, /
+    ) -> _JitMethod[Rest, R]: ...
+
+
+@jit_transform
 def jit(
     fun: Callable[P, R],
     *,
@@ -151,7 +175,27 @@ def jit(
     return cast("JitWrapped[P, R]", dispatcher)
 
 
-def cached_partial(f: Callable[..., R], *cached_args: Any) -> Callable[..., R]:
+@overload
+def cached_partial(f: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def cached_partial(f: Callable[Concatenate[T, Rest], R], a: T, /) -> Callable[Rest, R]: ...
+@overload
+def cached_partial(
+    f: Callable[Concatenate[T, T1, Rest], R], a: T, b: T1, /
+) -> Callable[Rest, R]: ...
+@overload
+def cached_partial(
+    f: Callable[Concatenate[T, T1, T2, Rest], R], a: T, b: T1, c: T2, /
+) -> Callable[Rest, R]: ...
+@overload
+def cached_partial(
+    f: Callable[Concatenate[T, T1, T2, T3, Rest], R], a: T, b: T1, c: T2, d: T3, /
+) -> Callable[Rest, R]: ...
+@overload
+def cached_partial(
+    f: Callable[..., R], a: Any, b: Any, c: Any, d: Any, e: Any, /, *rest: Any
+) -> Callable[..., R]: ...
+def cached_partial(f: Callable[..., Any], *cached_args: Any) -> Callable[..., Any]:
     """Bind the first arguments of a jitted function, such as model and optimizer.
 
     Elsewhere in the NNX family this is how per-call costs of a graph are avoided. Here the jitted
