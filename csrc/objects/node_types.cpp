@@ -39,9 +39,24 @@ bool is_simple(PyTypeObject *type) {
          type == &PyBytes_Type || type == &PyComplex_Type || type == Py_TYPE(Py_Ellipsis);
 }
 
-bool is_frozen_dataclass(const nb::object &type) {
-  nb::object parameters = nb::getattr(type, "__dataclass_params__", nb::none());
-  return !parameters.is_none() && nb::cast<bool>(parameters.attr("frozen"));
+// A dataclass whose equality is made from its fields. What a base has of that says nothing of attributes added below.
+bool is_dataclass_by_content(const nb::object &type) {
+  nb::object own = nb::steal<nb::object>(PyObject_GetAttrString(type.ptr(), "__dict__"));
+  if (!own.is_valid()) throw nb::python_error();
+  return PyMapping_HasKeyString(own.ptr(), "__dataclass_params__") != 0;
+}
+
+// Of the user's: its objects have attributes, and nobody knows of a package that it is of.
+bool is_users(PyTypeObject *type) {
+  nb::object object = py::type_object(type);
+  if ((PyType_GetFlags(type) & Py_TPFLAGS_HEAPTYPE) == 0 || PyType_IsSubtype(type, &PyType_Type)) return false;
+  if (!has_attribute(object, "__dictoffset__") || nb::cast<Py_ssize_t>(object.attr("__dictoffset__")) == 0)
+    return false;
+  nb::object module = nb::getattr(object, "__module__", nb::none());
+  if (!nb::isinstance<nb::str>(module) || package_of(object) != nullptr) return false;
+  const std::string name = py::text(module);
+  nb::object standard = nb::module_::import_("sys").attr("stdlib_module_names");
+  return name == "__main__" || !nb::cast<bool>(standard.attr("__contains__")(name.substr(0, name.find('.')).c_str()));
 }
 
 StaticKind static_kind(PyTypeObject *type) {
@@ -57,12 +72,13 @@ StaticKind static_kind(PyTypeObject *type) {
       return StaticKind::Identity;
   }
   if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_richcompare)) {
-    return StaticKind::Identity;
+    return is_users(type) ? StaticKind::Object : StaticKind::Identity;
   }
   nb::object object = py::type_object(type);
   bool is_enum = PyObject_IsSubclass(as_object, s.enum_type.ptr()) == 1;
   const Package *package = package_of(object);
-  if (is_enum || (package != nullptr && package->values) || is_frozen_dataclass(object)) return StaticKind::Frozen;
+  if (is_enum || (package != nullptr && package->values)) return StaticKind::Frozen;
+  if (is_dataclass_by_content(object)) return StaticKind::Fields;
   return StaticKind::Mutable;
 }
 

@@ -31,6 +31,8 @@ enum class StaticKind : uint8_t {
   Method,    // bound method: same function and same instance
   Identity,  // no equality of its own
   Frozen,    // equality of its own, immutable
+  Fields,    // a dataclass with equality by content: its fields
+  Object,    // an object of the user's with attributes and no equality of its own: identity, and what it holds
   Mutable,   // equality of its own, possibly changed in place: re-hashed at every check
 };
 

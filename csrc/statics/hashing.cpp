@@ -17,6 +17,11 @@ bool is_nan(PyObject *value) {
   return std::isnan(PyComplex_RealAsDouble(value)) || std::isnan(PyComplex_ImagAsDouble(value));
 }
 
+bool same_float(double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && std::isnan(b);
+  return a == b && std::signbit(a) == std::signbit(b);
+}
+
 }  // namespace
 
 size_t content_hash(PyObject *value) {
@@ -34,9 +39,11 @@ size_t typed_hash(PyObject *value) {
 
 bool scalars_equal(PyObject *a, PyObject *b) {
   if (Py_TYPE(a) != Py_TYPE(b)) return false;
-  if (PyFloat_Check(a) || PyComplex_Check(a)) {
-    nb::object left = py::checked(PyObject_Repr(a)), right = py::checked(PyObject_Repr(b));
-    return py::equal(left.ptr(), right.ptr());
+  // Not by what a type of the user's makes of it.
+  if (PyFloat_Check(a)) return same_float(PyFloat_AsDouble(a), PyFloat_AsDouble(b));
+  if (PyComplex_Check(a)) {
+    return same_float(PyComplex_RealAsDouble(a), PyComplex_RealAsDouble(b)) &&
+           same_float(PyComplex_ImagAsDouble(a), PyComplex_ImagAsDouble(b));
   }
   return py::equal(a, b);
 }

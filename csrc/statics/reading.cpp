@@ -12,16 +12,30 @@ nb::object Recorder::sorted_names(const nb::object &dict) {
   return names;
 }
 
+// Outside of what was skipped, parts were compared in step. Inside, nothing is known to be the same.
+bool Reading::is_same_place(const std::vector<Skipped> &skipped, uint32_t here, uint32_t there) {
+  uint32_t end = 0, other_end = 0;
+  for (const Skipped &s : skipped) {
+    if (here < s.begin) break;
+    if (here < s.end) return here == s.begin && there == s.other_begin;
+    end = s.end;
+    other_end = s.other_end;
+  }
+  return there >= other_end && here - end == there - other_end;
+}
+
 std::optional<std::pair<uint32_t, uint32_t>> Reading::mismatch(const Reading &other) const {
   // Functions taken at their word, where something inside may differ after all, and how far a partial is.
-  std::vector<std::pair<uint32_t, uint32_t>> taken;
+  std::vector<Skipped> skipped;
   uint32_t trusted_end = 0;
-  const bool trusted = trust_ == Trust::SeenFunctions;
+  const bool trusts = trust_ == Trust::Itself;
   uint32_t i = 0, j = 0;
   while (i < parts_.size() && j < other.parts_.size()) {
     const Part &a = parts_[i], &b = other.parts_[j];
     const std::pair<uint32_t, uint32_t> here{i, j};
-    if (a.kind != b.kind || a.n != b.n) return here;
+    if (a.kind != b.kind || a.itself != b.itself) return here;
+    if (a.n != b.n && a.kind != PartKind::Seen) return here;
+    const bool is_taken = trusts && a.value.is_valid() && a.value.is(b.value) && (a.itself || i < trusted_end);
     switch (a.kind) {
       case PartKind::Scalar:
         if (!a.value.is(b.value) && !scalars_equal(a.value.ptr(), b.value.ptr())) return here;
@@ -34,24 +48,22 @@ std::optional<std::pair<uint32_t, uint32_t>> Reading::mismatch(const Reading &ot
         if (i >= trusted_end) return here;
         break;
       case PartKind::Seen:
-        if (a.value.is_valid() && a.value.is(b.value)) break;
-        for (const auto &[begin, end] : taken) {
-          if (a.n >= begin && a.n < end) return here;
-        }
+        if (!is_taken && !is_same_place(skipped, a.n, b.n)) return here;
         break;
       case PartKind::Function:
-        if (!trusted || !a.value.is(b.value)) break;
-        taken.emplace_back(i, a.end);
+        if (!is_taken) break;
+        skipped.push_back({i, a.end, j, b.end});
         i = a.end;
         j = b.end;
         continue;
       case PartKind::Partial:
-        if (trusted && a.value.is(b.value) && i >= trusted_end) trusted_end = a.end;
+        if (is_taken && i >= trusted_end) trusted_end = a.end;
         break;
       case PartKind::Same:
       case PartKind::Sequence:
       case PartKind::Mapping:
       case PartKind::Method:
+      case PartKind::Object:
         if (!a.value.is(b.value)) return here;
         break;
     }

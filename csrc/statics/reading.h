@@ -12,10 +12,10 @@
 
 namespace treadle {
 
-// How much is taken for granted of functions that were seen before, and of what they hold.
+// What is taken for granted. Of what a function reads, nothing is: it may be read by another one.
 enum class Trust : uint8_t {
-  SeenFunctions,  // a function object is what it was, as `jax.jit` takes it; values with a hash are what they hash to
-  Nothing,        // all that a function reads is read at each look, and what is not a constant is unknown
+  Itself,   // a function that is the value, or an item of it, is what it was if it is the same object, as by `jax.jit`
+  Nothing,  // nor that; lists, dicts and arrays are unknown
 };
 
 // A value as parts, flat and in preorder: for functions all that they read, for containers their items. Values made
@@ -54,22 +54,30 @@ class Reading {
     Mapping,   // `n` keys, each with its value
     Partial,   // function, arguments, keywords
     Method,    // instance, function
+    Object,    // attributes; `value` is the type, or the object itself where identity counts
     Function,  // code, globals, what it reads of them, defaults, attributes, cells
   };
   struct Part {
     PartKind kind;
+    bool itself;  // of functions and partials, and of references to them: no other one reads it
     uint32_t n;
     uint32_t end;      // one past the last part inside
     nb::object value;  // Sequence, Mapping, Method, Unknown: the type; null where nothing was
     size_t hash;       // at the time of recording
   };
 
+  // Where parts that were taken at their word stand in either reading: they need not be of one length.
+  struct Skipped {
+    uint32_t begin, end, other_begin, other_end;
+  };
+  static bool is_same_place(const std::vector<Skipped> &skipped, uint32_t here, uint32_t there);
+
   std::optional<std::pair<uint32_t, uint32_t>> mismatch(const Reading &other) const;
   std::string described(uint32_t part) const;
 
   std::vector<Part> parts_;
   size_t hash_ = 0;
-  Trust trust_ = Trust::SeenFunctions;
+  Trust trust_ = Trust::Itself;
   bool holds_containers_ = false;
   bool holds_unknown_ = false;
 };
@@ -87,6 +95,8 @@ class Recorder {
   Trust trust() const { return reading_.trust_; }
   bool holds_unknown() const { return reading_.holds_unknown_; }
   bool is_too_deep() const { return depth_ >= kMaxDepth; }
+  // True while what a function or partial reads is recorded.
+  bool is_inside_callable() const { return callables_ > 0; }
   size_t size() const { return reading_.parts_.size(); }
   void holds_container() { reading_.holds_containers_ = true; }
 
@@ -114,9 +124,19 @@ class Recorder {
   void method(IdTable &seen, const nb::object &object, Record &&record) {
     inside(seen, object, Part::Method, py::type_of(object), 2, record);
   }
+  // What an object holds, with names.
+  template <typename Record>
+  void object(IdTable &seen, const nb::object &object, const nb::object &identity, Record &&record) {
+    inside(seen, object, Part::Object, identity, 1, record);
+  }
   template <typename Record>
   void callable(IdTable &seen, const nb::object &object, bool is_partial, Record &&record) {
-    inside(seen, object, is_partial ? Part::Partial : Part::Function, object, is_partial ? 3 : 1, record);
+    auto counted = [&] {
+      ++callables_;
+      record();
+      --callables_;
+    };
+    inside(seen, object, is_partial ? Part::Partial : Part::Function, object, is_partial ? 3 : 1, counted);
   }
 
   // While `record` runs, parts do not count for the hash.
@@ -131,7 +151,7 @@ class Recorder {
   using Part = Reading::PartKind;
 
   Reading::Part &add(Part kind, nb::object value) {
-    reading_.parts_.push_back({kind, 0, static_cast<uint32_t>(size() + 1), std::move(value), 0});
+    reading_.parts_.push_back({kind, !is_inside_callable(), 0, static_cast<uint32_t>(size() + 1), std::move(value), 0});
     return reading_.parts_.back();
   }
   void add(Part kind, const nb::object &value, size_t hash) {
@@ -162,6 +182,7 @@ class Recorder {
 
   Reading reading_;
   uint32_t depth_ = 0;
+  uint32_t callables_ = 0;
   bool hashed_ = true;
   std::vector<nb::object> kept_;  // so that their addresses stay theirs
 };

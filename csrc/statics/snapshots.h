@@ -5,7 +5,7 @@
 
 namespace treadle {
 
-// What hashing does with values that have no hash: metadata may hold them, statics may not.
+// What hashing does with values that have no hash and cannot be read: metadata may hold them, statics may not.
 enum class Unhashable : uint8_t { Refused, Allowed };
 
 // The reading of a value as it is now: lists, dicts and sets by their items, functions by what they read. Hashes what

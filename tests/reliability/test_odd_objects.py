@@ -212,7 +212,7 @@ def test_equality_that_lies_and_hashes_that_wander() -> None:
         assert jnp.array_equal(step(model), jnp.full(2, 2.0 + i))
 
 
-@pytest.mark.parametrize("value", [[1, {2}], bytearray(b"x"), {1, 2}], ids=str)
+@pytest.mark.parametrize("value", [[1, bytearray(b"y")], bytearray(b"x")], ids=str)
 def test_unhashable_statics_are_refused_with_their_path(value: Any) -> None:
     model = with_weight(Node())
     model.child = Node()
