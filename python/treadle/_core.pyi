@@ -80,7 +80,6 @@ def _unflatten_variable_state(
 def _unpickle_variable_state(
     version: int, type: type[Any], value: Any, metadata: dict[str, Any] | None, /
 ) -> VariableState: ...
-def _unpickle_graphdef(tables: tuple[Any, ...], /) -> GraphDef: ...
 
 @final
 class Fingerprint:

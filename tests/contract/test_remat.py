@@ -38,9 +38,7 @@ def test_prevent_cse(cse):
 ARGNUMS = (2, -1, (2,), [2], np.int64(2), [np.int64(2)], np.array([2]))
 
 
-@pytest.mark.parametrize(
-    "argnums", cases({repr(a): (a,) for a in ARGNUMS}, "27", [repr(np.int64(2))])
-)
+@pytest.mark.parametrize("argnums", cases({repr(a): (a,) for a in ARGNUMS}))
 def test_static_argnums(argnums):
     def g(m, x, double):
         return m["w"].value * x * (2 if double else 1)

@@ -181,7 +181,6 @@ def same(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@open_point(18, "13")
 def test_linear_with_split_inputs():
     layer = nnx.Linear(8, 16, use_bias=False, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (3, 8))
@@ -194,7 +193,6 @@ def test_linear_with_split_outputs():
     same(on_shards(layer, x, P(None, "t"), out=P(None, "t"), combine=lambda y: y), layer(x))
 
 
-@open_point(18, "13")
 def test_linear_general():
     layer = nnx.LinearGeneral(8, (4, 2), use_bias=False, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (3, 8))
@@ -208,14 +206,12 @@ def test_einsum():
     same(on_shards(layer, x, P("t", None), x_spec=P(None, "t")), layer(x))
 
 
-@open_point(18, "13")
 def test_conv_with_split_input_channels():
     layer = nnx.Conv(8, 4, (3,), use_bias=False, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))
     same(on_shards(layer, x, P(None, "t", None), x_spec=P(None, None, "t")), layer(x))
 
 
-@open_point(18, "13")
 def test_conv_transpose_with_split_input_channels():
     layer = nnx.ConvTranspose(8, 4, (3,), use_bias=False, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))
@@ -242,7 +238,6 @@ def test_embed_with_split_rows():
     same(out, layer.embedding.value)
 
 
-@open_point(18, "13")
 @pytest.mark.parametrize("kind", ["LayerNorm", "RMSNorm"])
 def test_norms_on_a_shard_of_the_features(kind):
     layer = getattr(nnx, kind)(8, rngs=nnx.Rngs(0))
@@ -257,7 +252,6 @@ def test_norms_on_a_shard_of_the_features(kind):
     same(out, jnp.concatenate([alone(part) for part in jnp.split(x, 4, 1)], 1))
 
 
-@open_point(18, "13")
 def test_batch_norm_on_a_shard_of_the_features():
     layer = nnx.BatchNorm(8, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (3, 8))
@@ -272,7 +266,6 @@ def test_batch_norm_on_a_shard_of_the_features():
     same(layer.mean.value, whole.mean.value)
 
 
-@open_point(18, "13")
 def test_attention_with_split_heads():
     layer = nnx.MultiHeadAttention(
         num_heads=4, in_features=8, qkv_features=8, use_bias=False, decode=False, rngs=nnx.Rngs(0)

@@ -11,7 +11,7 @@ import pytest
 
 import treadle as nnx
 from tests.on_devices import run_script
-from tests.open_points import cases, open_point
+from tests.open_points import cases
 
 
 class Link(nnx.Module):
@@ -47,7 +47,9 @@ RUNS = {
     "remat": lambda m: nnx.remat(lambda m: innermost(m)["w"].value)(m),
 }
 DEPTH = 2500
-SQUARE = ["iter_graph", "eval", "train", "iter_modules", "set_attributes", "grad"]
+# All paths of a chain together are long, so going through them is; what is kept of them is not.
+SQUARE_IN_TIME = ["iter_graph", "iter_modules", "grad"]
+SQUARE_IN_MEMORY = ["grad"]
 
 
 def seconds(run, depth):
@@ -66,7 +68,7 @@ def seconds(run, depth):
     return best
 
 
-@pytest.mark.parametrize("run", cases(RUNS, "20", SQUARE))
+@pytest.mark.parametrize("run", cases(RUNS, "20", SQUARE_IN_TIME))
 def test_time_is_linear_in_depth(run):
     """Four times as deep takes about four times as long, not sixteen."""
     run(chain(10))
@@ -82,13 +84,12 @@ def peak(run, depth):
     return seen
 
 
-@pytest.mark.parametrize("run", cases(RUNS, "20", SQUARE))
+@pytest.mark.parametrize("run", cases(RUNS, "20", SQUARE_IN_MEMORY))
 def test_peak_memory_is_linear_in_depth(run):
     run(chain(10))
     assert peak(run, 1000) / peak(run, 250) < 8
 
 
-@open_point(18, "20")
 def test_repr_is_bounded_or_linear():
     """It indents, so a text that shows everything is quadratic: it must leave something out."""
     repr(chain(10))
@@ -112,7 +113,9 @@ import os; os._exit(0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["eval", "iter_graph", "grad"])
+@pytest.mark.parametrize(
+    "name", cases({n: n for n in ("eval", "iter_graph", "grad")}, "20", ["grad"])
+)
 def test_100_000_levels_work_or_raise(name):
     done = run_script(SCRIPT.format(name=name))
     assert done.returncode == 0, done.stderr[-2000:]

@@ -8,7 +8,6 @@ import pytest
 
 import treadle as nnx
 from tests.on_devices import run_script
-from tests.open_points import open_point
 
 
 class Net(nnx.Module):
@@ -57,7 +56,6 @@ print("whole")
 """
 
 
-@open_point(18, "18")
 def test_updates_of_another_structure():
     done = run_script(SCRIPT)
     assert "refused" in done.stdout, done.stdout + done.stderr

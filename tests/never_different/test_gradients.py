@@ -96,7 +96,6 @@ CHANGES = {
 }
 
 
-@open_point(18, "14")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
 def test_an_optimizer_names_what_changed_and_what_to_do(change, jitted):

@@ -47,7 +47,9 @@ RUNS = {
 
 
 KEPT = {  # Functions that change nothing see the captured instance as it is.
-    f"{function}-{run}" for function in ("method", "partial") for run in ("vmap", "value_and_grad")
+    f"{function}-{run}"
+    for function in ("method", "partial")
+    for run in ("vmap", "value_and_grad", "scan")
 }
 
 
