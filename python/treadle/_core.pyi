@@ -58,10 +58,6 @@ class VariableState:
     def get_metadata(self) -> dict[str, Any]: ...
     def __getattr__(self, name: str) -> Any: ...
 
-def _rebuild_variable_state(
-    type: type[Any], value: Any, metadata: dict[str, Any], /
-) -> VariableState: ...
-
 @final
 class VariableStateAux:
     """Type and metadata of a `VariableState`, as JAX compares them between trees."""

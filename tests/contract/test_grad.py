@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import cases, open_point
+from tests.open_points import cases
 
 
 def net():
@@ -91,9 +91,7 @@ ARGNUMS = (0, 1, -1, (0, 1), [1, 0], np.int64(1), np.array([0, 1]), (np.int32(0)
 
 
 @grad_of
-@pytest.mark.parametrize(
-    "argnums", cases({repr(a): (a,) for a in ARGNUMS}, "27", ["array([0, 1])"])
-)
+@pytest.mark.parametrize("argnums", cases({repr(a): (a,) for a in ARGNUMS}))
 def test_argnums_is_an_integer_or_a_sequence(grad, argnums):
     given = np.asarray(argnums)
     numbers = int(given) if given.ndim == 0 else tuple(int(i) for i in given)
@@ -112,7 +110,7 @@ def test_argnums_default_is_0():
     np.testing.assert_allclose(nnx.grad(lambda x, y: x * y)(2.0, 3.0), 3.0)
 
 
-@pytest.mark.parametrize("make", cases({"tuple": tuple, "list": list}, "27", ["list"]))
+@pytest.mark.parametrize("make", cases({"tuple": tuple, "list": list}))
 def test_has_aux_takes_a_pair(make):
     f = lambda m, x: make((loss(m, x), {"n": x.sum()}))  # noqa: E731
     grads, aux = nnx.grad(f, has_aux=True)(net(), X)
@@ -145,7 +143,7 @@ def test_allow_int(grad):
 
 
 @grad_of
-@pytest.mark.parametrize("axes", cases({repr(a): (a,) for a in ((), [], None)}, "27", ["None"]))
+@pytest.mark.parametrize("axes", cases({repr(a): (a,) for a in ((), [], None)}))
 def test_reduce_axes_without_names(grad, axes):
     np.testing.assert_allclose(grad(lambda x: x**2, reduce_axes=axes)(3.0), 6.0)
 
@@ -171,7 +169,6 @@ def test_value_and_grad_gives_both():
     np.testing.assert_allclose(grads["w"].value, jax.grad(plain)(net()["w"].value, X))
 
 
-@open_point(18, "27")
 @pytest.mark.parametrize(
     "transform", [nnx.grad, nnx.value_and_grad], ids=["grad", "value_and_grad"]
 )

@@ -105,10 +105,9 @@ def test_out_shardings_are_a_prefix_of_the_result():
 
 
 ARGNUMS = (1, (1,), [1], -1, np.int64(1), [np.int64(1)], (np.int32(1),), np.array([1]), np.array(1))
-OF_NUMPY = [repr(argnums) for argnums in ARGNUMS[4:]]
 
 
-@pytest.mark.parametrize("argnums", cases({repr(a): (a,) for a in ARGNUMS}, "27", OF_NUMPY))
+@pytest.mark.parametrize("argnums", cases({repr(a): (a,) for a in ARGNUMS}))
 def test_static_argnums_is_an_int_or_a_collection_of_ints(argnums):
     f, traces = counted(static_argnums=argnums)
     assert [float(f(1.0, n)) for n in (2, 3, 2)] == [2.0, 3.0, 2.0]
@@ -165,7 +164,7 @@ DONATE = {
 }
 
 
-@pytest.mark.parametrize("options", cases(DONATE, "27", ["a NumPy integer", "a NumPy array"]))
+@pytest.mark.parametrize("options", cases(DONATE))
 def test_donated_buffers_are_not_to_be_used_again(options):
     f = nnx.jit(lambda x, y: x + y, **options)
     pointer = (x := jnp.arange(1024.0) + 1).unsafe_buffer_pointer()
@@ -236,7 +235,6 @@ def test_constrain_state_may_be_a_callable():
     assert all(names == ["w"] for names in seen)
 
 
-@open_point(18, "27")
 def test_a_constrain_state_callable_must_return_the_state():
     with pytest.raises(
         (TypeError, ValueError), match=r"constrain_state.*None|None.*constrain_state"

@@ -32,7 +32,6 @@ def advance(m):
     m["w"].value = m["w"].value + 1
 
 
-@open_point(18, "10")
 def test_rules_are_in_the_key_of_jit():
     f = nnx.jit(advance, constrain_state=True)
     for axis in ("a", "b", "a"):
@@ -42,7 +41,6 @@ def test_rules_are_in_the_key_of_jit():
         assert placed(m, axis)
 
 
-@open_point(18, "10")
 def test_rules_are_in_the_key_where_the_function_reads_them():
     @nnx.jit
     def f(m):
@@ -55,7 +53,6 @@ def test_rules_are_in_the_key_where_the_function_reads_them():
         assert out.sharding.is_equivalent_to(NamedSharding(grid(), P(axis)), 2)
 
 
-@open_point(18, "10")
 def test_rules_are_in_the_key_of_inner_transforms():
     def inner(m):
         nnx.jit(advance, constrain_state=True)(m)
@@ -66,6 +63,31 @@ def test_rules_are_in_the_key_of_inner_transforms():
         with nnx.logical_axis_rules(RULES[axis]):
             f(m)
         assert placed(m, axis)
+
+
+def test_rules_are_named_by_what_explains_retraces():
+    f = nnx.jit(advance, constrain_state=True)
+    for axis in ("a", "b"):
+        with nnx.logical_axis_rules(RULES[axis]):
+            f(model())
+    (retrace,) = f.retraces
+    assert retrace.path == "logical_axis_rules"
+    assert (retrace.before, retrace.after) == ((("x", "a"),), (("x", "b"),))
+
+
+def test_rules_are_in_the_key_of_what_is_compiled_outside_of_jit():
+    @nnx.remat
+    def f(m):
+        spec = nnx.get_partition_spec(nnx.state(m))["w"].value
+        return m["w"].value * (2 if spec[0] == "a" else 3)
+
+    for axis, factor in (("a", 2), ("b", 3), ("a", 2)):
+        with nnx.logical_axis_rules(RULES[axis]):
+            np.testing.assert_allclose(f(model())[0, 1], factor)
+            of_scan = nnx.fori_loop(
+                0, 1, lambda _, c: (c[0], f(c[0])), (model(), jnp.zeros((8, 4)))
+            )
+        np.testing.assert_allclose(of_scan[1][0, 1], factor)
 
 
 def test_the_same_rules_do_not_retrace():

@@ -393,3 +393,26 @@ def test_back_references_in_an_eager_branch():
     assert run(factory(b, c, b)) == 2.0
     grown.append(1)
     assert run(factory(b, c, c)) == 3.0
+
+
+GROWN: list[int] = []
+
+
+def length():
+    return len(GROWN)
+
+
+def over(b, c, d):
+    a_f = length
+    return lambda x: x * d[0] + 0 * (a_f() + b[0] + c[0])
+
+
+def test_back_references_after_a_global_has_grown():
+    b, c = [2.0], [3.0]
+    GROWN.clear()
+    step = nnx.jit(lambda m, x: m["f"](x))
+    assert float(step(nnx.Dict(f=over(b, c, b)), 1.0)) == 2.0
+    for _ in range(3):
+        GROWN.append(1)
+        assert float(step(nnx.Dict(f=over(b, c, c)), 1.0)) == 3.0
+        assert float(step(nnx.Dict(f=over(b, c, b)), 1.0)) == 2.0

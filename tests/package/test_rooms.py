@@ -148,3 +148,36 @@ def test_what_is_public_says_where_it_is_public(name: str) -> None:
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'treadle' has no attribute 'looom'"):
         treadle.looom
+
+
+LONG = 60
+
+
+def long_functions(source: str) -> Iterator[tuple[str, bool]]:
+    """Names of functions over the limit, docstrings aside, and whether the line or two before them say why."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        first, size = node.body[0], node.end_lineno - node.lineno + 1
+        if ast.get_docstring(node) is not None:
+            size -= first.end_lineno - first.lineno + 1
+        if size > LONG:
+            top = min([node, *node.decorator_list], key=lambda part: part.lineno).lineno - 1
+            before = [line.strip() for line in lines[max(top - 2, 0) : top]]
+            yield node.name, any(line.startswith(f"# Over {LONG} lines: ") for line in before)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_long_functions_say_why(module):
+    found = dict(long_functions(SOURCES[module].read_text(encoding="utf-8")))
+    assert all(found.values()), found
+
+
+def test_long_functions_are_found():
+    body = "".join(f"    x = {i}\n" for i in range(LONG + 1))
+    assert list(long_functions("def f():\n" + body)) == [("f", False)]
+    assert list(long_functions(f"# Over {LONG} lines: a table.\ndef f():\n" + body)) == [
+        ("f", True)
+    ]
+    assert not list(long_functions('def f():\n    """' + "\n" * LONG + '"""\n    return 1\n'))

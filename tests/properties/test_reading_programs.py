@@ -90,7 +90,6 @@ def test_configs_with_and_without_a_hash(transform: str, data: bytes) -> None:
     program({"configs"})(data, transform)
 
 
-@known("1")
 @few(20)
 @given(data=program_bytes)
 def test_axes_of_nodes(data: bytes) -> None:

@@ -38,7 +38,7 @@ OPERATIONS: dict[str, Operation] = {
     "jit, all filters": lambda model: nnx.jit(change, donate_state=False, constrain_state=True)(
         model, X
     ),
-    "grad": lambda model: nnx.grad(_loss, wrt=predicate)(model, X),
+    "grad": lambda model: nnx.grad(_loss, wrt=nnx.Any(predicate, nnx.Param))(model, X),
     "value_and_grad": lambda model: nnx.value_and_grad(change, has_aux=True)(model, X),
     "remat": lambda model: nnx.remat(change)(model, X),
     "vmap": lambda model: nnx.vmap(

@@ -229,7 +229,7 @@ def test_gradients_inside_a_mapping(parts, levels):
 )
 @QUICK
 def test_random_streams_by_value(levels, count):
-    """In every nesting slice i of a level draws from ``jax.random.split(key, n)[i]``."""
+    """Slice i of a level draws from ``jax.random.split(key, n)[i]``; a scan carries the count on."""
     rngs = nnx.Rngs(noise=7)
     for _ in range(count):
         rngs.noise()
@@ -237,8 +237,18 @@ def test_random_streams_by_value(levels, count):
     def run(rngs):
         return jax.random.key_data(rngs.noise())
 
-    def expected(key):
-        return np.asarray(jax.random.key_data(jax.random.fold_in(key, count)))
+    def expected(key, count):
+        return np.asarray(jax.random.key_data(jax.random.fold_in(key, count))), count + 1
+
+    def sliced(inner, *, carried):
+        def slices(key, count):
+            values, after = [], count
+            for part in jax.random.split(key, 2):
+                value, after = inner(part, after if carried else count)
+                values.append(value)
+            return np.stack(values), after
+
+        return slices
 
     for level in reversed(levels):
         if level == "vmap":
@@ -249,12 +259,11 @@ def test_random_streams_by_value(levels, count):
         else:
             run = {"remat": nnx.remat, "jit": nnx.jit}[level](run)
         if level in ("vmap", "scan"):
-            expected = lambda key, f=expected: np.stack(  # noqa: E731
-                [f(k) for k in jax.random.split(key, 2)]
-            )
-    np.testing.assert_array_equal(run(rngs), expected(jax.random.key(7)))
+            expected = sliced(expected, carried=level == "scan")
+    values, after = expected(jax.random.key(7), count)
+    np.testing.assert_array_equal(run(rngs), values)
     np.testing.assert_array_equal(plain(rngs.noise.key.value), plain(jax.random.key(7)))
-    assert int(rngs.noise.count.value) == count + 1
+    assert int(rngs.noise.count.value) == after
 
 
 @pytest.mark.parametrize(

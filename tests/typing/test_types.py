@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,19 @@ def test_differences_of_each_kind_are_noticed() -> None:
 )
 def test_both_checkers_types_come_in_one_spelling(written: str, spelling: str) -> None:
     assert plain(written) == spelling
+
+
+def test_what_is_for_checkers_only_is_not_imported() -> None:
+    code = (
+        "import sys, jax; before = {*sys.modules}\n"
+        "import treadle as nnx; nnx.jit, nnx.grad, nnx.Scan, nnx.Linear\n"
+        "print(*({*sys.modules} - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new = set(done.stdout.split())
+    assert "treadle.transforms._decorator" in new
+    assert not new & {
+        "typing_extensions",
+        "treadle._objects.operator_types",
+        "treadle.transforms._grad_types",
+    }

@@ -8,7 +8,6 @@ the metadata or from `logical_axis_rules`, translate names; ``mesh`` is the mesh
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -26,6 +25,7 @@ from treadle._objects.adapters import VariableLayout, description_of
 from treadle._objects.axis_names import PARTITION_NAME
 from treadle._objects.variable_state import state_of_variable
 from treadle._objects.variables import Variable, as_hooks, with_metadata
+from treadle._sharding.rules import AxisName, Rules, rules_in_force, setting
 
 __all__ = [
     "PARTITION_NAME",
@@ -39,9 +39,7 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-AxisName: TypeAlias = "str | tuple[str, ...] | None"
 Sharding: TypeAlias = tuple[AxisName, ...]
-Rules: TypeAlias = Sequence[tuple[str, AxisName]]
 
 
 def _each_variable(tree: Any, change: Callable[[Any], None]) -> Any:
@@ -96,16 +94,11 @@ def remove_axis(tree: Any, index: int, params: str | Mapping[str, Any]) -> Any:
 # -- partition specs ---------------------------------------------------------------------------
 
 
-class _Context(threading.local):
-    rules: tuple[tuple[str, AxisName], ...] = ()
-
-
-_context = _Context()
-
-
 @contextlib.contextmanager
 def logical_axis_rules(rules: Rules) -> Iterator[None]:
     """Within the block, translate axis names of shardings by `rules`.
+
+    A function that is compiled is traced again under other rules, and not under equal ones.
 
     Args:
         rules: pairs of a name used in ``sharding`` metadata and the mesh axis (or None) it stands
@@ -117,19 +110,16 @@ def logical_axis_rules(rules: Rules) -> Iterator[None]:
     ...     tuple(nnx.get_partition_spec(state).w.value)
     ('data', None)
     """
-    before = _context.rules
-    _context.rules = (*rules, *before)
-    try:
+    own = ((name, tuple(axis) if isinstance(axis, list) else axis) for name, axis in rules)
+    with setting((*own, *rules_in_force())):
         yield
-    finally:
-        _context.rules = before
 
 
 def _spec_of(sharding: Any, rules: Rules | None) -> PartitionSpec:
     if isinstance(sharding, PartitionSpec):
         sharding = tuple(sharding)
     # The first rule for a name counts.
-    table = dict(reversed((*(rules or ()), *_context.rules)))
+    table = dict(reversed((*(rules or ()), *rules_in_force())))
 
     def translate(name: AxisName) -> Any:
         if isinstance(name, tuple):

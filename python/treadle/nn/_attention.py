@@ -301,6 +301,8 @@ class MultiHeadAttention(Module):
     (1, 3, 4)
     """
 
+    # Over 60 lines: the signature is the interface, so each parameter is spelled out, and handed to the
+    # projections by name.
     def __init__(
         self,
         num_heads: int,

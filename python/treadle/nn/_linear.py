@@ -180,6 +180,7 @@ class LinearGeneral(Module):
     ((2, 3, 4, 5), (7, 6, 4, 5))
     """
 
+    # Over 60 lines: the signature is the interface, so each parameter is spelled out.
     def __init__(
         self,
         in_features: int | Sequence[int],

@@ -13,7 +13,7 @@ from treadle.transforms._call import Call
 from treadle.transforms._driver import Body, Rule
 from treadle.transforms._inside import Inside
 from treadle.transforms._messages import returned, type_of
-from treadle.transforms._selection import Argnums, Selection, check_argnums, wanted
+from treadle.transforms._selection import Argnums, Selection, checked_argnums, wanted
 from treadle.transforms._trees import tree_leaves
 
 Split = Callable[[str, bool, Any], tuple[Any, Any]]
@@ -45,18 +45,19 @@ class Differentiated(Rule):
         holomorphic: bool = False,
         allow_int: bool = False,
     ) -> None:
-        if argnums is not None:
-            check_argnums(name, argnums)
         self.name = name
         self.wrt = wrt
-        self.argnums = argnums
+        self.argnums = None if argnums is None else checked_argnums(name, argnums)
         self.has_aux = has_aux
         self.options: dict[str, Any] = {"holomorphic": holomorphic, "allow_int": allow_int}
 
     def inputs(self, call: Call) -> Selection:
         """The differentiated leaves."""
         argnums = range(len(call.args)) if self.argnums is None else self.argnums
-        return Selection(call, wanted(call, argnums, self.wrt))
+        chosen = wanted(call, argnums, self.wrt)
+        selection = Selection(call, chosen)
+        selection.check_not_empty(wrt for _, wrt in chosen)
+        return selection
 
     def seen(self, call: Call, inputs: Selection | None) -> Iterable[int]:
         """JAX is given the differentiated leaves; the others are as they are."""
@@ -111,12 +112,13 @@ def pair(where: str, has_aux: bool, result: Any, names: str) -> tuple[Any, Any]:
     """The two parts of a result that has an aux; None for it otherwise."""
     if not has_aux:
         return result, None
-    if not (isinstance(result, tuple) and len(result) == 2):
+    if not (isinstance(result, (tuple, list)) and len(result) == 2):
         raise TypeError(
             f"{where} with has_aux=True: the function must return a pair {names}, "
             f"got {returned(result)}."
         )
-    return result
+    out, aux = result
+    return out, aux
 
 
 def split_loss(where: str, has_aux: bool, result: Any) -> tuple[Any, Any]:
@@ -144,9 +146,19 @@ def split_loss(where: str, has_aux: bool, result: Any) -> tuple[Any, Any]:
     return loss, aux
 
 
-def check_reduce_axes(name: str, reduce_axes: Sequence[Hashable]) -> None:
+def refuse_init(name: str, function: Any) -> None:
+    """Raise a TypeError for a constructor, which returns nothing that could be differentiated."""
+    if getattr(function, "__name__", None) == "__init__":
+        raise TypeError(
+            f"{name} of {getattr(function, '__qualname__', '__init__')}: an __init__ returns no "
+            f"value to differentiate. Use {name} on a function that makes the object and "
+            "computes with it."
+        )
+
+
+def check_reduce_axes(name: str, reduce_axes: Sequence[Hashable] | None) -> None:
     """Raise a ValueError for what JAX no longer does."""
-    if tuple(reduce_axes):
+    if reduce_axes is not None and tuple(reduce_axes):
         raise ValueError(
             f"{name}: reduce_axes={tuple(reduce_axes)!r} asks JAX to sum gradients over axes, "
             "which it no longer does. Leave reduce_axes empty and sum the result instead: "

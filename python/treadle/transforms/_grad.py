@@ -8,7 +8,6 @@ from typing import Any
 import jax
 
 from treadle._graph.filters import Filter
-from treadle._objects.variables import Param
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
 from treadle.transforms._decorator import grad_transform, value_and_grad_transform
@@ -16,10 +15,11 @@ from treadle.transforms._differentiated import (
     Differentiated,
     DifferentiatedBody,
     check_reduce_axes,
+    refuse_init,
     split_loss,
 )
 from treadle.transforms._driver import lift
-from treadle.transforms._selection import Argnums, Selection
+from treadle.transforms._selection import PARAMETERS, Argnums, Selection
 
 __all__ = ["grad", "value_and_grad"]
 
@@ -50,9 +50,9 @@ def grad(
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
-    reduce_axes: Sequence[Hashable] = (),
+    reduce_axes: Sequence[Hashable] | None = (),
     *,
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> Function:
     """A function that computes the gradient of `f`, whose arguments may be or contain graph nodes.
 
@@ -71,14 +71,15 @@ def grad(
         has_aux: `f` returns ``(loss, aux)``; then the result is ``(gradients, aux)``.
         holomorphic: `f` is holomorphic; inputs and output are complex.
         allow_int: allow integer inputs; their gradients have dtype ``float0``.
-        reduce_axes: must be empty: JAX no longer sums gradients over named axes by itself.
-        wrt: filter that selects the differentiated leaves of nodes.
+        reduce_axes: must be empty or None: JAX no longer sums gradients over named axes by itself.
+        wrt: filter that selects the differentiated leaves of nodes; Params unless given. Without it
+            an argument that is itself a Variable is differentiated whatever its type.
 
     Returns:
         A function with the arguments of `f` that returns the gradients.
 
     Raises:
-        TypeError: the loss is not a scalar, or a selected leaf has no gradient.
+        TypeError: the loss is not a scalar, or a selected leaf has no gradient; `f` is an ``__init__``.
         ValueError: `argnums` is out of range, or `reduce_axes` is not empty.
 
     >>> import jax
@@ -102,6 +103,7 @@ def grad(
       )
     })
     """
+    refuse_init("grad", f)
     check_reduce_axes("grad", reduce_axes)
     rule = _Grad(
         "grad",
@@ -121,9 +123,9 @@ def value_and_grad(
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
-    reduce_axes: Sequence[Hashable] = (),
+    reduce_axes: Sequence[Hashable] | None = (),
     *,
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> Function:
     """As `grad`, and the value of `f` with it.
 
@@ -141,6 +143,7 @@ def value_and_grad(
     >>> float(loss), float(grads["w"].value)
     (9.0, 6.0)
     """
+    refuse_init("value_and_grad", f)
     check_reduce_axes("value_and_grad", reduce_axes)
     rule = _ValueAndGrad(
         "value_and_grad",

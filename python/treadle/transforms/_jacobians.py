@@ -7,14 +7,13 @@ from typing import Any
 import jax
 
 from treadle._graph.filters import Filter
-from treadle._objects.variables import Param
 from treadle.transforms._arguments import Function
 from treadle.transforms._aside import Aside
 from treadle.transforms._call import Call
 from treadle.transforms._decorator import opaque_transform
 from treadle.transforms._differentiated import Differentiated, DifferentiatedBody
 from treadle.transforms._driver import lift
-from treadle.transforms._selection import Argnums, Selection
+from treadle.transforms._selection import PARAMETERS, Argnums, Selection
 
 __all__ = ["jacfwd", "jacrev"]
 
@@ -47,7 +46,7 @@ def jacrev(
     holomorphic: bool = False,
     allow_int: bool = False,
     *,
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> Function:
     """A function that computes the Jacobian of `f`, row by row: for few outputs and many inputs.
 
@@ -60,7 +59,8 @@ def jacrev(
         has_aux: `f` returns ``(out, aux)``.
         holomorphic: `f` is holomorphic; inputs and output are complex.
         allow_int: allow integer inputs; their derivatives have dtype ``float0``.
-        wrt: filter that selects the differentiated leaves of nodes.
+        wrt: filter that selects the differentiated leaves of nodes; Params unless given. Without it
+            an argument that is itself a Variable is differentiated whatever its type.
 
     Returns:
         A function with the arguments of `f` that returns the Jacobian, or ``(jacobian, aux)``.
@@ -86,7 +86,7 @@ def jacfwd(
     has_aux: bool = False,
     holomorphic: bool = False,
     *,
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> Function:
     """As `jacrev`, column by column: for few inputs and many outputs.
 

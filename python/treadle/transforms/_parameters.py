@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,9 +64,9 @@ class Parameters:
             TypeError: one is no int; the message starts with `what`.
             ValueError: there is no such argument.
         """
-        count = len(self.positional)
+        count, nums = len(self.positional), [*nums]
         for num in nums:
-            if not isinstance(num, int) or isinstance(num, bool):
+            if isinstance(num, bool) or not hasattr(num, "__index__"):
                 raise TypeError(f"{what} must be ints, got {num!r}.")
             if num < 0 and self.any_position:
                 raise ValueError(
@@ -77,7 +78,8 @@ class Parameters:
                     f"{what}={num} is out of range, {self.label} has {count} positional "
                     f"parameter{'' if count == 1 else 's'}. Correct the number."
                 )
-        return [num % count if num < 0 else num for num in nums]
+        indices = map(operator.index, nums)
+        return [index % count if index < 0 else index for index in indices]
 
     def keywords(self, names: Iterable[Any], what: str) -> list[str]:
         """`names`, checked.
@@ -106,6 +108,10 @@ class Parameters:
 def _as_tuple(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
-    if isinstance(value, (int, str)):
+    if isinstance(value, str):
         return (value,)
-    return tuple(value)
+    try:
+        operator.index(value)
+    except TypeError:
+        return tuple(value)
+    return (value,)

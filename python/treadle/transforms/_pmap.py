@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import numpy as np
 
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
+from treadle.transforms._constants import Constant, constants
 from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import lift
 from treadle.transforms._frozen import AXIS_0, DEFAULT_STATE_AXES, NO_METADATA, knowing_given
 from treadle.transforms._mapped import MappedBody, MapRule
-from treadle.transforms._roles import Plan, Resolver
+from treadle.transforms._roles import Plan, Resolver, Role
 from treadle.transforms._spelling import MapOptions
 
 if TYPE_CHECKING:
     from treadle._graph.filters import Filter
 
 __all__ = ["pmap"]
+
+
+class _Settings(NamedTuple):
+    """What a body depends on besides the structure of the call and the roles of its leaves."""
+
+    size: int
+    donated: frozenset[int]
+    constants: tuple[tuple[int, Constant], ...]
+
+
+def _settings(plan: Plan) -> _Settings:
+    return cast(_Settings, plan.settings)
 
 
 class _Pmap(MapRule):
@@ -49,21 +62,38 @@ class _Pmap(MapRule):
         positions = normalize_argnums(
             self.name, "donate_argnums", self.donate_argnums, call.function, len(call.args)
         )
-        return replace(plan, settings=(plan.size, _donated(call, positions)))
+        fixed = constants(call, plan.of(Role.BROADCAST))
+        donated = _donated(call, positions) - dict(fixed).keys()
+        return replace(plan, settings=_Settings(plan.size, donated, fixed))
+
+    def seen(self, call: Call, inputs: Plan | None) -> Iterable[int]:
+        """All leaves but those that are constants."""
+        fixed = () if inputs is None else dict(_settings(inputs).constants)
+        return (leaf for leaf in super().seen(call, inputs) if leaf not in fixed)
 
     def body(self, call: Call, inputs: Plan) -> Function:
-        size, given = inputs.settings  # type: ignore[misc]
+        size, given, _ = settings = _settings(inputs)
+        fixed = {leaf: constant.value for leaf, constant in settings.constants}
         numbers = range(len(inputs.roles))
         body = MappedBody(self.options, call, inputs, [leaf not in given for leaf in numbers])
 
         def flat(gone: tuple[Any, ...], kept: tuple[Any, ...], slices: Any) -> Any:
             del slices
-            sources = {True: iter(gone), False: iter(kept)}
-            return body([next(sources[leaf in given]) for leaf in numbers])
+            donated, others = iter(gone), iter(kept)
+            return body(
+                [
+                    next(donated)
+                    if leaf in given
+                    else fixed[leaf]
+                    if leaf in fixed
+                    else next(others)
+                    for leaf in numbers
+                ]
+            )
 
         return jax.pmap(
             flat,
-            in_axes=(*_apart(body.in_axes, given), 0),
+            in_axes=(*_apart(body.in_axes, settings), 0),
             out_axes=body.out_axes,
             axis_size=size,
             donate_argnums=(0,) if given else (),
@@ -71,17 +101,22 @@ class _Pmap(MapRule):
         )
 
     def run(self, call: Call, inputs: Plan, body: Function) -> Any:
-        size, given = inputs.settings  # type: ignore[misc]
+        settings = _settings(inputs)
         # JAX wants something mapped to see the number of slices by.
-        slices = np.zeros((size, 0), np.int8)
-        return body(*_apart(inputs.slices(call.leaves), given), slices)
+        slices = np.zeros((settings.size, 0), np.int8)
+        return body(*_apart(inputs.slices(call.leaves), settings), slices)
 
 
-def _apart(leaves: Sequence[Any], given: frozenset[int]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """What there is for leaves that are donated, and for the others."""
+def _apart(leaves: Sequence[Any], settings: _Settings) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What there is for leaves that are donated, and for the others that are no constants."""
+    fixed = dict(settings.constants)
     return (
-        tuple(value for leaf, value in enumerate(leaves) if leaf in given),
-        tuple(value for leaf, value in enumerate(leaves) if leaf not in given),
+        tuple(value for leaf, value in enumerate(leaves) if leaf in settings.donated),
+        tuple(
+            value
+            for leaf, value in enumerate(leaves)
+            if leaf not in settings.donated and leaf not in fixed
+        ),
     )
 
 

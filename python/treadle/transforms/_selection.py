@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from treadle._graph.filters import Filter
+from treadle import _core
+from treadle._graph.filters import Filter, OfType
+from treadle._objects.variables import Param
 from treadle.transforms._arguments import normalize_argnums
 from treadle.transforms._axes import DiffState
 from treadle.transforms._call import Call
@@ -18,6 +20,15 @@ from treadle.transforms._messages import part_label, type_of
 from treadle.transforms._trees import tree_flatten
 
 Argnums = int | DiffState | Sequence[int | DiffState]
+
+PARAMETERS: Filter = OfType(Param)
+"""The default of `wrt`, told by identity from a filter that somebody gave.
+
+It is about what is inside of nodes: an argument that is itself a Variable was named by its position.
+"""
+
+# Leaves that a message about an empty selection names.
+_SHOWN = 8
 
 
 class Selection:
@@ -48,6 +59,11 @@ class Selection:
                     described.append((None, [which]))
                     chosen.add(which)
                     continue
+                if wrt is PARAMETERS and _core.is_variable(argument):
+                    ids = list(call.graphdef.reachable(which))
+                    described.append((which, ids))
+                    chosen.update(ids)
+                    continue
                 if id(wrt) not in partitions:
                     partitions[id(wrt)] = call.partition((wrt,))
                 selected = partitions[id(wrt)]
@@ -57,6 +73,32 @@ class Selection:
             self.arguments.append((position, structure, described))
         self.leaves = tuple(sorted(chosen))
         self.positions = {leaf: position for position, leaf in enumerate(self.leaves)}
+
+    def check_not_empty(self, filters: Iterable[Filter]) -> None:
+        """Raise a ValueError if `filters`, which made it, leave nothing of what the arguments hold."""
+        if self.leaves:
+            return
+        there = {
+            leaf
+            for _, _, described in self.arguments
+            for ref, _ in described
+            if ref is not None
+            for leaf in self.call.graphdef.reachable(ref)
+        }
+        if not there:
+            return
+        types = self.call.graphdef.leaf_types()
+        shown = [
+            f"{self.call.label(leaf)} ({getattr(types[leaf], '__name__', 'array')})"
+            for leaf in sorted(there)[:_SHOWN]
+        ]
+        more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+        wrt = " and ".join(dict.fromkeys(map(_filter_text, filters)))
+        raise ValueError(
+            f"{self.call.where}: wrt={wrt} selects nothing to differentiate. The arguments hold "
+            f"{', '.join(shown)}{more}. Pass a filter that selects some of it, such as wrt=... for "
+            "everything, or DiffState(position, filter) in argnums."
+        )
 
     def values(self) -> tuple[Any, ...]:
         """The selected leaves' values."""
@@ -117,6 +159,12 @@ class Selection:
         return part_label(self.call.label(leaf), self.call.leaves[leaf], number)
 
 
+def _filter_text(wrt: Filter) -> str:
+    if wrt is PARAMETERS:
+        return Param.__name__
+    return wrt.__name__ if isinstance(wrt, type) else "..." if wrt is ... else repr(wrt)
+
+
 def wanted(call: Call, argnums: Argnums, wrt: Filter) -> list[tuple[int, Filter]]:
     """Position and filter of each argument that `argnums` names."""
     entries = list(argnums) if isinstance(argnums, Sequence) else [argnums]
@@ -126,8 +174,14 @@ def wanted(call: Call, argnums: Argnums, wrt: Filter) -> list[tuple[int, Filter]
     return list(zip(normal, filters, strict=True))
 
 
-def check_argnums(name: str, argnums: Any) -> None:
-    """Raise a TypeError for what names no argument."""
+def checked_argnums(name: str, argnums: Any) -> Argnums:
+    """One position or a sequence of them, also where NumPy's are given.
+
+    Raises:
+        TypeError: it names no argument.
+    """
+    if isinstance(argnums, (np.ndarray, np.generic)):
+        argnums = argnums.tolist()
     entries = argnums if isinstance(argnums, Sequence) else (argnums,)
     for entry in entries:
         if isinstance(entry, bool) or not (
@@ -137,3 +191,4 @@ def check_argnums(name: str, argnums: Any) -> None:
                 f"{name}: argnums takes positions of arguments (int), DiffState(position, filter), "
                 f"or a sequence of these; got {entry!r}."
             )
+    return argnums

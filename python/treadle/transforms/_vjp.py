@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 import jax
 
 from treadle._graph.filters import Filter
-from treadle._objects.variables import Param
 from treadle.transforms._arguments import Function, function_name
 from treadle.transforms._call import Call
 from treadle.transforms._differentiated import (
@@ -17,7 +16,7 @@ from treadle.transforms._differentiated import (
     check_reduce_axes,
 )
 from treadle.transforms._driver import apply
-from treadle.transforms._selection import Selection
+from treadle.transforms._selection import PARAMETERS, Selection
 from treadle.transforms._tangents import scatter
 
 __all__ = ["jvp", "vjp"]
@@ -59,7 +58,7 @@ def vjp(
     *primals: *Ts,
     has_aux: Literal[False] = False,
     reduce_axes: Sequence[Hashable] = (),
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> tuple[R, Callable[[R], tuple[Any, ...]]]: ...
 @overload
 def vjp(
@@ -67,14 +66,14 @@ def vjp(
     *primals: *Ts,
     has_aux: Literal[True],
     reduce_axes: Sequence[Hashable] = (),
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> tuple[R, Callable[[R], tuple[Any, ...]], Aux]: ...
 def vjp(
     f: Function,
     *primals: Any,
     has_aux: bool = False,
     reduce_axes: Sequence[Hashable] = (),
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> Any:
     """Run `f` and return its result with the function that pulls cotangents back through it.
 
@@ -84,7 +83,8 @@ def vjp(
         *primals: the arguments.
         has_aux: `f` returns ``(out, aux)``.
         reduce_axes: must be empty, as for `grad`.
-        wrt: filter that selects the differentiated leaves of nodes.
+        wrt: filter that selects the differentiated leaves of nodes; Params unless given. Without it
+            an argument that is itself a Variable is differentiated whatever its type.
 
     Returns:
         ``(out, pull_back)``, or ``(out, pull_back, aux)`` with `has_aux`. ``pull_back(cotangent)``
@@ -112,7 +112,7 @@ def jvp(
     tangents: Sequence[Any],
     *,
     has_aux: Literal[False] = False,
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> tuple[R, R]: ...
 @overload
 def jvp(
@@ -121,7 +121,7 @@ def jvp(
     tangents: Sequence[Any],
     *,
     has_aux: Literal[True],
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> tuple[R, R, Aux]: ...
 @overload
 def jvp(
@@ -130,7 +130,7 @@ def jvp(
     tangents: Sequence[Any],
     *,
     has_aux: bool = False,
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> tuple[Any, ...]: ...
 def jvp(
     f: Function,
@@ -138,7 +138,7 @@ def jvp(
     tangents: Sequence[Any],
     *,
     has_aux: bool = False,
-    wrt: Filter = Param,
+    wrt: Filter = PARAMETERS,
 ) -> Any:
     """Run `f` and push tangents forward through it.
 

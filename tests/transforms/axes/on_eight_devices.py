@@ -64,6 +64,12 @@ def test_pmap_a_keyword_takes_its_place():
     same(f(jnp.arange(2.0), m=weights(3)), np.arange(2.0)[:, None] + np.arange(3.0))
 
 
+def test_pmap_what_is_under_none_may_be_a_flag_or_a_function():
+    f = nnx.pmap(lambda x, g, plus: g(x) if plus else -g(x), in_axes=(0, None, None))
+    same(f(jnp.arange(2.0), jnp.sin, True), np.sin(np.arange(2.0)))
+    same(f(jnp.arange(2.0), jnp.sin, False), -np.sin(np.arange(2.0)))
+
+
 def test_pmap_contract_spelling():
     f = nnx.pmap(lambda m, x: m["w"].value + x, in_axes=(None, 0), state_axes={...: 1})
     same(f(weights(2, 3), jnp.zeros(3)), W.T)
@@ -96,6 +102,20 @@ def test_shard_map_is_by_position_and_says_so():
     )
     with pytest.raises(TypeError, match="position"):
         f(nnx.Dict(w=nnx.Param(jnp.arange(8.0))), x=jnp.float32(2))
+
+
+def test_shard_map_an_argument_returned_under_another_spec():
+    m = nnx.Dict(w=nnx.Param(jnp.arange(8.0)))
+
+    def returned(*spec):
+        return nnx.shard_map(lambda m: m, mesh=mesh(), in_specs=(P("d"),), out_specs=P(*spec))(m)
+
+    assert returned("d") is m
+    assert returned(("d",)) is m
+    with pytest.raises(
+        ValueError, match=r"m\.w is reached under two different axes: .*'d'.*the result"
+    ):
+        returned()
 
 
 def test_shard_map_one_node_under_two_specs():

@@ -271,6 +271,52 @@ def test_scan_of_remat_with_a_static_argument():
     same(stack(jnp.array(0.0), False)[0], -3.0)
 
 
+def test_numbers_that_are_equal_but_not_the_same_are_different_constants():
+    f = nnx.scan(lambda c, x, k: (c, jnp.asarray(k)), in_axes=(None, 0, None))
+    assert f(0.0, jnp.ones(2), 1)[1].dtype == jnp.int32
+    assert f(0.0, jnp.ones(2), 1.0)[1].dtype == jnp.float32
+    assert f(0.0, jnp.ones(2), True)[1].dtype == bool
+    assert np.signbit(f(0.0, jnp.ones(2), -0.0)[1]).all()
+    assert not np.signbit(f(0.0, jnp.ones(2), 0.0)[1]).any()
+
+
+def test_an_object_that_changes_between_calls_is_read_again():
+    class Options:
+        minus = False
+
+    options = Options()
+    f = nnx.scan(lambda c, x, o: flagged(c, x, not o.minus), in_axes=(None, 0, None))
+    same(f(0.0, jnp.arange(3.0), options)[0], 3.0)
+    options.minus = True
+    same(f(0.0, jnp.arange(3.0), options)[0], -3.0)
+
+
+def test_equal_constants_are_traced_once():
+    traces = []
+
+    def body(c, x, k):
+        traces.append(k)
+        return c, x
+
+    f = nnx.scan(body, in_axes=(None, 0, None))
+    for k in ("a", "a", "b", "b"):
+        f(0.0, jnp.arange(3.0), k)
+    assert traces == ["a", "b"]
+
+
+@both
+def test_the_structure_of_state_under_none_stays(lib):
+    m = lib.Dict(n=lib.BatchStat(jnp.array(0.0)))
+
+    def f(x, m):
+        m["seen"] = True
+        return x
+
+    with pytest.raises(TypeError, match=r"m(\.seen|\['seen'\]) is carried.*structure"):
+        nnx.scan(f, in_axes=(0, None), out_axes=0)(jnp.arange(3.0), m)
+    assert "seen" not in m
+
+
 def test_the_same_as_vmap():
     f = nnx.vmap(lambda x, train: x if train else -x, in_axes=(0, None))
     same(f(jnp.arange(3.0), False), -np.arange(3.0))

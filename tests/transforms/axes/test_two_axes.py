@@ -123,3 +123,46 @@ def test_an_error_changes_nothing():
         nnx.vmap(f, in_axes=0, out_axes=1)(m)
     assert list(m) == ["w"]
     same(m["w"].value, np.arange(9.0).reshape(3, 3))
+
+
+@both
+def test_one_new_variable_put_into_two_arguments(lib):
+    a, b = weights(3, 3, lib=lib), weights(3, 3, lib=lib)
+
+    def f(a, b):
+        a["new"] = b["new"] = lib.Param(a["w"].value)
+
+    with pytest.raises(ValueError, match=r"new.* through a, .* through b"):
+        nnx.vmap(f, in_axes=(0, 1))(a, b)
+    assert list(a) == list(b) == ["w"]
+
+
+@both
+def test_new_state_in_two_arguments_follows_each(lib):
+    a, b = weights(2, 3, lib=lib), weights(3, 2, lib=lib)
+
+    def f(a, b):
+        a["new"], b["new"] = lib.Param(a["w"].value), lib.Param(b["w"].value)
+        return a["new"].value
+
+    nnx.vmap(f, in_axes=(0, 1))(a, b)
+    same(a["new"].value, X)
+    same(b["new"].value, np.arange(6.0).reshape(3, 2))
+
+
+@both
+def test_a_variable_moved_to_an_argument_with_another_axis(lib):
+    a, b = weights(3, 3, lib=lib), weights(3, 3, lib=lib)
+
+    def f(a, b):
+        b["moved"] = a["w"]
+
+    with pytest.raises(ValueError, match=r"w.* through a, .* through b"):
+        nnx.vmap(f, in_axes=(0, 1))(a, b)
+
+
+def test_bare_arrays_of_nodes_are_compared_too():
+    m = nnx.Dict(w=jnp.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"m\.w .*through m, .* through the result"):
+        nnx.vmap(lambda m: m, in_axes=0, out_axes=1)(m)
+    assert nnx.vmap(lambda m: m, in_axes=1, out_axes=-1)(m) is m

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 
@@ -62,7 +62,12 @@ class Constraints:
 
     def _constrained(self, flat: _core.Flat) -> dict[int, Any]:
         """Leaf values with their sharding constraints, by leaf of `flat`."""
-        wanted = cast("State", self._change(State._from_leaves(flat.graphdef, None, flat.leaves)))
+        wanted = self._change(State._from_leaves(flat.graphdef, None, flat.leaves))
+        if not isinstance(wanted, State):
+            raise TypeError(
+                f"jit: the constrain_state function returned {wanted!r} instead of a State. "
+                "Return the State that it is given, with constrained values."
+            )
         index = flat.graphdef.path_index()
         return {
             index[path]: getattr(entry, "value", entry)

@@ -76,7 +76,8 @@ def describe(
     That is its name and line, and the names of its arguments: JAX reads the first two through
     ``__wrapped__``, and binds ``__signature__`` where it wants the names, once for each trace.
     """
-    traced.__signature__ = _LeafNames(function, graphdef)  # type: ignore[attr-defined]
+    traced._leaves_of = function, graphdef  # type: ignore[attr-defined]
+    traced.__signature__ = _LeafNames(traced)  # type: ignore[attr-defined]
     source = source_of(function)
     if source is not None:
         traced.__wrapped__ = source  # type: ignore[attr-defined]
@@ -95,14 +96,17 @@ def source_of(function: Any) -> Callable[..., Any] | None:
 
 
 class _LeafNames(inspect.Signature):
-    """``(*values)``, but binds each value to the name of its leaf."""
+    """``(*values)``, but binds each value to the name of its leaf.
 
-    __slots__ = ("_function", "_graphdef", "_names")
+    JAX keeps it where no garbage collector looks, for as long as the traced function lives: it owns
+    neither that nor what it leads to.
+    """
 
-    def __init__(self, function: Callable[..., Any], graphdef: _core.GraphDef) -> None:
+    __slots__ = ("_names", "_traced")
+
+    def __init__(self, traced: Callable[..., Any]) -> None:
         super().__init__([inspect.Parameter("values", inspect.Parameter.VAR_POSITIONAL)])
-        self._function = function
-        self._graphdef = graphdef
+        self._traced = weakref.ref(traced)
         self._names: tuple[str, ...] | None = None
 
     def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
@@ -119,8 +123,11 @@ class _LeafNames(inspect.Signature):
         return inspect.BoundArguments(self, cast("Any", arguments))
 
     def _read(self) -> tuple[str, ...]:
-        graphdef = self._graphdef
+        traced = self._traced()
+        if traced is None:
+            return ()
+        function, graphdef = cast("Any", traced)._leaves_of
         if graphdef.paths_length() > _KEYS_PER_PATH * max(graphdef.num_leaves, 64):
             return ()
-        root = functools.cache(lambda which: argument_label(self._function, (which,)))
+        root = functools.cache(lambda which: argument_label(function, (which,)))
         return tuple(format_path(path[1:], root(path[0])) for path in graphdef.paths())

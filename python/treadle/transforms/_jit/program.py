@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from treadle import _core
+from treadle._sharding.rules import rules_in_force
 from treadle.transforms._arguments import Function, function_name
 from treadle.transforms._call import Outline
 from treadle.transforms._inside import Inside
@@ -67,6 +68,7 @@ class Program:
         self._log = log
         self._known = known
         self._types: tuple[str, ...] | None = None
+        self._rules = rules_in_force()
         self._effects: list[_core.Effects] = []
         self._donated = donated_leaves(options, graphdef)
         # A donated leaf comes out also where it did not change, as its buffer is gone.
@@ -103,14 +105,16 @@ class Program:
 
     def _trace(self, values: tuple[Any, ...]) -> Any:
         """What JAX traces: from leaves to leaves."""
-        types = tuple(map(leaf_type, values))
-        if self._types is not None:
+        types, rules = tuple(map(leaf_type, values)), rules_in_force()
+        if self._types is not None and types == self._types and rules != self._rules:
+            difference = ("logical_axis_rules", self._rules, rules)
+        elif self._types is not None:
             difference = type_difference(self._function, self._graphdef, self._types, types)
         else:
             difference = structure_difference(self._function, self._known, self._graphdef)
         self._log(difference)
         # Only a first trace is compared with other structures.
-        self._types, self._known = types, ()
+        self._types, self._rules, self._known = types, rules, ()
         effects, out = self._run(values)
         if not self._effects:
             self._effects.append(effects)
