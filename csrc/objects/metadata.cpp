@@ -24,8 +24,8 @@ bool refers_to_nothing(PyObject *value, int depth) {
   const NodeType *type = classify(value);
   if (type->kind == Kind::None) return true;
   if (type->kind != Kind::Static) return false;
-  if (type->static_kind == StaticKind::Simple) return true;
-  return type->static_kind == StaticKind::Frozen;
+  return type->static_kind == StaticKind::Simple || type->static_kind == StaticKind::Number ||
+         type->static_kind == StaticKind::Frozen;
 }
 
 }  // namespace

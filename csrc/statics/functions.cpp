@@ -4,6 +4,7 @@
 #include "bound.h"
 #include "objects/packages.h"
 #include "settings.h"
+#include "statics/attributes.h"
 #include "statics/hashing.h"
 
 namespace treadle {
@@ -96,12 +97,33 @@ bool is_scalar_member(const nb::object &held) {
   return is_scalar && nb::isinstance(held, settings().enum_type);
 }
 
-// What static and class methods, and properties, call their functions.
+nb::object builtin(const char *name) { return nb::module_::import_("builtins").attr(name); }
+
+// What descriptors call the functions that they are made of.
 struct DescriptorNames {
-  nb::object first = py::intern("__func__"), second = py::intern("fget");
+  nb::object function = py::intern("__func__");  // of static and class methods
+  std::vector<nb::object> accessors{py::intern("fget"), py::intern("fset"), py::intern("fdel")};
+  nb::object fields = py::intern("__dataclass_fields__");
+  std::vector<nb::object> defaults{py::intern("default"), py::intern("default_factory")};
+  // Their types.
+  nb::object static_method = builtin("staticmethod"), class_method = builtin("classmethod"),
+             property = builtin("property");
+  nb::object cached_property = nb::module_::import_("functools").attr("cached_property");
+  nb::object member_property = nb::module_::import_("enum").attr("property");
+  nb::object missing = py::type_of(nb::object(nb::module_::import_("dataclasses").attr("MISSING")));
 };
 
 const DescriptorNames &names_in_descriptors() { return py::made_once<DescriptorNames>(); }
+
+// What a class has besides what it is made of: descriptions, and what is kept for its own use.
+bool is_aside(std::string_view name) {
+  for (std::string_view known :
+       {"__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate_func__", "__annotations_cache__",
+        "__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__", "__slotnames__"}) {
+    if (name == known) return true;
+  }
+  return false;
+}
 
 // Code that `dataclasses` writes has no file.
 bool is_generated(const nb::object &function) {
@@ -142,14 +164,11 @@ void FunctionReader::value(const nb::object &held) {
     case Kind::NamedTuple:
       if (!holds_containers()) return recorder_.unknown(held);
       items(held);
-      return methods(py::type_of(held));
+      return type(py::type_of(held));
     case Kind::List:
     case Kind::Dict:
       return holds_containers() ? items(held) : recorder_.unknown(held);
     case Kind::Array: {
-      // Numbers of numpy that are Python's as well.
-      if (PyFloat_Check(held.ptr()) || PyComplex_Check(held.ptr()))
-        return package_of(py::type_of(held)) != nullptr ? recorder_.scalar(held) : recorder_.unknown(held);
       // The arrays of JAX do not change.
       const bool is_constant = holds_containers() && py::type_of(held).is(settings().concrete_array);
       return is_constant ? recorder_.same(held) : recorder_.unknown(held);
@@ -166,6 +185,7 @@ void FunctionReader::value(const nb::object &held) {
 void FunctionReader::constant(const nb::object &held, StaticKind kind) {
   switch (kind) {
     case StaticKind::Simple:
+    case StaticKind::Number:
       return recorder_.scalar(held);
     case StaticKind::Function:
       return function(held);
@@ -176,12 +196,13 @@ void FunctionReader::constant(const nb::object &held, StaticKind kind) {
     case StaticKind::Fields:
       return holds_containers() ? object(held) : recorder_.unknown(held);
     case StaticKind::Object:
-      return recorder_.unknown(held);
+      return users_object(held);
     case StaticKind::Identity:
     case StaticKind::Frozen:
     case StaticKind::Mutable:
       break;
   }
+  if (py::is_exact(held.ptr(), &PySet_Type) || py::is_exact(held.ptr(), &PyFrozenSet_Type)) return set(held);
   if (is_builtin_method(held)) return method(held, names().name);
   if (PyCFunction_Check(held.ptr())) return builtin(held);
   // Their hash does not tell what they lead to.
@@ -192,44 +213,114 @@ void FunctionReader::constant(const nb::object &held, StaticKind kind) {
     if (PyCallable_Check(held.ptr()) != 0 && !PyType_Check(held.ptr())) return transformed(held);
     return kind == StaticKind::Identity ? recorder_.same(held) : equal(held);
   }
+  if (PyType_Check(held.ptr())) return type(held);
   if (kind == StaticKind::Identity) return recorder_.unknown(held);
+  if (nb::isinstance(held, settings().enum_type) && !is_scalar_member(held)) return member(held);
   const bool is_constant = kind == StaticKind::Frozen && (holds_containers() || is_scalar_member(held));
   is_constant ? equal(held) : recorder_.unknown(held);
 }
 
-// A dataclass is what its fields and its methods are: the code that reads it may call them.
+// An object that compares by content is what its attributes and its methods are: the code that reads it may call them.
 void FunctionReader::object(const nb::object &held) {
   // What it holds may change, as may the items of a list.
   recorder_.unhashed(true, [&] {
     recorder_.object(seen_, held, py::type_of(held), [&] {
-      recorder_.named(seen_, fields_of(held), [&](const nb::object &item) { optional(item); });
-      methods(py::type_of(held));
+      recorder_.named(seen_, attributes_of(held), [&](const nb::object &item) { optional(item); });
+      type(py::type_of(held));
     });
   });
 }
 
-void FunctionReader::methods(const nb::object &type) {
-  nb::object bases = type.attr("__mro__");
-  for (nb::handle base : bases) {
-    nb::object held = nb::borrow<nb::object>(base);
-    if (package_of(held) != nullptr) continue;
-    nb::object entries = held.attr("__dict__");
-    nb::object copied = py::checked(PyDict_New());
-    py::check_status(PyDict_Update(copied.ptr(), entries.ptr()));
-    nb::object entry_names = py::checked(PyDict_Keys(copied.ptr()));
-    for (nb::handle name : entry_names) {
-      nb::object entry = py::dict_get(copied.ptr(), name.ptr());
-      if (!nb::isinstance<nb::str>(name)) continue;
-      const std::string text = py::text(nb::borrow<nb::object>(name));
-      if (text == "_abc_impl") continue;
-      const bool is_own = !text.starts_with("__");
-      // What every class has, and what is generated from the fields, reads nothing else.
-      if (!is_own && (!is_static(entry, StaticKind::Function) || is_generated(entry))) continue;
-      nb::object function = nb::getattr(entry, names_in_descriptors().first, nb::object());
-      if (!function.is_valid()) function = nb::getattr(entry, names_in_descriptors().second, nb::object());
-      optional(function.is_valid() ? function : entry);
-    }
+// Nobody knows what a function makes of an object of the user's. A partial that is taken at its word has it as an
+// argument, whose attributes may have been set.
+void FunctionReader::users_object(const nb::object &held) {
+  recorder_.unknown(held);
+  if (!holds_containers() || functions_ > 0 || recorder_.size() - begin_ > kMaxParts) return;
+  recorder_.unhashed(true, [&] {
+    recorder_.object(seen_, held, held, [&] {
+      recorder_.named(seen_, attributes_of(held), [&](const nb::object &item) { optional(item); });
+    });
+  });
+}
+
+// One with other items than scalars may hold functions.
+void FunctionReader::set(const nb::object &held) {
+  if (!holds_containers() || static_cast<size_t>(PyObject_Size(held.ptr())) > kMaxParts) return recorder_.unknown(held);
+  nb::object items = py::checked(PySequence_Tuple(held.ptr()));
+  for (Py_ssize_t i = 0; i < py::tuple_size(items.ptr()); ++i) {
+    nb::object item = nb::borrow<nb::object>(py::tuple_item(items.ptr(), i));
+    if (!item.is_none() && !is_static(item, StaticKind::Simple)) return recorder_.unknown(held);
   }
+  const bool changes = py::is_exact(held.ptr(), &PySet_Type);
+  if (changes) recorder_.holds_container();
+  recorder_.unhashed(changes, [&] {
+    recorder_.identical(py::type_of(held));
+    equal(typed_items_of(held));
+  });
+}
+
+// A member of an enumeration leads to its value, and to its class with its methods.
+void FunctionReader::member(const nb::object &held) {
+  recorder_.object(seen_, held, held, [&] {
+    recorder_.named(seen_, attributes_of(held), [&](const nb::object &item) { optional(item); });
+  });
+}
+
+// A class of the user's is itself and what it and its bases define, so that one with a method that was patched is
+// another one. Of known packages, classes stay as they are.
+void FunctionReader::type(const nb::object &held) {
+  if (promises_constants(package_of(held))) return recorder_.identical(held);
+  if (recorder_.size() - begin_ > kMaxParts) return recorder_.unknown(held);
+  recorder_.unhashed(true, [&] {
+    recorder_.object(seen_, held, held, [&] {
+      nb::object meta = py::type_of(held);
+      if (!meta.is(py::type_object(&PyType_Type))) type(meta);
+      for (nb::handle base : nb::object(held.attr("__mro__"))) {
+        nb::object defining = nb::borrow<nb::object>(base);
+        recorder_.identical(defining);
+        if (!promises_constants(package_of(defining))) definitions(defining);
+      }
+    });
+  });
+}
+
+void FunctionReader::definitions(const nb::object &type) {
+  const bool is_enumeration = PyObject_IsSubclass(type.ptr(), settings().enum_type.ptr()) == 1;
+  nb::object entries = py::checked(PyDict_New());
+  py::check_status(PyDict_Update(entries.ptr(), nb::object(type.attr("__dict__")).ptr()));
+  nb::object keys = py::checked(PyDict_Keys(entries.ptr()));
+  for (nb::handle key : keys) {
+    nb::object name = nb::borrow<nb::object>(key), entry = py::dict_get(entries.ptr(), key.ptr());
+    if (!nb::isinstance<nb::str>(name)) return recorder_.unknown(name);
+    const std::string text = py::text(name);
+    // What an enumeration knows of its members is what these are.
+    if (is_aside(text) || (is_enumeration && text.starts_with('_') && !is_static(entry, StaticKind::Function))) continue;
+    recorder_.scalar(name);
+    definition(entry);
+  }
+  // What the generated `__init__` calls is not read with it.
+  nb::object fields = py::dict_get(entries.ptr(), names_in_descriptors().fields.ptr());
+  if (!fields.is_valid()) return;
+  for (nb::handle field : nb::list(fields.attr("values")())) {
+    for (const nb::object &name : names_in_descriptors().defaults) definition(nb::getattr(field, name, nb::none()));
+  }
+}
+
+void FunctionReader::definition(const nb::object &entry) {
+  const DescriptorNames &known = names_in_descriptors();
+  if (is_static(entry, StaticKind::Function)) {
+    // What `dataclasses` makes of fields reads nothing else.
+    return is_generated(entry) ? recorder_.identical(entry) : function(entry);
+  }
+  nb::object type = py::type_of(entry);
+  if (type.is(known.static_method) || type.is(known.class_method)) return value(get(entry, known.function));
+  if (type.is(known.property)) {
+    for (const nb::object &name : known.accessors) value(get(entry, name));
+    return;
+  }
+  if (type.is(known.cached_property)) return value(get(entry, names().partial_function));
+  if (type.is(known.missing) || type.is(known.member_property)) return recorder_.identical(type);
+  value(entry);
 }
 
 // C functions are called as they are: what they read besides their arguments is known by their names only.
@@ -304,10 +395,12 @@ bool FunctionReader::starts(const nb::object &held) {
 
 void FunctionReader::partial(const nb::object &held) {
   if (!starts(held)) return;
-  recorder_.callable(seen_, held, true, [&] {
-    value(get(held, names().partial_function));
-    value(get(held, names().args));
-    recorder_.named(seen_, get(held, names().keywords), [&](const nb::object &item) { optional(item); });
+  recorder_.partial(seen_, held, [&] {
+    recorder_.read_by_callable([&] {
+      value(get(held, names().partial_function));
+      value(get(held, names().args));
+      recorder_.named(seen_, get(held, names().keywords), [&](const nb::object &item) { optional(item); });
+    });
   });
 }
 
@@ -344,34 +437,30 @@ void FunctionReader::inner_modules(const nb::object &found, const Names &read) {
 
 void FunctionReader::function(const nb::object &held) {
   if (!starts(held)) return;
-  recorder_.callable(seen_, held, false, [&] {
-    nb::object code = get(held, names().code), globals = get(held, names().globals);
-    recorder_.same(code);
-    recorder_.identical(globals);
-    // What a seen function finds under its names may change: it must be found under its hash all the same.
-    recorder_.unhashed(holds_containers(), [&] { globals_read(globals, code); });
-    auto read = [&](const nb::object &item) { optional(item); };
-    value(get(held, names().defaults));
-    recorder_.named(seen_, get(held, names().keyword_defaults), read);
-    recorder_.named(seen_, get(held, names().dict), read);
-    nb::object cells = get(held, names().closure);
-    const Py_ssize_t n_cells = cells.is_none() ? 0 : py::tuple_size(cells.ptr());
-    for (Py_ssize_t i = 0; i < n_cells; ++i) {
-      nb::object content = content_of_cell(py::tuple_item(cells.ptr(), i));
-      optional(content);
-      if (content.is_valid() && is_module(content)) inner_modules(content, *names_read(globals, code));
-    }
+  recorder_.function(seen_, held, [&] {
+    ++functions_;
+    recorder_.read_by_callable([&] { read_by(held); });
+    --functions_;
   });
 }
 
-nb::object fields_of(const nb::object &object) {
-  nb::object found = py::checked(PyDict_New());
-  nb::object names = py::checked(PyDict_Keys(nb::object(object.attr("__dataclass_fields__")).ptr()));
-  for (nb::handle name : names) {
-    nb::object field = nb::getattr(object, name, nb::object());
-    if (field.is_valid()) py::check_status(PyDict_SetItem(found.ptr(), name.ptr(), field.ptr()));
+void FunctionReader::read_by(const nb::object &function) {
+  nb::object code = get(function, names().code), globals = get(function, names().globals);
+  recorder_.same(code);
+  recorder_.identical(globals);
+  // What a seen function finds under its names may change: it must be found under its hash all the same.
+  recorder_.unhashed(holds_containers(), [&] { globals_read(globals, code); });
+  auto read = [&](const nb::object &item) { optional(item); };
+  value(get(function, names().defaults));
+  recorder_.named(seen_, get(function, names().keyword_defaults), read);
+  recorder_.named(seen_, get(function, names().dict), read);
+  nb::object cells = get(function, names().closure);
+  const Py_ssize_t n_cells = cells.is_none() ? 0 : py::tuple_size(cells.ptr());
+  for (Py_ssize_t i = 0; i < n_cells; ++i) {
+    nb::object content = content_of_cell(py::tuple_item(cells.ptr(), i));
+    optional(content);
+    if (content.is_valid() && is_module(content)) inner_modules(content, *names_read(globals, code));
   }
-  return found;
 }
 
 bool reads_something(const nb::object &function) {

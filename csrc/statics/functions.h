@@ -24,7 +24,13 @@ class FunctionReader {
   bool is_constant_object(const nb::object &held) const;
   bool holds_containers() const { return recorder_.trust() == Trust::Itself; }
   void object(const nb::object &held);
-  void methods(const nb::object &type);
+  void users_object(const nb::object &held);
+  void set(const nb::object &held);
+  void type(const nb::object &held);
+  void member(const nb::object &held);
+  void read_by(const nb::object &function);
+  void definitions(const nb::object &type);
+  void definition(const nb::object &entry);
   void builtin(const nb::object &held);
   void transformed(const nb::object &held);
   bool starts(const nb::object &held);
@@ -39,11 +45,9 @@ class FunctionReader {
 
   Recorder &recorder_;
   IdTable seen_;
-  size_t begin_ = 0;  // the first part of the function or partial that is read
+  uint32_t functions_ = 0;  // around what is read
+  size_t begin_ = 0;        // the first part of the function or partial that is read
 };
-
-// The fields of a dataclass by name, as they are now.
-nb::object fields_of(const nb::object &object);
 
 // True if the function reads something besides its arguments.
 bool reads_something(const nb::object &function);

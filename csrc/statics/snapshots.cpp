@@ -2,6 +2,7 @@
 
 #include "objects/node_types.h"
 #include "settings.h"
+#include "statics/attributes.h"
 #include "statics/functions.h"
 #include "statics/hashing.h"
 
@@ -14,22 +15,15 @@ bool is_mutable_builtin(PyObject *value) {
 
 bool is_set(PyObject *value) { return py::is_exact(value, &PySet_Type) || py::is_exact(value, &PyFrozenSet_Type); }
 
-// The items of a set with their types, which its equality does not look at.
-nb::object typed_items(const nb::object &set) {
-  nb::object typed = py::checked(PySet_New(nullptr));
-  nb::object items = py::checked(PySequence_Tuple(set.ptr()));
-  for (Py_ssize_t i = 0; i < py::tuple_size(items.ptr()); ++i) {
-    nb::object item = nb::borrow<nb::object>(py::tuple_item(items.ptr(), i));
-    const bool by_representation = PyFloat_CheckExact(item.ptr()) || PyComplex_CheckExact(item.ptr());
-    nb::object pair = nb::make_tuple(py::type_of(item), by_representation ? nb::object(nb::repr(item)) : item);
-    py::check_status(PySet_Add(typed.ptr(), pair.ptr()));
-  }
-  return py::checked(PyFrozenSet_New(typed.ptr()));
+// Kinds of lists and dicts, which say what they hold as these do.
+bool has_items(PyObject *value) {
+  static auto *deque = new nb::object(nb::module_::import_("collections").attr("deque"));
+  return PyDict_Check(value) || PyList_Check(value) || py::has_type(value, deque->ptr());
 }
 
 // What a set or a bytearray holds now.
 nb::object content(const nb::object &value) {
-  if (is_set(value.ptr())) return typed_items(value);
+  if (is_set(value.ptr())) return typed_items_of(value);
   if (py::is_exact(value.ptr(), &PyByteArray_Type)) return py::checked(PyBytes_FromObject(value.ptr()));
   return value;
 }
@@ -37,21 +31,31 @@ nb::object content(const nb::object &value) {
 // What to look for in a value.
 enum class Look : uint8_t { Changes, ChangesAndFunctions };
 
-// An object that holds more is compared by what it is as far as this goes, since it is read at each call.
-constexpr size_t kMaxParts = 4096;
+// What is read of statics that may change, at each call: containers that would make it more count by identity and
+// length, other objects by identity.
+constexpr size_t kMaxParts = 1024;
 
 bool found_in(PyObject *value, Look look, uint32_t depth);
 
-// A frozen dataclass changes if something in it does.
-bool found_in_fields(PyObject *value, Look look, uint32_t depth) {
-  nb::object held = nb::borrow<nb::object>(value);
-  nb::object parameters = nb::getattr(held, "__dataclass_params__", nb::none());
-  if (look != Look::Changes || depth >= Recorder::kMaxDepth || !nb::cast<bool>(parameters.attr("frozen"))) return true;
-  nb::object fields = fields_of(held);
-  for (auto [name, field] : py::DictItems(fields.ptr())) {
-    if (found_in(field, look, depth + 1)) return true;
+bool found_in_values(const nb::object &dict, Look look, uint32_t depth) {
+  for (auto [name, item] : py::DictItems(dict.ptr())) {
+    if (found_in(item, look, depth)) return true;
   }
   return false;
+}
+
+// What is frozen changes if something in it does.
+bool found_in_fields(PyObject *value, const NodeType *info, Look look, uint32_t depth) {
+  if (look != Look::Changes || depth >= Recorder::kMaxDepth || !info->frozen) return true;
+  return found_in_values(attributes_of(nb::borrow<nb::object>(value)), look, depth + 1);
+}
+
+bool found_in_partial(PyObject *value, Look look, uint32_t depth) {
+  if (look != Look::Changes || depth >= Recorder::kMaxDepth) return true;
+  nb::object held = nb::borrow<nb::object>(value);
+  nb::object function = held.attr("func"), arguments = held.attr("args"), keywords = held.attr("keywords");
+  return found_in(function.ptr(), look, depth + 1) || found_in(arguments.ptr(), look, depth + 1) ||
+         found_in_values(keywords, look, depth + 1);
 }
 
 bool found_in(PyObject *value, Look look, uint32_t depth) {
@@ -76,12 +80,12 @@ bool found_in(PyObject *value, Look look, uint32_t depth) {
     case StaticKind::Function:
       return look == Look::ChangesAndFunctions && reads_something(nb::borrow<nb::object>(value));
     case StaticKind::Partial:
-      return look == Look::ChangesAndFunctions;
+      return found_in_partial(value, look, depth);
     case StaticKind::Mutable:
     case StaticKind::Object:
       return true;
     case StaticKind::Fields:
-      return found_in_fields(value, look, depth);
+      return found_in_fields(value, info, look, depth);
     default:
       if (look == Look::ChangesAndFunctions && is_set(value)) return true;
       return is_mutable_builtin(value);
@@ -91,10 +95,11 @@ bool found_in(PyObject *value, Look look, uint32_t depth) {
 // Records what a static is made of, down to the functions in it.
 class ContentReader {
  public:
-  ContentReader(Recorder &recorder, Unhashable unhashable)
-      : recorder_(recorder), unhashable_(unhashable), functions_(recorder) {}
+  ContentReader(Recorder &recorder, Unhashable unhashable, bool changes)
+      : recorder_(recorder), unhashable_(unhashable), changes_(changes), functions_(recorder) {}
 
   void value(const nb::object &held) {
+    if (recorder_.is_decided()) return;
     if (recorder_.is_too_deep()) return recorder_.same(held);
     const NodeType *info = classify(held.ptr());
     switch (info->kind) {
@@ -102,11 +107,11 @@ class ContentReader {
         return recorder_.scalar(held);
       case Kind::List:
       case Kind::Dict:
-        if (is_refused() && objects_ == 0) content_hash(held.ptr());
+        if (is_refused()) content_hash(held.ptr());
         [[fallthrough]];
       case Kind::Tuple:
       case Kind::NamedTuple:
-        return recorder_.items(seen_, held, [&](const nb::object &item) { value(item); });
+        return items(held);
       case Kind::Array:
         return array(held);
       case Kind::Pytree:
@@ -124,11 +129,16 @@ class ContentReader {
   }
 
  private:
-  bool is_refused() const { return unhashable_ == Unhashable::Refused; }
+  // Inside of an object, what cannot be read counts by identity, as the object does.
+  bool is_refused() const { return unhashable_ == Unhashable::Refused && objects_ == 0; }
+
+  // True if reading so many items more would be too much at each call.
+  bool are_too_many(size_t n) const { return changes_ && objects_ > 0 && recorder_.size() + n > kMaxParts; }
 
   void by_kind(const nb::object &held, StaticKind kind) {
     switch (kind) {
       case StaticKind::Simple:
+      case StaticKind::Number:
         return recorder_.scalar(held);
       case StaticKind::Identity:
         return recorder_.same(held);
@@ -136,9 +146,9 @@ class ContentReader {
       case StaticKind::Mutable:
         return by_equality(held);
       case StaticKind::Fields:
-        return object(held, py::type_of(held), fields_of(held));
+        return object(held, py::type_of(held));
       case StaticKind::Object:
-        return object(held, held, py::instance_dict(held.ptr()));
+        return object(held, held);
       case StaticKind::Function:
         return functions_.function(held);
       case StaticKind::Partial:
@@ -151,17 +161,27 @@ class ContentReader {
     }
   }
 
-  void object(const nb::object &held, const nb::object &identity, const nb::object &attributes) {
-    if (recorder_.size() > kMaxParts) return recorder_.same(held);
+  void items(const nb::object &held) {
+    const auto n = static_cast<size_t>(PyObject_Size(held.ptr()));
+    if (are_too_many(n)) return recorder_.same_of_length(held, n);
+    recorder_.items(seen_, held, [&](const nb::object &item) { value(item); });
+  }
+
+  void object(const nb::object &held, const nb::object &identity) {
     ++objects_;
-    recorder_.object(seen_, held, identity, [&] { named(attributes); });
+    nb::object attributes = attributes_of(held);
+    const auto n = static_cast<size_t>(py::dict_size(attributes.ptr()));
+    if (are_too_many(n)) {
+      recorder_.same_of_length(held, n);
+    } else {
+      recorder_.object(seen_, held, identity, [&] { named(attributes); });
+    }
     --objects_;
   }
 
   // The arrays of JAX do not change.
   void array(const nb::object &held) {
-    if (PyFloat_Check(held.ptr()) || PyComplex_Check(held.ptr())) return recorder_.scalar(held);
-    if (is_refused() && objects_ == 0 && !py::type_of(held).is(settings().concrete_array)) {
+    if (is_refused() && !py::type_of(held).is(settings().concrete_array)) {
       PyErr_SetString(PyExc_TypeError, "arrays are not hashable");
       throw nb::python_error();
     }
@@ -169,15 +189,19 @@ class ContentReader {
   }
 
   void by_equality(const nb::object &held) {
+    const bool is_container = is_set(held.ptr()) || is_mutable_builtin(held.ptr());
+    if (is_container) {
+      const auto n = static_cast<size_t>(PyObject_Size(held.ptr()));
+      if (are_too_many(n)) return recorder_.same_of_length(held, n);
+    }
     nb::object kept = held;
     size_t hash = 0;
     try {
-      if (!is_refused() || objects_ > 0 || is_set(held.ptr())) kept = content(held);
+      if (!is_refused() || is_set(held.ptr())) kept = content(held);
       hash = typed_hash(kept.ptr());
     } catch (nb::python_error &error) {
       if (!error.matches(PyExc_TypeError)) throw;
-      // What an object holds without a hash and without fields counts by identity, as the object does.
-      if (objects_ > 0) return recorder_.same(held);
+      if (objects_ > 0) return has_items(held.ptr()) ? items(held) : recorder_.same(held);
       if (is_refused()) throw;
     }
     recorder_.equal(kept, hash);
@@ -185,6 +209,7 @@ class ContentReader {
 
   Recorder &recorder_;
   const Unhashable unhashable_;
+  const bool changes_;  // something in what is read may change
   FunctionReader functions_;
   IdTable seen_;
   uint32_t objects_ = 0;  // around what is read
@@ -207,14 +232,26 @@ bool any_value(PyObject *metadata, bool (*predicate)(PyObject *)) {
 
 Reading snapshot(PyObject *value, Unhashable unhashable) {
   Recorder recorder(Trust::Itself);
-  ContentReader(recorder, unhashable).value(nb::borrow<nb::object>(value));
+  ContentReader(recorder, unhashable, may_change_in_place(value)).value(nb::borrow<nb::object>(value));
   return recorder.take();
 }
 
 Reading metadata_snapshot(PyObject *metadata) {
   Recorder recorder(Trust::Itself);
-  ContentReader(recorder, Unhashable::Allowed).named(nb::borrow<nb::object>(metadata));
+  ContentReader(recorder, Unhashable::Allowed, true).named(nb::borrow<nb::object>(metadata));
   return recorder.take();
+}
+
+bool still_reads(PyObject *value, Unhashable unhashable, const Reading &then) {
+  Recorder recorder(then);
+  ContentReader(recorder, unhashable, true).value(nb::borrow<nb::object>(value));
+  return recorder.agrees();
+}
+
+bool metadata_still_reads(PyObject *metadata, const Reading &then) {
+  Recorder recorder(then);
+  ContentReader(recorder, Unhashable::Allowed, true).named(nb::borrow<nb::object>(metadata));
+  return recorder.agrees();
 }
 
 bool has_reading(PyObject *value) { return found_in(value, Look::ChangesAndFunctions, 0); }

@@ -15,6 +15,10 @@ Reading snapshot(PyObject *value, Unhashable unhashable);
 // Of a dict of metadata, in any order of its keys.
 Reading metadata_snapshot(PyObject *metadata);
 
+// True if a snapshot taken now would equal the reading, as far as it can be told without the snapshot.
+bool still_reads(PyObject *value, Unhashable unhashable, const Reading &then);
+bool metadata_still_reads(PyObject *metadata, const Reading &then);
+
 // True if the value is a function that reads something, may change in place, or is a tuple of such: a pointer to it, or
 // its hash, does not tell what it was.
 bool has_reading(PyObject *value);
