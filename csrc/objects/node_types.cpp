@@ -135,12 +135,12 @@ StaticKind static_kind(PyTypeObject *type) {
       return StaticKind::Identity;
   }
   nb::object object = py::type_object(type);
+  if (PyObject_IsSubclass(as_object, s.enum_type.ptr()) == 1) return StaticKind::Frozen;
   if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_richcompare)) {
     return is_users(object, slots_of(object)) ? StaticKind::Object : StaticKind::Identity;
   }
-  bool is_enum = PyObject_IsSubclass(as_object, s.enum_type.ptr()) == 1;
   const Package *package = package_of(object);
-  if (is_enum || (package != nullptr && package->values)) return StaticKind::Frozen;
+  if (package != nullptr && package->values) return StaticKind::Frozen;
   if (is_equality_of_a_dataclass(object) || is_read_without_hash(object, slots_of(object))) return StaticKind::Fields;
   return StaticKind::Mutable;
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
 import os
 import random
 import time
 import types
 from time import perf_counter_ns
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -217,6 +220,181 @@ def test_equal_functions_over_constants_share_a_program():
     assert first(step(net(), loss=scale(2.0))) == 6.0
     assert first(step(net(), loss=scale(3.0))) == 9.0
     assert len(traces) == 2
+
+
+class Base:
+    factor = 2.0
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def scaled(self, w):
+        return w * self.factor * self.scale
+
+
+class Derived(Base):
+    def __init__(self, scale):
+        super().__init__(scale)
+
+    @property
+    def doubled(self):
+        return 2 * self.scale
+
+    @functools.cached_property
+    def kept(self):
+        return self.scale
+
+    @staticmethod
+    def same(w):
+        return w
+
+    @classmethod
+    def of(cls):
+        return cls(1.0)
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        super().__init__()
+        self.linear = nnx.Linear(2, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x)
+
+
+class Mode(enum.Enum):
+    ONE = 1
+    TWO = 2
+
+    def times(self, w):
+        return w * self.value
+
+
+@dataclasses.dataclass
+class Config:
+    rate: float = 2.0
+    names: list[str] = dataclasses.field(default_factory=list)
+
+    def scaled(self, w):
+        return w * self.rate
+
+
+class Pair(NamedTuple):
+    a: float
+
+
+def made_over(value, f):
+    """A new function over one object."""
+    return lambda: lambda w: f(value, w)
+
+
+COMMON = {
+    "class": lambda: lambda w: Derived(2.0).scaled(w),
+    "class method": lambda: lambda w: Derived.of().scaled(w),
+    "class attribute": lambda: lambda w: w * Derived.factor,
+    "isinstance": lambda: lambda w: w * (2.0 if isinstance(w, Net) else 3.0),
+    "own module": lambda: lambda w: Net(nnx.Rngs(0))(jnp.ones(2)).sum() * w,
+    "layer": lambda: lambda w: nnx.Linear(2, 2, rngs=nnx.Rngs(0))(jnp.ones(2)).sum() * w,
+    "enumeration": lambda: lambda w: Mode.TWO.times(w),
+    "dataclass": lambda: lambda w: Config().scaled(w),
+    "named tuple": lambda: lambda w: w * Pair(2.0).a,
+    "numpy scalar": lambda: lambda w: w * np.float32(2.0),
+    "gradient": lambda: lambda w: nnx.grad(lambda x: x * x)(w),
+    "config": made_over(Config(3.0), lambda c, w: c.scaled(w)),
+    "set": made_over({1.0, 2.0}, lambda c, w: w * len(c)),
+    "member": made_over(Mode.TWO, lambda c, w: c.times(w)),
+}
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_common_functions_made_anew_share_a_program(name):
+    traces = []
+
+    @functools.partial(nnx.jit, static_argnames="loss")
+    def step(w, loss):
+        traces.append(1)
+        return loss(w)
+
+    for _ in range(3):
+        np.testing.assert_allclose(step(3.0, loss=COMMON[name]()), COMMON[name]()(3.0), rtol=1e-6)
+    assert len(traces) == 1
+
+
+def rate_of_a_default():
+    return LAM
+
+
+@dataclasses.dataclass
+class WithDefault:
+    rate: float = dataclasses.field(default_factory=rate_of_a_default)
+
+
+CHANGES = {
+    "method": ("class", Derived, "scaled", lambda self, w: w + self.scale),
+    "method of a base": ("class", Base, "scaled", lambda self, w: w + self.scale),
+    "attribute of a base": ("class", Base, "factor", 7.0),
+    "through a class method": ("class method", Base, "factor", 7.0),
+    "read from the class": ("class attribute", Base, "factor", 7.0),
+    "forward": ("own module", Net, "__call__", lambda self, x: self.linear(x) + 1.0),
+    "method of a member": ("enumeration", Mode, "times", lambda self, w: w + self.value),
+    "method of a captured member": ("member", Mode, "times", lambda self, w: w + self.value),
+    "method of a dataclass": ("config", Config, "scaled", lambda self, w: w + self.rate),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("run", ["jit", "cond"])
+def test_new_functions_follow_classes_that_change(change, run, monkeypatch):
+    name, owner, attribute, value = CHANGES[change]
+    step = nnx.jit(lambda w, loss: loss(w), static_argnames="loss")
+    runs = {
+        "jit": lambda f: step(3.0, loss=f),
+        "cond": lambda f: nnx.cond(jnp.array(True), f, f, jnp.array(3.0)),
+    }
+    before = float(COMMON[name]()(3.0))
+    np.testing.assert_allclose(runs[run](COMMON[name]()), before, rtol=1e-6)
+    monkeypatch.setattr(owner, attribute, value)
+    after = float(COMMON[name]()(3.0))
+    assert after != before
+    np.testing.assert_allclose(runs[run](COMMON[name]()), after, rtol=1e-6)
+
+
+def test_a_default_factory_reads_a_global():
+    step = nnx.jit(lambda w, loss: loss(w), static_argnames="loss")
+    for rate in (1.0, 5.0):
+        set_rate(rate)
+        assert first(step(3.0, loss=lambda w: w * WithDefault().rate)) == 3.0 * rate
+
+
+def test_a_metaclass_is_read_too(monkeypatch):
+    class Meta(type):
+        def rate(cls):
+            return 2.0
+
+    class Made(metaclass=Meta):
+        pass
+
+    step = nnx.jit(lambda w, loss: loss(w), static_argnames="loss")
+    assert first(step(3.0, loss=lambda w: w * Made.rate())) == 6.0
+    monkeypatch.setattr(Meta, "rate", lambda cls: 5.0)
+    assert first(step(3.0, loss=lambda w: w * Made.rate())) == 15.0
+
+
+UNKNOWN = {
+    "Settings": made_over(Settings(), lambda s, w: w * s.rate),
+    "module": lambda: lambda w: w * time.monotonic(),
+    "ndarray": made_over(np.ones(2), lambda a, w: w * a.sum()),
+    "object": made_over(object(), lambda o, w: w),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_an_unknown_is_named_when_retraces_are_explained(kind):
+    step = nnx.jit(lambda w, loss: loss(w), static_argnames="loss")
+    with nnx.explain_retraces(sink=lambda retrace: None) as explained:
+        for _ in range(2):
+            step(3.0, loss=UNKNOWN[kind]())
+    assert f"a {kind} that may have changed" in str(explained[0])
 
 
 def test_numpy_vectorize_over_what_changed():
