@@ -416,6 +416,7 @@ def test_a_type_that_is_collected_is_forgotten() -> None:
         else:
 
             class Thing:  # type: ignore[no-redef]
+                __slots__ = ()  # nothing to read instead of a hash
                 __hash__ = None  # type: ignore[assignment]
 
                 def __eq__(self, other: object) -> bool:
