@@ -1,6 +1,6 @@
 """The functions that pickles name. Their names and what they take stay as they are.
 
-A pickle of a Variable, a module, a `VariableState` or a `GraphDef` calls one of these when it is
+A pickle of a Variable, a module, a `VariableState`, a `GraphDef` or a lifted class calls one of these when it is
 loaded. Each is given the format that the pickle was written in, and refuses one that it does not
 know. Nobody else needs to call them.
 
@@ -20,7 +20,7 @@ from treadle._core import _unpickle_graphdef as graphdef
 from treadle._core import _unpickle_variable_state as variable_state
 from treadle.errors import GraphError
 
-__all__ = ["VariableStateAux", "graphdef", "node", "variable", "variable_state"]
+__all__ = ["VariableStateAux", "graphdef", "node", "options", "variable", "variable_state"]
 
 N = TypeVar("N", bound=ObjectNode)
 V = TypeVar("V", bound=VariableCell)
@@ -79,6 +79,28 @@ def node(version: int, kind: type[N], /) -> N:
     if version != VERSION:
         raise _other_version(kind.__name__, version)
     return kind.__new__(kind)
+
+
+def options(version: int, arguments: dict[str, Any], by_default: tuple[str, ...], /) -> Any:
+    """The parameters of a transform, as a lifted class keeps them.
+
+    Args:
+        version: the format.
+        arguments: the parameters by name.
+        by_default: names of those that nobody gave.
+
+    Raises:
+        GraphError: the format is another one than this treadle reads.
+
+    >>> from treadle import pickles
+    >>> pickles.options(1, {"prevent_cse": True}, ())
+    Options(prevent_cse=True)
+    """
+    from treadle.transforms._lifted import Options
+
+    if version != VERSION:
+        raise _other_version("lifted class", version)
+    return Options.loaded(arguments, by_default)
 
 
 def _other_version(what: str, version: object) -> GraphError:

@@ -85,6 +85,11 @@ def public_objects() -> dict[str, Any]:
         "jitted by name": jitted,
         "jitted": nnx.jit(total, keep_unused=True),
         "jitted method": nnx.jit(model.total),
+        "lifted class": nnx.Scan(nnx.Linear, length=2),
+        "lifted with axes": nnx.Vmap(
+            nnx.Linear, axis_size=2, state_axes={nnx.Param: 0, ...: None}, in_axes=None
+        ),
+        "lifted module": nnx.Remat(nnx.Linear)(2, 2, rngs=nnx.Rngs(0)),
     }
 
 

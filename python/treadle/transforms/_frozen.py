@@ -37,9 +37,6 @@ class FrozenDict(Mapping[Any, Any]):
     def __repr__(self) -> str:
         return f"FrozenDict({self._entries!r})"
 
-    def __reduce__(self) -> Any:
-        return FrozenDict, (self._entries,)
-
 
 class ByDefault(int):
     """A parameter's default, equal to the plain int, that shows that nobody gave the parameter."""
@@ -47,17 +44,8 @@ class ByDefault(int):
     __slots__ = ()
 
 
-class _DefaultMapping(FrozenDict):
-    """A parameter's default that stays itself when it is copied or pickled."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> Any:
-        return "DEFAULT_STATE_AXES"
-
-
 AXIS_0 = ByDefault(0)
-DEFAULT_STATE_AXES: Mapping[Any, int | None] = _DefaultMapping({...: 0})
+DEFAULT_STATE_AXES: Mapping[Any, int | None] = FrozenDict({...: 0})
 NO_METADATA: Mapping[str, Any] = FrozenDict({})
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
+from treadle import pickles
 from treadle._modules.module import Module
 from treadle.transforms._arguments import Function
 from treadle.transforms._axes import Carry, StateAxes
@@ -61,7 +62,28 @@ class Options:
         return f"Options({', '.join(f'{k}={v!r}' for k, v in self.arguments.items())})"
 
     def __reduce__(self) -> Any:
-        return Options, (self.arguments,)
+        plain: dict[str, Any] = {}
+        by_default = []
+        for name, value in self.arguments.items():
+            if isinstance(value, ByDefault):
+                value = int(value)
+                by_default.append(name)
+            elif isinstance(value, FrozenDict):
+                if value is DEFAULT_STATE_AXES:
+                    by_default.append(name)
+                value = dict(value)
+            plain[name] = value
+        return pickles.options, (pickles.VERSION, plain, tuple(by_default))
+
+    @classmethod
+    def loaded(cls, arguments: Mapping[str, Any], by_default: tuple[str, ...]) -> Options:
+        """Those of a pickle."""
+        defaults = {
+            name: ByDefault(value) if isinstance(value, int) else DEFAULT_STATE_AXES
+            for name, value in arguments.items()
+            if name in by_default
+        }
+        return cls({**arguments, **defaults})
 
 
 def _frozen(value: Any) -> Any:
