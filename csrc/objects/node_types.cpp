@@ -233,7 +233,8 @@ std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
     info->kind = Kind::Pytree;
   }
   if (info->kind == Kind::Static) {
-    const bool is_number = object != nullptr && is_numpys_number(object) && nb::cast<bool>(settings().is_array(nb::borrow<nb::object>(object)));
+    const bool is_number = object != nullptr && is_numpys_number(object) &&
+                           nb::cast<bool>(settings().is_array(nb::borrow<nb::object>(object)));
     info->static_kind = is_number ? StaticKind::Number : static_kind(type);
     if (info->static_kind == StaticKind::Fields || info->static_kind == StaticKind::Object) {
       info->frozen = is_frozen(as_object);

@@ -45,7 +45,7 @@ struct NodeType {
   StaticKind static_kind = StaticKind::Identity;
   bool has_get_hook = false;
   bool has_set_hook = false;
-  bool frozen = false;  // Fields: a frozen dataclass, which is what its fields are
+  bool frozen = false;     // Fields: a frozen dataclass, which is what its fields are
   nb::object transparent;  // attribute whose container's items appear directly below the node, or null
   nb::object flatten, create, set_key, pop_key;
   std::shared_ptr<const Layout> layout;  // shared with guards and effects, which a type may leave behind

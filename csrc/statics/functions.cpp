@@ -294,7 +294,8 @@ void FunctionReader::definitions(const nb::object &type) {
     if (!nb::isinstance<nb::str>(name)) return recorder_.unknown(name);
     const std::string text = py::text(name);
     // What an enumeration knows of its members is what these are.
-    if (is_aside(text) || (is_enumeration && text.starts_with('_') && !is_static(entry, StaticKind::Function))) continue;
+    if (is_aside(text) || (is_enumeration && text.starts_with('_') && !is_static(entry, StaticKind::Function)))
+      continue;
     recorder_.scalar(name);
     definition(entry);
   }

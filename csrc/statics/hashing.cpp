@@ -91,8 +91,7 @@ bool static_equal(PyObject *a, PyObject *b) {
   nb::object keep_a = nb::borrow<nb::object>(a), keep_b = nb::borrow<nb::object>(b);
   const NodeType *info = classify(a);
   if (info->kind == Kind::Static) {
-    if (info->static_kind == StaticKind::Simple || info->static_kind == StaticKind::Number)
-      return scalars_equal(a, b);
+    if (info->static_kind == StaticKind::Simple || info->static_kind == StaticKind::Number) return scalars_equal(a, b);
     if (info->static_kind == StaticKind::Frozen) return py::equal(a, b);
     if (info->static_kind == StaticKind::Method) {
       nb::object function_a = keep_a.attr("__func__"), function_b = keep_b.attr("__func__");

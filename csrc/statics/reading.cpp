@@ -56,7 +56,8 @@ void Recorder::compare(const Reading::Part &part) {
   if (!agrees_) return;
   const Reading::Part &expected = expected_->parts_[at_];
   const bool trusted = at_++ < trusted_end_;
-  agrees_ = Reading::is_same_part(expected, part) || (trusted && expected.kind == part.kind && part.kind == Part::Unknown);
+  agrees_ =
+      Reading::is_same_part(expected, part) || (trusted && expected.kind == part.kind && part.kind == Part::Unknown);
   if (!agrees_) return;
   const bool taken = expected_->takes(expected, part, trusted);
   if (part.kind == Part::Function) taken_ = taken;

@@ -90,8 +90,8 @@ class Reading {
 };
 
 // Puts a Reading together, or compares with one, part by part, without making another. What a value consists of is for
-// its readers to say: snapshots.cpp for what a static holds itself, functions.cpp for what functions read. Invariant: no
-// recursion deeper than `kMaxDepth` of them.
+// its readers to say: snapshots.cpp for what a static holds itself, functions.cpp for what functions read. Invariant:
+// no recursion deeper than `kMaxDepth` of them.
 class Recorder {
  public:
   // Values nested deeper count as unknown: they are rare, and recording must not exhaust the C stack.

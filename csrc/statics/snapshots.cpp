@@ -132,8 +132,8 @@ class ContentReader {
   // Inside of an object, what cannot be read counts by identity, as the object does.
   bool is_refused() const { return unhashable_ == Unhashable::Refused && objects_ == 0; }
 
-  // True if reading so many items more would be too much at each call.
-  bool are_too_many(size_t n) const { return changes_ && objects_ > 0 && recorder_.size() + n > kMaxParts; }
+  // True if reading so many parts more would be too much at each call.
+  bool are_too_many(size_t n) const { return changes_ && recorder_.size() + n > kMaxParts; }
 
   void by_kind(const nb::object &held, StaticKind kind) {
     switch (kind) {
@@ -163,7 +163,7 @@ class ContentReader {
 
   void items(const nb::object &held) {
     const auto n = static_cast<size_t>(PyObject_Size(held.ptr()));
-    if (are_too_many(n)) return recorder_.same_of_length(held, n);
+    if (objects_ > 0 && are_too_many(PyDict_Check(held.ptr()) ? 2 * n : n)) return recorder_.same_of_length(held, n);
     recorder_.items(seen_, held, [&](const nb::object &item) { value(item); });
   }
 
@@ -171,7 +171,7 @@ class ContentReader {
     ++objects_;
     nb::object attributes = attributes_of(held);
     const auto n = static_cast<size_t>(py::dict_size(attributes.ptr()));
-    if (are_too_many(n)) {
+    if (are_too_many(2 * n)) {
       recorder_.same_of_length(held, n);
     } else {
       recorder_.object(seen_, held, identity, [&] { named(attributes); });

@@ -13,8 +13,7 @@ constexpr size_t kMaxValues = 4096;
 
 class Search {
  public:
-  explicit Search(const nb::object &trace)
-      : trace_(trace), tracer_(py::as_type(settings().tracer.ptr())) {}
+  explicit Search(const nb::object &trace) : trace_(trace), tracer_(py::as_type(settings().tracer.ptr())) {}
 
   bool finds(PyObject *value) {
     add(nb::borrow<nb::object>(value));

@@ -201,6 +201,7 @@ def test_what_a_frozen_dataclass_holds_may_change():
 
 # -- point 8: without a hash -------------------------------------------------------------------
 
+
 class Slotted:
     """Attributes without a dict."""
 
