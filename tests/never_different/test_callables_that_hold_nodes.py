@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import cases
 
 
 class Net(nnx.Module):
@@ -48,10 +47,7 @@ class Listed(nnx.List):
         return self[0](x)
 
 
-NAMES = {name: name for name in HOW}
-# They change the instance, which must come along with the method (point 9).
-METHODS_AS_FUNCTIONS = ("jitted method", "rematerialized method")
-how = pytest.mark.parametrize("how", cases(NAMES, "9", METHODS_AS_FUNCTIONS))
+how = pytest.mark.parametrize("how", HOW)
 
 
 @how
