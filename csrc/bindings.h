@@ -14,6 +14,7 @@ void bind_object_node(nb::module_ &m);
 void bind_variable_state(nb::module_ &m);
 void bind_state_pytree(nb::module_ &m);
 void bind_node_types(nb::module_ &m);
+void bind_callables(nb::module_ &m);
 void bind_variables(nb::module_ &m);
 void bind_fingerprints(nb::module_ &m);
 void bind_graphdef(nb::module_ &m);

@@ -13,6 +13,7 @@ NB_MODULE(_core, m) {
   treadle::bind_cells(m);
   treadle::bind_state_pytree(m);
   treadle::bind_node_types(m);
+  treadle::bind_callables(m);
   treadle::bind_variables(m);
   treadle::bind_fingerprints(m);
   treadle::bind_graphdef(m);

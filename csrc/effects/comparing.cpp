@@ -70,6 +70,8 @@ class Comparer {
 
   void attributes(uint32_t r, const RefDef &was, const RefDef &is) {
     bool same_keys = constant_equal(ConstantKind::Keys, before_.constant(was.keys), after_.constant(is.keys));
+    if (!constant_equal(ConstantKind::Order, before_.order(was.keys), after_.order(is.keys)))
+      effects_.reordered.push_back(r);
     nb::dict positions;
     if (!same_keys) {
       for (uint32_t c = 0; c < was.n_children; ++c) positions[nb::handle(before_.child_key(r, c))] = nb::int_(c);

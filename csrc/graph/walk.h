@@ -65,6 +65,8 @@ class Walker {
     PyObject *object;       // borrowed: what is being walked, for telling a container that holds itself
     PyObject *marks;        // borrowed from the constants: which attributes are data, or null
     bool int_keys;          // names made of digits show as indices
+    bool in_node;           // a by-value container in a node
+    bool in_callable;       // such a container inside a callable, or that
   };
 
   void run();
@@ -77,17 +79,30 @@ class Walker {
   void open_mapping(PyObject *value, const MappingLayout &layout, Scalars scalars);
   void open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks);
   Frame new_frame(PyObject *keys, size_t count, PyObject *object) const;
+  uint32_t add_keys(const nb::object &order, const nb::object &keys);
   Frame dict_frame(PyObject *dict, const KeyOrder &order);
   std::shared_ptr<const KeyOrder> sorted_order(PyObject *dict, const NodeLayout *layout);
   void open_sequence(PyObject *value, Op op, Scalars scalars);
   void open_pytree(PyObject *value, Scalars scalars);
+  bool open_callable(PyObject *value, const NodeType &info, Scalars scalars);
   void define_variable(uint32_t ref, PyObject *value, const VariableLayout &layout);
   void own_leaf(uint32_t ref, PyObject *metadata, PyObject *value);
   void add_extra(uint32_t ref, const nb::object &value);
+  uint32_t read_static(const nb::object &value);
   void add_static(PyObject *value);
   void add_leaf(PyObject *value, uint32_t owner);
   void add_bare_leaf(PyObject *value);
   void close(const Frame &frame);
+  bool is_in_node() const { return !frames_.empty() && (frames_.back().in_node || frames_.back().ref != kNone); }
+  bool is_in_callable() const { return !frames_.empty() && frames_.back().in_callable; }
+  bool is_pending(uint32_t ref) const { return def_->refs[ref].type == kNone; }
+  uint32_t enclosing_ref() const;
+  void define_pending();
+  nb::object path_of_pending() const;
+  void refuse_held_nodes() const;
+  nb::object path_of_static(uint32_t constant) const;
+  template <typename Predicate>
+  uint32_t find_holder(nb::object &path, Predicate &&is_wanted) const;
   uint32_t add_constant(ConstantKind kind, nb::object value);
   nb::object current_path() const;
   nb::object path_to(size_t end) const;
@@ -101,6 +116,16 @@ class Walker {
   std::vector<uint32_t> offsets_;
   nb::object path_prefix_;
   size_t static_hash_ = 0;
+
+  // References that callables lead to, in the order in which they were met. They are defined where they are found
+  // otherwise, which gives them their path, or at the end.
+  struct Pending {
+    uint32_t ref;
+    uint32_t found_in;  // the reference in whose definition the callable is
+  };
+  std::vector<Pending> pending_;
+  const Pending *defining_ = nullptr;
+  std::vector<uint32_t> suspects_;  // statics in nodes that may lead to nodes
 };
 
 Flat flatten(nb::handle root);

@@ -275,6 +275,17 @@ def register_node_type(
 def is_node(obj: Any, /) -> bool:
     """True for graph nodes and Variables."""
 
+def holds_node(value: Any) -> bool:
+    """True for a node, and for a plain container or a callable made of others that leads to one."""
+
+def mark_lifted(
+    made: Any, recipe: tuple[str, tuple[Any, ...], tuple[Any, ...]], function: Any
+) -> None:
+    """Say of what a transform made that it is of a function, by the transform's name and options."""
+
+def callable_parts(value: Any) -> list[tuple[str, Any]]:
+    """What a bound method, a partial or a transformed function was made of; nothing for others."""
+
 def configure(**settings: Any) -> None:
     """Called once by the package: error types, JAX's pytree registry, trace source, array predicate, adapters."""
 

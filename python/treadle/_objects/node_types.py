@@ -107,6 +107,8 @@ def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
             by_key = dict(children)
             children = ((key, by_key[key]) for key in sorted_keys(by_key))
         yield from children
+    elif is_walked_callable(value):
+        yield from _core.callable_parts(value)
     elif holds_graph(value):
         fields = getattr(value, "_fields", None)
         if isinstance(value, tuple) and fields is not None:
@@ -117,6 +119,11 @@ def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
         pairs, _ = registry.flatten_one_level_with_keys(value)
         for key, child in pairs:
             yield _plain_key(key), child
+
+
+def is_walked_callable(value: Any) -> bool:
+    """True for a bound method, a partial or a transformed function that leads to a node."""
+    return bool(_core.callable_parts(value)) and _core.holds_node(value)
 
 
 def static_part(node: Any) -> Hashable:
