@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import cases, open_point, pairs
+from tests.open_points import cases, pairs
 
 
 class Net(nnx.Module):

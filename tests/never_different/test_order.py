@@ -298,8 +298,12 @@ def test_a_reordered_dict_is_seen_by_a_hot_call():
     assert f._counts["hot"] > hot
 
 
+def conditional(f):
+    return lambda m: nnx.cond(True, f, f, m)
+
+
 def test_only_the_order_changed():
-    for run in (nnx.jit, nnx.remat, lambda f: lambda m: nnx.cond(True, f, f, m)):
+    for run in (nnx.jit, nnx.remat, conditional):
         m, eager = Net(), Net()
 
         def f(m):
