@@ -49,6 +49,7 @@ class VariableState:
     def __init__(self, type: type[Any], value: Any, /, **metadata: Any) -> None: ...
     type: type[Any]
     value: Any
+    raw_value: Any
     _metadata: Mapping[str, Any]
     def _replace_value(self, value: Any, /) -> VariableState: ...
     # Added in Python, by treadle._objects.variable_state:
@@ -56,11 +57,12 @@ class VariableState:
     def copy(self) -> VariableState: ...
     def to_variable(self) -> Any: ...
     def get_metadata(self) -> dict[str, Any]: ...
+    def set_metadata(self, metadata: Mapping[str, Any] | None = ..., /, **entries: Any) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
 
 @final
 class VariableStateAux:
-    """Type and metadata of a `VariableState`, as JAX compares them between trees."""
+    """Type and metadata of a Variable or a `VariableState`, as JAX compares them between trees."""
 
     def __init__(self, type: type[Any], metadata: dict[str, Any] | None, /) -> None: ...
 
@@ -73,6 +75,13 @@ def _flatten_variable_state_with_keys(
 def _unflatten_variable_state(
     structure: VariableStateAux, children: Iterable[Any], /
 ) -> VariableState: ...
+def _flatten_variable(variable: VariableCell, /) -> tuple[tuple[Any], VariableStateAux]: ...
+def _flatten_variable_with_keys(
+    variable: VariableCell, /
+) -> tuple[tuple[tuple[Any, Any]], VariableStateAux]: ...
+def _unflatten_variable(
+    structure: VariableStateAux, children: Iterable[Any], /
+) -> VariableCell: ...
 def _unpickle_variable_state(
     version: int, type: type[Any], value: Any, metadata: dict[str, Any] | None, /
 ) -> VariableState: ...
@@ -150,6 +159,15 @@ def flatten_call(
 
 def unflatten(graphdef: GraphDef, leaves: Sequence[Any], /) -> tuple[Any, list[Any]]:
     """Build fresh objects: (root, objects by reference id). For a call the root is (args, kwargs)."""
+
+def _flatten_node(node: Any, /) -> tuple[list[Any], GraphDef]:
+    """A node as JAX's pytree: its distinct Variables and bare arrays, and a structure that has them as leaves."""
+
+def _unflatten_node(structure: GraphDef, children: Sequence[Any], /) -> Any:
+    """The inverse. Anything may stand for a child, and is one when the node is flattened again."""
+
+def _child_paths(structure: GraphDef, /) -> list[Path]:
+    """The path of each child, the first where it is shared."""
 
 def set_leaves(flat: Flat, indices: Sequence[int], values: Sequence[Any], /) -> None:
     """Write leaf values into the walked objects: all or nothing."""

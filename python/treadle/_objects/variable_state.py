@@ -6,6 +6,8 @@ in `split` or `merge`.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +16,7 @@ from treadle import _bootstrap as _bootstrap
 from treadle import _core
 from treadle._core import VariableState
 from treadle._objects.equality import same
-from treadle._objects.variables import Variable
+from treadle._objects.variables import VALUE_OPERATORS, Variable, raw_of
 
 _MISSING: Any = object()
 
@@ -66,14 +68,45 @@ def _get_metadata(self: VariableState) -> dict[str, Any]:
     return dict(self._metadata)
 
 
+def _set_metadata(
+    self: VariableState, metadata: Mapping[str, Any] | None = None, /, **entries: Any
+) -> None:
+    """Set metadata entries; with a mapping as the positional argument, replace all metadata.
+
+    >>> import treadle as nnx
+    >>> entry = nnx.VariableState(nnx.Param, 1.0, tag="scale")
+    >>> entry.set_metadata(trainable=False)
+    >>> entry.get_metadata()
+    {'tag': 'scale', 'trainable': False}
+    """
+    base = self._metadata if metadata is None else metadata
+    self._metadata = {**base, **entries}
+
+
+def _set_item(self: VariableState, key: Any, item: Any) -> None:
+    value, key, item = self.value, raw_of(key), raw_of(item)
+    if isinstance(value, jax.Array):
+        changed: Any = value.at[key].set(item)
+    else:
+        changed = copy.copy(value)
+        changed[key] = item
+    self.value = changed
+
+
 def _equal(self: VariableState, other: object) -> Any:
-    if not isinstance(other, VariableState):
-        return NotImplemented
+    if type(other) is not VariableState:
+        return self.value == raw_of(other)
     return (
         self.type is other.type
         and same(dict(self._metadata), dict(other._metadata))
         and same(self.value, other.value)
     )
+
+
+def _not_equal(self: VariableState, other: object) -> Any:
+    if type(other) is not VariableState:
+        return self.value != raw_of(other)
+    return not _equal(self, other)
 
 
 if not TYPE_CHECKING:
@@ -82,12 +115,20 @@ if not TYPE_CHECKING:
     VariableState.get_metadata = _get_metadata
     VariableState.copy = lambda self: _replace(self)
     VariableState.__eq__ = _equal
+    VariableState.__ne__ = _not_equal
     # Mutable and compared by content.
     VariableState.__hash__ = None
+    VariableState.set_metadata = _set_metadata
+    VariableState.__setitem__ = _set_item
+    # What acts on the value alone does so here, too. What has to do with identity, traces or hooks does not.
+    for _name in VALUE_OPERATORS:
+        setattr(VariableState, _name, vars(Variable)[_name])
     VariableState.__doc__ = """Type, value and metadata of a Variable, detached from it.
 
-    Metadata can be read as attributes. Two are equal if type, metadata and value (arrays by
-    content) are. A JAX pytree with the value as its one child.
+    It passes for a Variable of its type: `isinstance` says so, it has the shape and the dtype of its
+    value, can be indexed, calculated with and given to functions of `jax.numpy`. Metadata can be
+    read as attributes. Two are equal if type, metadata and value (arrays by content) are; compared
+    with anything else, the value is. A JAX pytree with the value as its one child.
 
     Args:
         type: the Variable type.
@@ -98,4 +139,6 @@ if not TYPE_CHECKING:
     >>> entry = nnx.VariableState(nnx.Param, 1.0, tag="scale")
     >>> entry.type.__name__, entry.value, entry.tag
     ('Param', 1.0, 'scale')
+    >>> isinstance(entry, nnx.Param), isinstance(entry, nnx.BatchStat), entry + 1
+    (True, False, 2.0)
     """

@@ -110,27 +110,28 @@ class VariableMetadata(Generic[A]):
         return f"VariableMetadata({_pretty.value(self.raw_value)}, {self.metadata!r})"
 
 
-def _raw(other: Any) -> Any:
+def raw_of(other: Any) -> Any:
+    """The value of a Variable or of an entry of a State; anything else as it is."""
     return other.value if isinstance(other, Variable) else other
 
 
 def _binary(op: Callable[[Any, Any], Any]) -> BinaryOperator:
     def apply(self: Variable[Any], other: Any) -> Any:
-        return op(self.value, _raw(other))
+        return op(self.value, raw_of(other))
 
     return cast("BinaryOperator", apply)
 
 
 def _reflected(op: Callable[[Any, Any], Any]) -> BinaryOperator:
     def apply(self: Variable[Any], other: Any) -> Any:
-        return op(_raw(other), self.value)
+        return op(raw_of(other), self.value)
 
     return cast("BinaryOperator", apply)
 
 
 def _in_place(op: Callable[[Any, Any], Any]) -> Callable[[V, Any], V]:
     def apply(self: V, other: Any) -> V:
-        self.value = op(self.value, _raw(other))
+        self.value = op(self.value, raw_of(other))
         return self
 
     return apply
@@ -202,8 +203,10 @@ class Variable(VariableCell, Generic[A]):
     Reading an attribute that a Variable does not have looks in the metadata and then at the value,
     so ``v.shape`` and ``v.at[0].set(1)`` do what they do for an array. Setting one sets metadata.
 
-    Operators act on the value and give plain values; ``v += 1`` changes the Variable. To call a
-    function of ``jax.numpy``, pass ``v.value``: many of them take nothing but arrays. Comparisons,
+    Operators act on the value and give plain values; ``v += 1`` changes the Variable. Functions of
+    ``jax.numpy`` and ``jax.nn`` take a Variable for its value; primitives such as ``jax.lax.exp``
+    take arrays only: pass ``v[...]``. A Variable is a JAX pytree with the value as its one child.
+    Comparisons,
     ``==`` included, are comparisons of the values, elementwise for arrays; ``is`` tells whether two
     names mean the same Variable, and hashing goes by identity too, so Variables can be dictionary
     keys.
@@ -382,10 +385,10 @@ class Variable(VariableCell, Generic[A]):
         (2.0, 'scale', 1.0)
         """
         if isinstance(value, Variable):
-            if type(value) is not type(self):
+            if value.type is not type(self):
                 raise LeafTypeError(
                     f"Cannot replace the value of a {type(self).__name__} by a "
-                    f"{type(value).__name__}: pass its `.value`."
+                    f"{value.type.__name__}: pass its `.value`."
                 )
             value = value.raw_value
         new = VariableCell.__new__(type(self))
@@ -416,7 +419,7 @@ class Variable(VariableCell, Generic[A]):
         >>> v.value, v.tag
         (2.0, 'scale')
         """
-        if type(other) is not type(self):
+        if not isinstance(other, Variable) or other.type is not type(self):
             raise LeafTypeError(
                 f"Cannot copy a {type(other).__name__} into a {type(self).__name__}: "
                 "assign its `.value` instead."
@@ -513,10 +516,10 @@ class Variable(VariableCell, Generic[A]):
     @overload
     def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
-        return cast("Any", self.value)[_raw(key)]
+        return cast("Any", self.value)[raw_of(key)]
 
     def __setitem__(self, key: Any, item: Any) -> None:
-        value, key, item = cast("Any", self.value), _raw(key), _raw(item)
+        value, key, item = cast("Any", self.value), raw_of(key), raw_of(item)
         if isinstance(value, jax.Array):
             changed: Any = value.at[key].set(item)
         else:
@@ -536,7 +539,10 @@ class Variable(VariableCell, Generic[A]):
         return len(cast("Any", self.value))
 
     def __contains__(self, item: Any) -> bool:
-        return _raw(item) in cast("Any", self.value)
+        return raw_of(item) in cast("Any", self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
 
     def __round__(self, digits: int = 0) -> Any:
         return round(cast("Any", self.value), digits)
@@ -622,6 +628,22 @@ class Variable(VariableCell, Generic[A]):
     __iand__ = _in_place(operator.and_)
     __ixor__ = _in_place(operator.xor)
     __ior__ = _in_place(operator.or_)
+
+
+_BINARY = (
+    *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow"),
+    *("lshift", "rshift", "and", "xor", "or"),
+)
+# Methods that ask a Variable for nothing but its value.
+VALUE_OPERATORS = (
+    *(f"__{name}__" for name in _BINARY),
+    *(f"__r{name}__" for name in _BINARY),
+    *(f"__i{name}__" for name in _BINARY if name != "divmod"),
+    *("__lt__", "__le__", "__gt__", "__ge__", "__neg__", "__pos__", "__invert__", "__abs__"),
+    *("__bool__", "__int__", "__float__", "__complex__", "__index__", "__round__"),
+    *("__getitem__", "__iter__", "__len__", "__contains__", "__array__", "__jax_array__"),
+    *("__array_priority__", "__format__"),
+)
 
 
 def add_axis(variable: Any, index: int, params: Any) -> None:
