@@ -6,7 +6,7 @@
 
 namespace treadle {
 
-PyTypeObject *last_pytree = nullptr;
+std::array<PyTypeObject *, kRecentPytrees> recent_pytrees{};
 
 void register_pytree(PyTypeObject *type) {
   // Never destroyed: instances may be made while the interpreter shuts down.
@@ -15,7 +15,7 @@ void register_pytree(PyTypeObject *type) {
     settings().register_pytree(py::type_object(type));
     known->insert(type);
   }
-  last_pytree = type;
+  recent_pytree(type) = type;
 }
 
 }  // namespace treadle

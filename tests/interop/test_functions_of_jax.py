@@ -163,7 +163,6 @@ def test_a_function_gives_what_it_gives_for_the_array(name: str, make: Callable[
         return
     assert_same(jax.jit(function)(make()), expected)
     assert_same(nnx.jit(lambda holder: function(holder[0]))([make()]), expected)
-    assert_same(jax.jit(lambda v: nnx.jit(function)(v))(make()), expected)
 
 
 # What goes to a primitive unchanged, which takes nothing but arrays.

@@ -6,8 +6,6 @@ in `split` or `merge`.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,9 +14,16 @@ from treadle import _bootstrap as _bootstrap
 from treadle import _core
 from treadle._core import VariableState
 from treadle._objects.equality import same
-from treadle._objects.variables import VALUE_OPERATORS, Variable, raw_of
+from treadle._objects.variables import (
+    ABSENT,
+    VALUE_OPERATORS,
+    Variable,
+    merged_metadata,
+    raw_of,
+    with_item,
+)
 
-_MISSING: Any = object()
+_MISSING: Any = ABSENT
 
 
 jax.tree_util.register_pytree_with_keys(
@@ -58,20 +63,22 @@ def _to_variable(self: VariableState) -> Variable[Any]:
     return _core.new_variable(self.type, self.value, dict(self._metadata))
 
 
-def _get_metadata(self: VariableState) -> dict[str, Any]:
-    """All metadata as a new dict.
+def _get_metadata(self: VariableState, name: Any = _MISSING, default: Any = _MISSING) -> Any:
+    """All metadata as a new dict, or the entry `name`, as of a Variable.
 
     >>> import treadle as nnx
     >>> nnx.VariableState(nnx.Param, 1.0, tag="scale").get_metadata()
     {'tag': 'scale'}
     """
-    return dict(self._metadata)
+    if name is _MISSING:
+        return dict(self._metadata)
+    return self._metadata[name] if default is _MISSING else self._metadata.get(name, default)
 
 
 def _set_metadata(
-    self: VariableState, metadata: Mapping[str, Any] | None = None, /, **entries: Any
+    self: VariableState, metadata: Any = None, entry: Any = ABSENT, /, **entries: Any
 ) -> None:
-    """Set metadata entries; with a mapping as the positional argument, replace all metadata.
+    """Set metadata entries, as of a Variable.
 
     >>> import treadle as nnx
     >>> entry = nnx.VariableState(nnx.Param, 1.0, tag="scale")
@@ -79,18 +86,22 @@ def _set_metadata(
     >>> entry.get_metadata()
     {'tag': 'scale', 'trainable': False}
     """
-    base = self._metadata if metadata is None else metadata
-    self._metadata = {**base, **entries}
+    self._metadata = merged_metadata(self._metadata, metadata, entry, entries)
+
+
+def _get_value(self: VariableState, *, index: Any = _MISSING) -> Any:
+    """The value, or what it has at `index`; no hook runs."""
+    return self.value if index is _MISSING else self.value[raw_of(index)]
+
+
+def _set_value(self: VariableState, value: Any, *, index: Any = _MISSING) -> None:
+    """Set the value, or only what it has at `index`; no hook runs."""
+    value = raw_of(value)
+    self.value = value if index is _MISSING else with_item(self.value, index, value)
 
 
 def _set_item(self: VariableState, key: Any, item: Any) -> None:
-    value, key, item = self.value, raw_of(key), raw_of(item)
-    if isinstance(value, jax.Array):
-        changed: Any = value.at[key].set(item)
-    else:
-        changed = copy.copy(value)
-        changed[key] = item
-    self.value = changed
+    self.value = with_item(self.value, key, item)
 
 
 def _equal(self: VariableState, other: object) -> Any:
@@ -113,7 +124,10 @@ if not TYPE_CHECKING:
     VariableState.replace = _replace
     VariableState.to_variable = _to_variable
     VariableState.get_metadata = _get_metadata
-    VariableState.copy = lambda self: _replace(self)
+    VariableState.copy = _replace
+    VariableState.has_metadata = lambda self, name: name in self._metadata
+    VariableState.get_value = VariableState.get_raw_value = _get_value
+    VariableState.set_value = VariableState.set_raw_value = _set_value
     VariableState.__eq__ = _equal
     VariableState.__ne__ = _not_equal
     # Mutable and compared by content.

@@ -11,6 +11,7 @@ import numpy as np
 
 from treadle import _core
 from treadle._core import VariableState
+from treadle._graph.splitting import is_graph_node
 from treadle._graph.splitting import state as state_of
 from treadle._graph.splitting import update as update_graph
 from treadle._graph.state import State
@@ -120,8 +121,9 @@ class Optimizer(Object):
                 transformations of optax need.
 
         Raises:
-            TypeError: another number of arguments, gradients that are not a State, or keywords that
-                the transformation does not know.
+            TypeError: another number of arguments, gradients that are neither a State nor a model of
+                gradients, as plain `jax.grad` gives them, or keywords that the transformation does
+                not know.
             ValueError: the optimizer holds no model and none is given.
             StateError: the gradients are not those of the parameters that `wrt` selects, or these
                 are no longer those that the optimizer keeps state for.
@@ -139,6 +141,8 @@ class Optimizer(Object):
         import optax
 
         model, grads = self._arguments(args, grads)
+        if is_graph_node(grads):
+            grads = state_of(grads, self.wrt)
         self.step._check_mutable()
         params = state_of(model, self.wrt)
         self._check_agreement(model, params)
