@@ -43,7 +43,8 @@ SizeHint g_hint;
 
 }  // namespace
 
-Walker::Walker() : graphdef(new_graphdef()), def_(&graphdef_of(graphdef)), path_prefix_(nb::make_tuple()) {
+Walker::Walker(Variables variables)
+    : graphdef(new_graphdef()), def_(&graphdef_of(graphdef)), path_prefix_(nb::make_tuple()), variables_(variables) {
   def_->items.reserve(g_hint.items);
   def_->refs.reserve(g_hint.refs);
   def_->child_items.reserve(g_hint.children);
@@ -304,7 +305,9 @@ void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
     } else if (marks.is_valid()) {
       add_extra(ref, marks);
     }
-    return open_children(dict.ptr(), ref, *info, marks.ptr());
+    open_children(dict.ptr(), ref, *info, marks.ptr());
+    if (variables_ == Variables::Leaves && layout == nullptr) guide_by_places(value);
+    return;
   }
   nb::dict children;
   try {
@@ -358,6 +361,11 @@ void Walker::visit(PyObject *value, Scalars scalars) {
       scratch_.push_back({Op::None, 0, kNone});
       break;
     case Kind::Variable:
+      if (variables_ == Variables::Leaves) {
+        visit_variable_leaf(value);
+        break;
+      }
+      [[fallthrough]];
     case Kind::Object:
     case Kind::Custom:
       visit_reference(value, info);
@@ -424,7 +432,11 @@ void Walker::run() {
     Scalars scalars = frame.scalars;
     if (frame.marks != nullptr && is_marked(frame.marks, py::tuple_item(frame.keys, frame.next - 1)))
       scalars = Scalars::Numbers;
-    visit(values_[index].ptr(), scalars);
+    if (frame.guide != nullptr) {
+      visit_guided(values_[index].ptr(), scalars);
+    } else {
+      visit(values_[index].ptr(), scalars);
+    }
   }
 }
 

@@ -1,7 +1,9 @@
 // Walking objects into a GraphDef, leaves and references.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "graph/key_order.h"
@@ -29,10 +31,13 @@ enum class Outside : uint8_t { Graph, Call };
 // Which values that are no arrays are leaves: none, the numbers (in attributes that a layout marks as data), or all.
 enum class Scalars : uint8_t { Static, Numbers, Leaves };
 
+// What Variables are: references with a leaf each, or, as JAX's pytrees have them, leaves that may be met again.
+enum class Variables : uint8_t { References, Leaves };
+
 // One walk. Explicit stacks only: depth is bounded by memory, not by the C stack.
 class Walker {
  public:
-  Walker();
+  explicit Walker(Variables variables = Variables::References);
 
   // The structure walked so far, complete after `finish`.
   nb::object graphdef;
@@ -67,11 +72,20 @@ class Walker {
     bool int_keys;          // names made of digits show as indices
     bool in_node;           // a by-value container in a node
     bool in_callable;       // such a container inside a callable, or that
+    const GraphDef *guide;  // borrowed from a node's places: which children are leaves whatever they are, or null
+    uint32_t guided;        // which of its references this is, of a node; which of its items, of a container
+    uint32_t guide_child, guide_at;  // of a container: a child of that item, and where it is
   };
 
   void run();
   void visit(PyObject *value, Scalars scalars);
   void visit_reference(PyObject *value, const NodeType *info);
+  // pytree.cpp: children of what JAX makes pytrees of.
+  void visit_variable_leaf(PyObject *value);
+  void guide_by_places(PyObject *node);
+  void visit_guided(PyObject *value, Scalars scalars);
+  void visit_place(PyObject *value, const GraphDef &guide, uint32_t leaf);
+  static uint32_t place_of_child(Frame &frame);
   void define(uint32_t ref, PyObject *value, const NodeType *info);
   void open(const Frame &frame);
   void open_container(Op op, uint32_t constant, Frame frame, Scalars scalars);
@@ -126,6 +140,9 @@ class Walker {
   std::vector<Pending> pending_;
   const Pending *defining_ = nullptr;
   std::vector<uint32_t> suspects_;  // statics in nodes that may lead to nodes
+  const Variables variables_;
+  IdTable variable_leaves_;
+  std::map<std::pair<const GraphDef *, uint32_t>, std::pair<PyObject *, uint32_t>> places_;  // what is there, its leaf
 };
 
 Flat flatten(nb::handle root);

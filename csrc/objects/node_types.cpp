@@ -252,8 +252,11 @@ std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
   }
   if (info->kind == Kind::Static || info->kind == Kind::Pytree) info->callable = callable_kind(type);
   if (info->kind == Kind::Variable) {
-    info->has_get_hook = has_attribute(as_object, "on_get_value");
-    info->has_set_hook = has_attribute(as_object, "on_set_value");
+    // A class may also take the place of the methods that read and write.
+    nb::object own_access = nb::getattr(as_object, "_own_access", nb::none());
+    const bool owns = nb::cast<bool>(py::type_object(&PyBool_Type)(own_access));
+    info->has_get_hook = owns || has_attribute(as_object, "on_get_value");
+    info->has_set_hook = owns || has_attribute(as_object, "on_set_value");
   }
   if (info->kind == Kind::Object && has_attribute(as_object, "_transparent_")) {
     info->transparent = py::interned(as_object.attr("_transparent_"));

@@ -46,6 +46,9 @@ class Object(ObjectNode):
     Setting or deleting an attribute at a trace level other than the one the object was made at
     raises `TraceContextError`.
 
+    To the rest of JAX a node is a pytree, taken by value: its children are the distinct Variables
+    and bare arrays below it, each under its full path, everything else is structure.
+
     >>> import treadle as nnx
     >>> class Counter(nnx.Object):
     ...     def __init__(self):

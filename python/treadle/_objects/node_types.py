@@ -7,13 +7,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-from jax._src import tree_util as jax_tree_util
 
 from treadle import _bootstrap as _bootstrap
 from treadle import _core
 from treadle._core import ObjectNode, VariableCell
 from treadle._objects.adapters import NodeLayout, VariableLayout, adapt, description_of
 from treadle._objects.keys import sorted_keys
+from treadle._objects.pytrees import is_registered
 from treadle.errors import NodeTypeError
 
 __all__ = ["register_graph_node_type"]
@@ -225,7 +225,7 @@ def register_graph_node_type(
 def _is_pytree_type(kind: type[Any]) -> bool:
     if issubclass(kind, _bootstrap._ARRAYS) or hasattr(kind, "_fields"):
         return True
-    return kind in getattr(jax_tree_util, "_registry", (dict, list, tuple))
+    return is_registered(kind)
 
 
 def _checked_flatten(
