@@ -133,8 +133,9 @@ def test_items_lie_directly_below_the_container_in_paths() -> None:
     assert list(nnx.state(model).flat_state()) == [("a",), ("b", 0), ("b", 1, "x")]
 
 
-def test_insertion_order_of_a_dict_is_no_structure() -> None:
-    assert nnx.graphdef(nnx.Dict(a=1, b=2)) == nnx.graphdef(nnx.Dict(b=2, a=1))
+def test_insertion_order_of_a_dict_is_structure() -> None:
+    assert nnx.graphdef(nnx.Dict(a=1, b=2)) != nnx.graphdef(nnx.Dict(b=2, a=1))
+    assert nnx.graphdef(nnx.Dict(a=1, b=2)) == nnx.graphdef(nnx.Dict(a=1, b=2))
 
 
 @pytest.mark.parametrize(
