@@ -210,11 +210,12 @@ bool Guards::unstable_statics_hold() const {
   try {
     for (uint32_t constant : checks) {
       nb::object value = def.constants.at(constant);
-      const Reading now = def.constant_kinds[constant] == ConstantKind::Metadata
-                              ? metadata_snapshot(value.ptr())
-                              : snapshot(value.ptr(), Unhashable::Refused);
       const Reading *then = def.reading(constant);
-      if (then == nullptr || !now.equals(*then)) return false;
+      if (then == nullptr) return false;
+      const bool holds = def.constant_kinds[constant] == ConstantKind::Metadata
+                             ? metadata_still_reads(value.ptr(), *then)
+                             : still_reads(value.ptr(), Unhashable::Refused, *then);
+      if (!holds) return false;
     }
   } catch (nb::python_error &error) {
     // The arguments may have nothing to do with it. If they have, the walk says so, with a path.

@@ -6,7 +6,10 @@
 #include "objects/owners.h"
 #include "settings.h"
 #include "statics/hashing.h"
+#include "statics/snapshots.h"
+#include "statics/tracers.h"
 #include "structure/paths.h"
+#include "structure/traversal.h"
 
 namespace treadle {
 namespace {
@@ -110,9 +113,11 @@ class Comparer {
     if (was.op == Op::Leaf) return true;
     if (was.n != is.n) return false;
     for (uint32_t i = 0; i < was.info().n_constants; ++i) {
-      if (!constant_equal(was.info().constants[i], before_.constant(was.constant + i),
-                          after_.constant(is.constant + i)))
-        return false;
+      PyObject *here = before_.constant(was.constant + i), *there = after_.constant(is.constant + i);
+      if (here == there) continue;
+      if (!constant_equal(was.info().constants[i], here, there)) return false;
+      // Of what can change, an equal one is another one.
+      if (was.info().constants[i] == ConstantKind::Static && may_change_in_place(there)) return false;
     }
     return true;
   }
@@ -142,30 +147,58 @@ class Comparer {
   std::vector<bool> placed_;
 };
 
-// The name of what holds a tracer of `trace` among metadata, in containers too; null if nothing does.
+// The name of what holds a tracer of `trace` among metadata; null if nothing does.
 nb::object name_of_tracer(PyObject *metadata, const nb::object &trace) {
-  auto *tracer = reinterpret_cast<PyTypeObject *>(settings().tracer.ptr());
-  struct Open {
-    nb::object name, value;
-  };
-  std::vector<Open> open;
-  std::unordered_set<PyObject *> met;  // containers may hold themselves
-  auto add = [&](const nb::object &name, nb::handle value) { open.push_back({name, nb::borrow<nb::object>(value)}); };
-  for (auto [name, value] : nb::borrow<nb::dict>(metadata)) add(nb::borrow<nb::object>(name), value);
-  while (!open.empty()) {
-    Open at = std::move(open.back());
-    open.pop_back();
-    if (PyType_IsSubtype(Py_TYPE(at.value.ptr()), tracer)) {
-      if (nb::getattr(at.value, "_trace", nb::none()).is(trace)) return at.name;
-    } else if (!met.insert(at.value.ptr()).second) {
-      continue;
-    } else if (py::is_exact(at.value.ptr(), &PyDict_Type)) {
-      for (nb::handle value : nb::list(at.value.attr("values")())) add(at.name, value);
-    } else if (py::is_exact(at.value.ptr(), &PyList_Type) || py::is_exact(at.value.ptr(), &PyTuple_Type)) {
-      for (nb::handle value : nb::list(at.value)) add(at.name, value);
-    }
+  for (nb::handle entry : nb::list(nb::borrow<nb::dict>(metadata).items())) {
+    if (holds_tracer(nb::object(entry[1]).ptr(), trace)) return nb::object(entry[0]);
   }
   return {};
+}
+
+// Simple ones lead nowhere.
+bool may_lead_somewhere(PyObject *value) {
+  const NodeType *info = classify(value);
+  return info->kind != Kind::Static ||
+         (info->static_kind != StaticKind::Simple && info->static_kind != StaticKind::Number &&
+          info->static_kind != StaticKind::Frozen);
+}
+
+// Where a static is: first in what was known before, by its path there, else in what was returned.
+nb::object path_of_static(const Effects &effects, uint32_t constant) {
+  const GraphDef &after = effects.after_def();
+  auto is_at = [&](const Traversal &walk) { return walk.item().op == Op::Static && walk.item().constant == constant; };
+  Traversal walk(after);
+  for (uint32_t r = 0; r < effects.n_known(); ++r) {
+    if (!walk.enter(r)) continue;
+    while (walk.next()) {
+      if (is_at(walk)) return path_of_reference(effects.before_def(), r) + walk.path_tuple();
+    }
+  }
+  Traversal result(after);
+  while (result.next()) {
+    if (is_at(result)) return nb::make_tuple(nb::str("result")) + result.path_tuple();
+  }
+  return nb::make_tuple();
+}
+
+// Statics are part of the structure too.
+void refuse_tracers_in_statics(const Effects &effects, const nb::object &trace) {
+  const GraphDef &before = effects.before_def(), &after = effects.after_def();
+  std::unordered_set<PyObject *> known;  // filled when it is asked for
+  for (uint32_t i = 0; i < after.constants.size(); ++i) {
+    nb::object value = after.constants[i];
+    if (after.constant_kinds[i] != ConstantKind::Static || !may_lead_somewhere(value.ptr())) continue;
+    if (known.empty()) {
+      for (const nb::object &constant : before.constants) known.insert(constant.ptr());
+    }
+    // What did not change was there before the trace.
+    if (known.count(value.ptr()) != 0 && !may_change_in_place(value.ptr())) continue;
+    if (!holds_tracer(value.ptr(), trace)) continue;
+    raise_graph_error(path_of_static(effects, i),
+                      "is a '" + py::type_name(Py_TYPE(value.ptr())) +
+                          "' that holds a traced array, which would outlive the transform; keep arrays in the value "
+                          "of a Variable and read them when they are needed");
+  }
 }
 
 // Metadata are part of the structure: nothing carries an array out of the trace for them.
@@ -202,6 +235,7 @@ void refuse_captured(const Effects &effects, const std::vector<nb::object> &refs
             ": it was made outside of this transform, which could give back a copy of it only; pass it as "
             "an argument, or make it inside");
   }
+  refuse_tracers_in_statics(effects, trace);
 }
 
 }  // namespace

@@ -71,12 +71,11 @@ void Walker::add_static(PyObject *value) {
     static_hash_ = mix(static_hash_, def_->read(constant));
   } catch (nb::python_error &error) {
     if (!error.matches(PyExc_TypeError)) throw;
-    raise_graph_error(
-        current_path(),
-        "holds a static value of type '" + py::type_name(Py_TYPE(value)) +
-            "' that is not hashable; use a hashable value (a tuple instead of a set or bytearray, a frozen "
-            "dataclass), or wrap arrays and state in a Variable",
-        ErrorKind::Static);
+    raise_graph_error(current_path(),
+                      "holds a static value of type '" + py::type_name(Py_TYPE(value)) +
+                          "' that is not hashable; use a hashable value (bytes instead of a bytearray, a tuple "
+                          "instead of a list), or wrap arrays and state in a Variable",
+                      ErrorKind::Static);
   }
   scratch_.push_back({Op::Static, 0, constant});
 }

@@ -24,10 +24,8 @@ bool refers_to_nothing(PyObject *value, int depth) {
   const NodeType *type = classify(value);
   if (type->kind == Kind::None) return true;
   if (type->kind != Kind::Static) return false;
-  if (type->static_kind == StaticKind::Simple) return true;
-  // A frozen dataclass has the fields it likes.
-  return type->static_kind == StaticKind::Frozen &&
-         PyObject_HasAttrString(py::as_object(Py_TYPE(value)), "__dataclass_params__") == 0;
+  return type->static_kind == StaticKind::Simple || type->static_kind == StaticKind::Number ||
+         type->static_kind == StaticKind::Frozen;
 }
 
 }  // namespace

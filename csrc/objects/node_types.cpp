@@ -39,9 +39,87 @@ bool is_simple(PyTypeObject *type) {
          type == &PyBytes_Type || type == &PyComplex_Type || type == Py_TYPE(Py_Ellipsis);
 }
 
-bool is_frozen_dataclass(const nb::object &type) {
-  nb::object parameters = nb::getattr(type, "__dataclass_params__", nb::none());
-  return !parameters.is_none() && nb::cast<bool>(parameters.attr("frozen"));
+// What numpy has for numbers. Of records, which change, and of subclasses, which hold what they like, nothing is known.
+bool is_numpys_number(PyObject *object) {
+  static auto *generic = new nb::object(nb::module_::import_("numpy").attr("generic"));
+  if (PyType_IsSubtype(Py_TYPE(object), py::as_type(generic->ptr())) == 0) return false;
+  return package_of(py::type_of(object)) != nullptr;
+}
+
+nb::object own_dict(const nb::object &type) { return py::checked(PyObject_GetAttrString(type.ptr(), "__dict__")); }
+
+bool is_frozen(const nb::object &type) {
+  if (PyMapping_HasKeyString(own_dict(type).ptr(), "__dataclass_params__") == 0) return false;
+  return nb::cast<bool>(type.attr("__dataclass_params__").attr("frozen"));
+}
+
+// The class that says what equality is.
+nb::object where_equality_is(const nb::object &type) {
+  for (nb::handle base : nb::object(type.attr("__mro__"))) {
+    nb::object held = nb::borrow<nb::object>(base);
+    if (PyMapping_HasKeyString(own_dict(held).ptr(), "__eq__") != 0) return held;
+  }
+  return type;
+}
+
+// Code that `dataclasses` writes has no file.
+bool is_equality_of_a_dataclass(const nb::object &type) {
+  nb::object entries = own_dict(where_equality_is(type));
+  if (PyMapping_HasKeyString(entries.ptr(), "__dataclass_params__") == 0) return false;
+  nb::object equality = nb::getattr(entries[nb::str("__eq__")], "__wrapped__", nb::object(entries[nb::str("__eq__")]));
+  nb::object file = nb::getattr(nb::getattr(equality, "__code__", nb::none()), "co_filename", nb::none());
+  return nb::isinstance<nb::str>(file) && py::text(file).starts_with("<string>");
+}
+
+// Names of slots, as a tuple, or null: descriptors of members that its classes define.
+nb::object slots_of(const nb::object &type) {
+  static auto *member = new nb::object(nb::module_::import_("types").attr("MemberDescriptorType"));
+  std::vector<nb::object> found;
+  for (nb::handle base : nb::object(type.attr("__mro__"))) {
+    if ((PyType_GetFlags(py::as_type(base.ptr())) & Py_TPFLAGS_HEAPTYPE) == 0) continue;
+    nb::object entries = own_dict(nb::borrow<nb::object>(base));
+    for (nb::handle entry : nb::list(entries.attr("items")())) {
+      if (nb::object(entry[1]).type().is(*member)) found.push_back(nb::object(entry[0]));
+    }
+  }
+  return found.empty() ? nb::object() : py::to_tuple(std::move(found));
+}
+
+bool has_instance_dict(const nb::object &type) {
+  nb::object offset = nb::getattr(type, "__dictoffset__", nb::int_(0));
+  return !offset.equal(nb::int_(0));
+}
+
+// True for what Python code defines below `object`: nothing of an instance is hidden in C structures.
+bool is_written_in_python(const nb::object &type) {
+  nb::object of_a_class = settings().enum_type;
+  for (nb::handle base : nb::object(type.attr("__mro__"))) {
+    auto *as_type = py::as_type(base.ptr());
+    if (as_type == &PyBaseObject_Type) continue;
+    if ((PyType_GetFlags(as_type) & Py_TPFLAGS_HEAPTYPE) == 0) return false;
+    if (PyType_GetSlot(as_type, Py_tp_dealloc) != PyType_GetSlot(py::as_type(of_a_class.ptr()), Py_tp_dealloc))
+      return false;
+  }
+  return true;
+}
+
+// Without a hash, what an instance holds is all there is to compare.
+bool is_read_without_hash(const nb::object &type, const nb::object &slots) {
+  if (!nb::getattr(type, "__hash__", nb::none()).is_none()) return false;
+  if (type.is(nb::module_::import_("types").attr("SimpleNamespace"))) return true;
+  return (slots.is_valid() || has_instance_dict(type)) && is_written_in_python(type);
+}
+
+// Of the user's, or of a library of which nothing is known: its objects have attributes.
+bool is_users(const nb::object &type, const nb::object &slots) {
+  auto *as_type = py::as_type(type.ptr());
+  if ((PyType_GetFlags(as_type) & Py_TPFLAGS_HEAPTYPE) == 0 || PyType_IsSubtype(as_type, &PyType_Type)) return false;
+  if (!slots.is_valid() && !has_instance_dict(type)) return false;
+  nb::object module = nb::getattr(type, "__module__", nb::none());
+  if (!nb::isinstance<nb::str>(module) || package_of(type) != nullptr) return false;
+  const std::string name = py::text(module);
+  nb::object standard = nb::module_::import_("sys").attr("stdlib_module_names");
+  return name == "__main__" || !nb::cast<bool>(standard.attr("__contains__")(name.substr(0, name.find('.')).c_str()));
 }
 
 StaticKind static_kind(PyTypeObject *type) {
@@ -56,13 +134,14 @@ StaticKind static_kind(PyTypeObject *type) {
     if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyType_Type, Py_tp_richcompare))
       return StaticKind::Identity;
   }
-  if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_richcompare)) {
-    return StaticKind::Identity;
-  }
   nb::object object = py::type_object(type);
-  bool is_enum = PyObject_IsSubclass(as_object, s.enum_type.ptr()) == 1;
+  if (PyObject_IsSubclass(as_object, s.enum_type.ptr()) == 1) return StaticKind::Frozen;
+  if (PyType_GetSlot(type, Py_tp_richcompare) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_richcompare)) {
+    return is_users(object, slots_of(object)) ? StaticKind::Object : StaticKind::Identity;
+  }
   const Package *package = package_of(object);
-  if (is_enum || (package != nullptr && package->values) || is_frozen_dataclass(object)) return StaticKind::Frozen;
+  if (package != nullptr && package->values) return StaticKind::Frozen;
+  if (is_equality_of_a_dataclass(object) || is_read_without_hash(object, slots_of(object))) return StaticKind::Fields;
   return StaticKind::Mutable;
 }
 
@@ -82,7 +161,8 @@ Kind kind_of_type(PyTypeObject *type) {
 Kind kind_of_instance(PyObject *object) {
   const Settings &s = settings();
   nb::object held = nb::borrow<nb::object>(object);
-  if (nb::cast<bool>(s.is_array(held))) return Kind::Array;
+  // A number in a node is a static, as Python's are.
+  if (nb::cast<bool>(s.is_array(held))) return is_numpys_number(object) ? Kind::Static : Kind::Array;
   if (!s.flatten_one_level(held).is_none()) return Kind::Pytree;
   return Kind::Static;
 }
@@ -152,7 +232,15 @@ std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
   if (info->kind == Kind::NamedTuple && object != nullptr && is_registered_named_tuple(object)) {
     info->kind = Kind::Pytree;
   }
-  if (info->kind == Kind::Static) info->static_kind = static_kind(type);
+  if (info->kind == Kind::Static) {
+    const bool is_number = object != nullptr && is_numpys_number(object) &&
+                           nb::cast<bool>(settings().is_array(nb::borrow<nb::object>(object)));
+    info->static_kind = is_number ? StaticKind::Number : static_kind(type);
+    if (info->static_kind == StaticKind::Fields || info->static_kind == StaticKind::Object) {
+      info->frozen = is_frozen(as_object);
+      info->slots = slots_of(as_object);
+    }
+  }
   if (info->kind == Kind::Variable) {
     info->has_get_hook = has_attribute(as_object, "on_get_value");
     info->has_set_hook = has_attribute(as_object, "on_set_value");

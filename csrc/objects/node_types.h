@@ -26,11 +26,14 @@ enum class Kind : uint8_t {
 // How a static value is hashed and compared, and whether the same pointer means the same value.
 enum class StaticKind : uint8_t {
   Simple,    // exact builtin scalars: compared by value, no user code
+  Number,    // numpy's numbers: by type and bytes
   Function,  // compared by code, defaults and closure
   Partial,   // functools.partial: compared by parts
   Method,    // bound method: same function and same instance
   Identity,  // no equality of its own
   Frozen,    // equality of its own, immutable
+  Fields,    // equality by content, or none that goes with a hash: its fields or attributes
+  Object,    // an object of the user's with attributes and no equality of its own: identity, and what it holds
   Mutable,   // equality of its own, possibly changed in place: re-hashed at every check
 };
 
@@ -42,10 +45,12 @@ struct NodeType {
   StaticKind static_kind = StaticKind::Identity;
   bool has_get_hook = false;
   bool has_set_hook = false;
+  bool frozen = false;     // Fields: a frozen dataclass, which is what its fields are
   nb::object transparent;  // attribute whose container's items appear directly below the node, or null
   nb::object flatten, create, set_key, pop_key;
   std::shared_ptr<const Layout> layout;  // shared with guards and effects, which a type may leave behind
   nb::object refusal;                    // why instances cannot be part of a graph, or null
+  nb::object slots;                      // Fields, Object: names of what instances hold apart from a dict, or null
 
   // The layout if it is of such, or null, as for treadle's own.
   const VariableLayout *variable_layout() const { return std::get_if<VariableLayout>(layout.get()); }
@@ -62,8 +67,11 @@ const NodeType *node_type(PyTypeObject *type);
 
 // What can be a leaf without being an array, where a layout marks an attribute as data.
 inline bool is_number(PyObject *value) {
-  return py::is_exact(value, &PyLong_Type) || py::is_exact(value, &PyFloat_Type) || py::is_exact(value, &PyBool_Type) ||
-         py::is_exact(value, &PyComplex_Type);
+  if (py::is_exact(value, &PyLong_Type) || py::is_exact(value, &PyFloat_Type) || py::is_exact(value, &PyBool_Type) ||
+      py::is_exact(value, &PyComplex_Type))
+    return true;
+  const NodeType *type = known_type(Py_TYPE(value));
+  return type != nullptr && type->kind == Kind::Static && type->static_kind == StaticKind::Number;
 }
 
 inline bool is_reference(Kind kind) { return kind == Kind::Variable || kind == Kind::Object || kind == Kind::Custom; }

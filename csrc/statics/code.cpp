@@ -13,54 +13,67 @@ namespace {
 // What is remembered of code at most: a program has as many functions as it has.
 constexpr size_t kMaxCodes = 4096;
 
-// How code says that it imports or calls what leads to other variables.
+// How code says that it imports or looks up variables. One byte in two is an instruction, the other its argument.
 struct Instructions {
   nb::object list = nb::module_::import_("dis").attr("get_instructions");
-  int import_name = nb::cast<int>(nb::module_::import_("dis").attr("opmap")["IMPORT_NAME"]);
+  int import_name = number("IMPORT_NAME"), extended = number("EXTENDED_ARG"), load_global = number("LOAD_GLOBAL");
+  // In bodies of classes.
+  int load_name = number("LOAD_NAME"), load_below = number("LOAD_FROM_DICT_OR_GLOBALS");
+  // What the arguments of later versions mean is not known: there, each name may be a variable.
+  bool are_known = nb::module_::import_("sys").attr("version_info") < nb::make_tuple(3, 14);
 
-  // The second and third in bodies of classes.
-  static bool loads_global(std::string_view operation) {
-    return operation == "LOAD_GLOBAL" || operation == "LOAD_NAME" || operation == "LOAD_FROM_DICT_OR_GLOBALS";
-  }
-
-  static bool is_reaching(std::string_view name) {
-    for (std::string_view known : {"globals", "locals", "vars", "eval", "exec", "__import__"}) {
-      if (name == known) return true;
-    }
-    return false;
+  static int number(const char *name) {
+    nb::object found = nb::module_::import_("dis").attr("opmap").attr("get")(name, -1);
+    return nb::cast<int>(found);
   }
 };
 
 const Instructions &instructions() { return py::made_once<Instructions>(); }
 
-// Listing instructions takes long, and most code does nothing to list them for. One byte in two is an instruction.
-bool is_to_be_listed(const nb::object &code) {
-  nb::object bytes = code.attr("co_code");
-  const char *text = PyBytes_AsString(bytes.ptr());
-  if (text == nullptr) throw nb::python_error();
-  for (Py_ssize_t i = 0; i < PyBytes_Size(bytes.ptr()); i += 2) {
-    if (static_cast<unsigned char>(text[i]) == instructions().import_name) return true;
-  }
-  for (nb::handle name : nb::object(code.attr("co_names"))) {
-    if (Instructions::is_reaching(py::text(nb::borrow<nb::object>(name)))) return true;
-  }
-  return false;
-}
-
-void collect_instructions(const nb::object &code, Names &names) {
+// Listing instructions takes long, and most code imports nothing.
+void collect_imports(const nb::object &code, Names &names) {
   // An import follows the level of its package, 0 for absolute names, and the names that it takes.
-  nb::object level = nb::none(), last = nb::none();
+  nb::object level = nb::none(), last = nb::none(), package = nb::str("");
   for (nb::handle instruction : nb::object(instructions().list(code))) {
     const std::string operation = py::text(nb::object(instruction.attr("opname")));
     if (operation == "EXTENDED_ARG") continue;
     nb::object argument = instruction.attr("argval");
-    if (operation == "IMPORT_NAME") {
-      if (!level.equal(nb::int_(0)) || !is_constant_package(argument)) names.imports = true;
-    } else if (Instructions::loads_global(operation) && Instructions::is_reaching(py::text(argument))) {
-      names.reaching.push_back(argument);
-    }
+    if (operation == "IMPORT_NAME" && (!level.equal(nb::int_(0)) || !is_constant_package(argument)))
+      names.imports = true;
+    // What is taken from a package may be an inner one without constants, which has a row of its own.
+    if (operation == "IMPORT_NAME") package = argument;
+    if (operation == "IMPORT_FROM" &&
+        !is_constant_package(nb::str((py::text(package) + "." + py::text(argument)).c_str())))
+      names.imports = true;
     level = std::exchange(last, argument);
   }
+}
+
+// The names of variables and the others of one code object.
+void collect_loads(const nb::object &code, Names &names) {
+  const Instructions &known = instructions();
+  std::vector<nb::object> named = py::to_objects(nb::object(code.attr("co_names")));
+  std::vector<bool> is_variable(named.size(), !known.are_known);
+  nb::object bytes = code.attr("co_code");
+  const char *text = PyBytes_AsString(bytes.ptr());
+  if (text == nullptr) throw nb::python_error();
+  size_t above = 0;
+  bool imports = false;
+  for (Py_ssize_t i = 0; i + 1 < PyBytes_Size(bytes.ptr()); i += 2) {
+    const int operation = static_cast<unsigned char>(text[i]);
+    const size_t argument = above << 8 | static_cast<unsigned char>(text[i + 1]);
+    above = operation == known.extended ? argument : 0;
+    imports = imports || operation == known.import_name;
+    const bool is_global = operation == known.load_global;
+    if (!is_global && operation != known.load_name && operation != known.load_below) continue;
+    const size_t at = is_global ? argument >> 1 : argument;
+    if (at < named.size()) is_variable[at] = true;
+  }
+  for (size_t i = 0; i < named.size(); ++i) {
+    if (is_variable[i] && is_effectful_builtin(py::text(named[i]))) names.reaching.push_back(named[i]);
+    (is_variable[i] ? names.globals : names.attributes).push_back(std::move(named[i]));
+  }
+  if (imports) collect_imports(code, names);
 }
 
 void collect_names(const nb::object &code, Names &names) {
@@ -69,10 +82,7 @@ void collect_names(const nb::object &code, Names &names) {
   while (!waiting.empty()) {
     nb::object next = std::move(waiting.back());
     waiting.pop_back();
-    for (nb::handle name : nb::object(next.attr("co_names"))) {
-      names.globals.push_back(nb::borrow<nb::object>(name));
-    }
-    if (is_to_be_listed(next)) collect_instructions(next, names);
+    collect_loads(next, names);
     for (nb::handle constant : nb::object(next.attr("co_consts"))) {
       // Code of functions that are defined inside.
       if (constant.type().is(code_type)) waiting.push_back(nb::borrow<nb::object>(constant));

@@ -13,8 +13,10 @@ namespace treadle {
 struct Names {
   nb::object code;  // kept alive, so that its address stays its own
   std::vector<nb::object> globals;
-  // Builtins that lead to variables which the code does not name, unless a global hides them.
+  // Builtins that lead to variables which the code does not name, or have effects, unless a global hides them.
   std::vector<nb::object> reaching;
+  // What it names besides, which may be attributes of modules.
+  std::vector<nb::object> attributes;
   // Whether it imports something that may change.
   bool imports = false;
 

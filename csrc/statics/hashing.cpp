@@ -17,6 +17,19 @@ bool is_nan(PyObject *value) {
   return std::isnan(PyComplex_RealAsDouble(value)) || std::isnan(PyComplex_ImagAsDouble(value));
 }
 
+bool same_float(double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && std::isnan(b);
+  return a == b && std::signbit(a) == std::signbit(b);
+}
+
+// One of numpy's own numbers, as its bytes.
+nb::object bytes_of_number(PyObject *value) { return nb::borrow<nb::object>(value).attr("tobytes")(); }
+
+bool is_numpys_number(PyObject *value) {
+  const NodeType *info = known_type(Py_TYPE(value));
+  return info != nullptr && info->kind == Kind::Static && info->static_kind == StaticKind::Number;
+}
+
 }  // namespace
 
 size_t content_hash(PyObject *value) {
@@ -32,11 +45,19 @@ size_t typed_hash(PyObject *value) {
   return mix(pointer_hash(Py_TYPE(value)), hash);
 }
 
+size_t scalar_hash(PyObject *value) {
+  if (!is_numpys_number(value)) return typed_hash(value);
+  return mix(pointer_hash(Py_TYPE(value)), content_hash(bytes_of_number(value).ptr()));
+}
+
 bool scalars_equal(PyObject *a, PyObject *b) {
   if (Py_TYPE(a) != Py_TYPE(b)) return false;
-  if (PyFloat_Check(a) || PyComplex_Check(a)) {
-    nb::object left = py::checked(PyObject_Repr(a)), right = py::checked(PyObject_Repr(b));
-    return py::equal(left.ptr(), right.ptr());
+  if (is_numpys_number(a)) return py::equal(bytes_of_number(a).ptr(), bytes_of_number(b).ptr());
+  // Not by what a type of the user's makes of it.
+  if (PyFloat_Check(a)) return same_float(PyFloat_AsDouble(a), PyFloat_AsDouble(b));
+  if (PyComplex_Check(a)) {
+    return same_float(PyComplex_RealAsDouble(a), PyComplex_RealAsDouble(b)) &&
+           same_float(PyComplex_ImagAsDouble(a), PyComplex_ImagAsDouble(b));
   }
   return py::equal(a, b);
 }
@@ -53,6 +74,8 @@ size_t static_hash(PyObject *value) {
       case StaticKind::Function:
         return pointer_hash(nb::object(nb::borrow<nb::object>(value).attr("__code__")).ptr());
       case StaticKind::Simple:
+      case StaticKind::Number:
+        return scalar_hash(value);
       case StaticKind::Frozen:
         return typed_hash(value);
       default:
@@ -68,7 +91,7 @@ bool static_equal(PyObject *a, PyObject *b) {
   nb::object keep_a = nb::borrow<nb::object>(a), keep_b = nb::borrow<nb::object>(b);
   const NodeType *info = classify(a);
   if (info->kind == Kind::Static) {
-    if (info->static_kind == StaticKind::Simple) return scalars_equal(a, b);
+    if (info->static_kind == StaticKind::Simple || info->static_kind == StaticKind::Number) return scalars_equal(a, b);
     if (info->static_kind == StaticKind::Frozen) return py::equal(a, b);
     if (info->static_kind == StaticKind::Method) {
       nb::object function_a = keep_a.attr("__func__"), function_b = keep_b.attr("__func__");

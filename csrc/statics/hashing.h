@@ -10,9 +10,10 @@ namespace treadle {
 size_t content_hash(PyObject *value);
 size_t typed_hash(PyObject *value);
 
-// Builtin scalars of one type. Floats compare by representation: 0.0 and -0.0 trace to different programs, and NaN
-// equals itself.
+// Scalars of Python's or numpy's, and enumerations of such. Floats compare by representation: 0.0 and -0.0 trace to
+// different programs, and NaN equals itself.
 bool scalars_equal(PyObject *a, PyObject *b);
+size_t scalar_hash(PyObject *value);
 
 // Hash of a value without a reading; consistent with `static_equal`. Throws the Python error of an unhashable value.
 size_t static_hash(PyObject *value);

@@ -12,48 +12,84 @@ nb::object Recorder::sorted_names(const nb::object &dict) {
   return names;
 }
 
+// Outside of what was skipped, parts were compared in step. Inside, nothing is known to be the same.
+bool Reading::is_same_place(const std::vector<Skipped> &skipped, uint32_t here, uint32_t there) {
+  uint32_t end = 0, other_end = 0;
+  for (const Skipped &s : skipped) {
+    if (here < s.begin) break;
+    if (here < s.end) return here == s.begin && there == s.other_begin;
+    end = s.end;
+    other_end = s.other_end;
+  }
+  return there >= other_end && here - end == there - other_end;
+}
+
+bool Reading::is_same_part(const Part &a, const Part &b) {
+  if (a.kind != b.kind || a.itself != b.itself) return false;
+  if (a.n != b.n && a.kind != PartKind::Seen) return false;
+  switch (a.kind) {
+    case PartKind::Scalar:
+      return a.value.is(b.value) || scalars_equal(a.value.ptr(), b.value.ptr());
+    case PartKind::Equal:
+      if (a.hash != b.hash || !a.value.type().is(b.value.type())) return false;
+      return a.value.is(b.value) || py::equal(a.value.ptr(), b.value.ptr());
+    case PartKind::Unknown:
+      return false;
+    case PartKind::Seen:
+    case PartKind::Function:
+    case PartKind::Partial:
+      return true;
+    case PartKind::Same:
+    case PartKind::Sequence:
+    case PartKind::Mapping:
+    case PartKind::Method:
+    case PartKind::Object:
+      return a.value.is(b.value);
+  }
+  return false;
+}
+
+void Recorder::compare(const Reading::Part &part) {
+  taken_ = false;
+  if (!agrees_) return;
+  agrees_ = at_ < expected_->parts_.size();
+  if (!agrees_) return;
+  const Reading::Part &expected = expected_->parts_[at_];
+  const bool trusted = at_++ < trusted_end_;
+  agrees_ =
+      Reading::is_same_part(expected, part) || (trusted && expected.kind == part.kind && part.kind == Part::Unknown);
+  if (!agrees_) return;
+  const bool taken = expected_->takes(expected, part, trusted);
+  if (part.kind == Part::Function) taken_ = taken;
+  if (part.kind == Part::Partial && taken && !trusted) trusted_end_ = expected.end;
+  // Of a comparison, all positions are those of what is expected.
+  if (part.kind == Part::Seen) agrees_ = taken || expected.n == part.n;
+}
+
+bool Recorder::skips(size_t at) {
+  if (!taken_) return false;
+  at_ = expected_->parts_[at].end;
+  return true;
+}
+
 std::optional<std::pair<uint32_t, uint32_t>> Reading::mismatch(const Reading &other) const {
   // Functions taken at their word, where something inside may differ after all, and how far a partial is.
-  std::vector<std::pair<uint32_t, uint32_t>> taken;
+  std::vector<Skipped> skipped;
   uint32_t trusted_end = 0;
-  const bool trusted = trust_ == Trust::SeenFunctions;
   uint32_t i = 0, j = 0;
   while (i < parts_.size() && j < other.parts_.size()) {
     const Part &a = parts_[i], &b = other.parts_[j];
     const std::pair<uint32_t, uint32_t> here{i, j};
-    if (a.kind != b.kind || a.n != b.n) return here;
-    switch (a.kind) {
-      case PartKind::Scalar:
-        if (!a.value.is(b.value) && !scalars_equal(a.value.ptr(), b.value.ptr())) return here;
-        break;
-      case PartKind::Equal:
-        if (a.hash != b.hash || !a.value.type().is(b.value.type())) return here;
-        if (!a.value.is(b.value) && !py::equal(a.value.ptr(), b.value.ptr())) return here;
-        break;
-      case PartKind::Unknown:
-        if (i >= trusted_end) return here;
-        break;
-      case PartKind::Seen:
-        if (a.value.is_valid() && a.value.is(b.value)) break;
-        for (const auto &[begin, end] : taken) {
-          if (a.n >= begin && a.n < end) return here;
-        }
-        break;
-      case PartKind::Function:
-        if (!trusted || !a.value.is(b.value)) break;
-        taken.emplace_back(i, a.end);
-        i = a.end;
-        j = b.end;
-        continue;
-      case PartKind::Partial:
-        if (trusted && a.value.is(b.value) && i >= trusted_end) trusted_end = a.end;
-        break;
-      case PartKind::Same:
-      case PartKind::Sequence:
-      case PartKind::Mapping:
-      case PartKind::Method:
-        if (!a.value.is(b.value)) return here;
-        break;
+    const bool trusted = i < trusted_end, taken = takes(a, b, trusted);
+    const bool is_unknown = a.kind == PartKind::Unknown && b.kind == a.kind;
+    if (!is_same_part(a, b) && !(trusted && is_unknown)) return here;
+    if (a.kind == PartKind::Seen && !taken && !is_same_place(skipped, a.n, b.n)) return here;
+    if (a.kind == PartKind::Partial && taken && !trusted) trusted_end = a.end;
+    if (a.kind == PartKind::Function && taken) {
+      skipped.push_back({i, a.end, j, b.end});
+      i = a.end;
+      j = b.end;
+      continue;
     }
     ++i;
     ++j;

@@ -12,10 +12,10 @@
 
 namespace treadle {
 
-// How much is taken for granted of functions that were seen before, and of what they hold.
+// What is taken for granted. Of what a function reads, nothing is: it may be read by another one.
 enum class Trust : uint8_t {
-  SeenFunctions,  // a function object is what it was, as `jax.jit` takes it; values with a hash are what they hash to
-  Nothing,        // all that a function reads is read at each look, and what is not a constant is unknown
+  Itself,   // a function that is the value, or an item of it, is what it was if it is the same object, as by `jax.jit`
+  Nothing,  // nor that; lists, dicts and arrays are unknown
 };
 
 // A value as parts, flat and in preorder: for functions all that they read, for containers their items. Values made
@@ -47,53 +47,85 @@ class Reading {
   enum class PartKind : uint8_t {
     Scalar,    // by value and type
     Equal,     // by `==` and hash
-    Same,      // by identity
+    Same,      // by identity; `n` is its length where it has too many items to read them
     Seen,      // a container or function that was met before; `n` is its part
     Unknown,   // nobody can tell whether it is what it was
     Sequence,  // `n` items follow
     Mapping,   // `n` keys, each with its value
     Partial,   // function, arguments, keywords
     Method,    // instance, function
+    Object,    // attributes; `value` is the type, or the object itself where identity counts
     Function,  // code, globals, what it reads of them, defaults, attributes, cells
   };
   struct Part {
     PartKind kind;
+    bool itself;  // of functions and partials, and of references to them: no other one reads it
     uint32_t n;
     uint32_t end;      // one past the last part inside
     nb::object value;  // Sequence, Mapping, Method, Unknown: the type; null where nothing was
     size_t hash;       // at the time of recording
   };
 
+  // Where parts that were taken at their word stand in either reading: they need not be of one length.
+  struct Skipped {
+    uint32_t begin, end, other_begin, other_end;
+  };
+  static bool is_same_place(const std::vector<Skipped> &skipped, uint32_t here, uint32_t there);
+  // Of parts of one kind, but for what is inside; references to earlier parts are for the caller to follow.
+  static bool is_same_part(const Part &a, const Part &b);
+  // True for a function or partial, or a reference to a function, that is the very same object. All in a partial that
+  // is taken is `trusted`.
+  bool takes(const Part &a, const Part &b, bool trusted) const {
+    return trust_ == Trust::Itself && (a.itself || trusted) && a.value.is_valid() && a.value.is(b.value);
+  }
+
   std::optional<std::pair<uint32_t, uint32_t>> mismatch(const Reading &other) const;
   std::string described(uint32_t part) const;
 
   std::vector<Part> parts_;
   size_t hash_ = 0;
-  Trust trust_ = Trust::SeenFunctions;
+  Trust trust_ = Trust::Itself;
   bool holds_containers_ = false;
   bool holds_unknown_ = false;
 };
 
-// Puts a Reading together. What a value consists of is for its readers to say: snapshots.cpp for what a static holds
-// itself, functions.cpp for what functions read. Invariant: no recursion deeper than `kMaxDepth` of them.
+// Puts a Reading together, or compares with one, part by part, without making another. What a value consists of is for
+// its readers to say: snapshots.cpp for what a static holds itself, functions.cpp for what functions read. Invariant:
+// no recursion deeper than `kMaxDepth` of them.
 class Recorder {
  public:
   // Values nested deeper count as unknown: they are rare, and recording must not exhaust the C stack.
   static constexpr uint32_t kMaxDepth = 200;
 
   explicit Recorder(Trust trust) { reading_.trust_ = trust; }
+  // To compare with `expected`, which lives longer.
+  explicit Recorder(const Reading &expected) : expected_(&expected) { reading_.trust_ = expected.trust_; }
+
   Reading take() { return std::move(reading_); }
+  // True if all that was read is as expected.
+  bool agrees() const { return agrees_ && at_ == expected_->parts_.size(); }
+  // True if nothing that is still read can make a difference.
+  bool is_decided() const { return !agrees_; }
 
   Trust trust() const { return reading_.trust_; }
   bool holds_unknown() const { return reading_.holds_unknown_; }
   bool is_too_deep() const { return depth_ >= kMaxDepth; }
-  size_t size() const { return reading_.parts_.size(); }
+  // True while what a function or partial reads is recorded.
+  bool is_inside_callable() const { return callables_ > 0; }
+  size_t size() const { return expected_ != nullptr ? at_ : reading_.parts_.size(); }
   void holds_container() { reading_.holds_containers_ = true; }
 
   // By value and type; by the hash of `value`, which `typed_hash` gave; by identity.
-  void scalar(const nb::object &value) { add(Part::Scalar, value, typed_hash(value.ptr())); }
-  void equal(const nb::object &value, size_t hash) { add(Part::Equal, value, hash); }
-  void same(const nb::object &value) { add(Part::Same, value, pointer_hash(value.ptr())); }
+  void scalar(const nb::object &value) {
+    add_hashed(Part::Scalar, value, expected_ != nullptr ? 0 : scalar_hash(value.ptr()));
+  }
+  void equal(const nb::object &value, size_t hash) { add_hashed(Part::Equal, value, hash); }
+  void same(const nb::object &value) { add_hashed(Part::Same, value, pointer_hash(value.ptr())); }
+  // By identity and length.
+  void same_of_length(const nb::object &value, size_t length) {
+    mix_in(pointer_hash(value.ptr()));
+    add(Part::Same, value, static_cast<uint32_t>(length));
+  }
   // By identity, which does not count for the hash; null where something is not there.
   void identical(const nb::object &value) { add(Part::Same, value); }
   void unknown(const nb::object &value) { unknown_of(py::type_of(value)); }
@@ -114,9 +146,25 @@ class Recorder {
   void method(IdTable &seen, const nb::object &object, Record &&record) {
     inside(seen, object, Part::Method, py::type_of(object), 2, record);
   }
+  // What an object holds, with names.
   template <typename Record>
-  void callable(IdTable &seen, const nb::object &object, bool is_partial, Record &&record) {
-    inside(seen, object, is_partial ? Part::Partial : Part::Function, object, is_partial ? 3 : 1, record);
+  void object(IdTable &seen, const nb::object &object, const nb::object &identity, Record &&record) {
+    inside(seen, object, Part::Object, identity, 1, record);
+  }
+  template <typename Record>
+  void partial(IdTable &seen, const nb::object &object, Record &&record) {
+    inside(seen, object, Part::Partial, object, 3, record);
+  }
+  template <typename Record>
+  void function(IdTable &seen, const nb::object &object, Record &&record) {
+    inside(seen, object, Part::Function, object, 1, record);
+  }
+  // While `record` runs, what is recorded is what a function or partial reads.
+  template <typename Record>
+  void read_by_callable(Record &&record) {
+    ++callables_;
+    record();
+    --callables_;
   }
 
   // While `record` runs, parts do not count for the hash.
@@ -130,14 +178,16 @@ class Recorder {
  private:
   using Part = Reading::PartKind;
 
-  Reading::Part &add(Part kind, nb::object value) {
-    reading_.parts_.push_back({kind, 0, static_cast<uint32_t>(size() + 1), std::move(value), 0});
-    return reading_.parts_.back();
+  void add(Part kind, nb::object value, uint32_t n = 0, size_t hash = 0) {
+    Reading::Part part{kind, !is_inside_callable(), n, static_cast<uint32_t>(size() + 1), std::move(value), hash};
+    if (expected_ != nullptr) return compare(part);
+    reading_.parts_.push_back(std::move(part));
   }
-  void add(Part kind, const nb::object &value, size_t hash) {
-    add(kind, value).hash = hash;
+  void add_hashed(Part kind, const nb::object &value, size_t hash) {
+    add(kind, value, 0, hash);
     mix_in(hash);
   }
+  void compare(const Reading::Part &part);
   void mix_in(size_t hash) {
     if (hashed_) reading_.hash_ = mix(reading_.hash_, hash);
   }
@@ -147,21 +197,27 @@ class Recorder {
   void inside(IdTable &seen, const nb::object &object, Part kind, nb::object value, Py_ssize_t n, Record &record) {
     const auto at = static_cast<uint32_t>(size());
     auto [part, fresh] = seen.insert(object.ptr(), at);
-    if (!fresh) {
-      add(Part::Seen, kind == Part::Function ? value : nb::object()).n = part;
-      return;
-    }
+    if (!fresh) return add(Part::Seen, kind == Part::Function ? std::move(value) : nb::object(), part);
     kept_.push_back(object);
-    add(kind, std::move(value)).n = static_cast<uint32_t>(n);
+    add(kind, std::move(value), static_cast<uint32_t>(n));
     mix_in(static_cast<size_t>(kind));
+    if (is_decided() || skips(at)) return;
     ++depth_;
     record();
     --depth_;
-    reading_.parts_[at].end = static_cast<uint32_t>(size());
+    if (expected_ == nullptr) reading_.parts_[at].end = static_cast<uint32_t>(size());
   }
+  // Past a function that is the one that was expected, and taken at its word.
+  bool skips(size_t at);
 
   Reading reading_;
+  const Reading *expected_ = nullptr;
+  size_t at_ = 0;       // the next part that is expected
+  bool agrees_ = true;  // so far
+  bool taken_ = false;  // the last part is a function that is taken at its word
+  size_t trusted_end_ = 0;
   uint32_t depth_ = 0;
+  uint32_t callables_ = 0;
   bool hashed_ = true;
   std::vector<nb::object> kept_;  // so that their addresses stay theirs
 };
@@ -169,7 +225,7 @@ class Recorder {
 // Copied first: hashing items may run code that changes the container.
 template <typename Value>
 void Recorder::items(IdTable &seen, const nb::object &container, Value &&value) {
-  if (py::is_exact(container.ptr(), &PyDict_Type)) {
+  if (PyDict_Check(container.ptr())) {
     nb::object keys = py::checked(PyDict_Keys(container.ptr())), values = py::checked(PyDict_Values(container.ptr()));
     const Py_ssize_t n = py::list_size(keys.ptr());
     auto record = [&] {
@@ -180,8 +236,7 @@ void Recorder::items(IdTable &seen, const nb::object &container, Value &&value) 
     };
     return inside(seen, container, Part::Mapping, py::type_of(container), n, record);
   }
-  const bool is_list = py::is_exact(container.ptr(), &PyList_Type);
-  nb::object copied = is_list ? py::checked(PyList_AsTuple(container.ptr())) : container;
+  nb::object copied = PyTuple_Check(container.ptr()) ? container : py::checked(PySequence_Tuple(container.ptr()));
   const Py_ssize_t n = PyTuple_Size(copied.ptr());
   auto record = [&] {
     for (Py_ssize_t i = 0; i < n; ++i) value(nb::borrow<nb::object>(py::tuple_item(copied.ptr(), i)));

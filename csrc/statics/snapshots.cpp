@@ -2,6 +2,7 @@
 
 #include "objects/node_types.h"
 #include "settings.h"
+#include "statics/attributes.h"
 #include "statics/functions.h"
 #include "statics/hashing.h"
 
@@ -12,9 +13,17 @@ bool is_mutable_builtin(PyObject *value) {
   return py::is_exact(value, &PySet_Type) || py::is_exact(value, &PyByteArray_Type);
 }
 
+bool is_set(PyObject *value) { return py::is_exact(value, &PySet_Type) || py::is_exact(value, &PyFrozenSet_Type); }
+
+// Kinds of lists and dicts, which say what they hold as these do.
+bool has_items(PyObject *value) {
+  static auto *deque = new nb::object(nb::module_::import_("collections").attr("deque"));
+  return PyDict_Check(value) || PyList_Check(value) || py::has_type(value, deque->ptr());
+}
+
 // What a set or a bytearray holds now.
 nb::object content(const nb::object &value) {
-  if (py::is_exact(value.ptr(), &PySet_Type)) return py::checked(PyFrozenSet_New(value.ptr()));
+  if (is_set(value.ptr())) return typed_items_of(value);
   if (py::is_exact(value.ptr(), &PyByteArray_Type)) return py::checked(PyBytes_FromObject(value.ptr()));
   return value;
 }
@@ -22,7 +31,34 @@ nb::object content(const nb::object &value) {
 // What to look for in a value.
 enum class Look : uint8_t { Changes, ChangesAndFunctions };
 
-bool found_in(PyObject *value, Look look, uint32_t depth = 0) {
+// What is read of statics that may change, at each call: containers that would make it more count by identity and
+// length, other objects by identity.
+constexpr size_t kMaxParts = 1024;
+
+bool found_in(PyObject *value, Look look, uint32_t depth);
+
+bool found_in_values(const nb::object &dict, Look look, uint32_t depth) {
+  for (auto [name, item] : py::DictItems(dict.ptr())) {
+    if (found_in(item, look, depth)) return true;
+  }
+  return false;
+}
+
+// What is frozen changes if something in it does.
+bool found_in_fields(PyObject *value, const NodeType *info, Look look, uint32_t depth) {
+  if (look != Look::Changes || depth >= Recorder::kMaxDepth || !info->frozen) return true;
+  return found_in_values(attributes_of(nb::borrow<nb::object>(value)), look, depth + 1);
+}
+
+bool found_in_partial(PyObject *value, Look look, uint32_t depth) {
+  if (look != Look::Changes || depth >= Recorder::kMaxDepth) return true;
+  nb::object held = nb::borrow<nb::object>(value);
+  nb::object function = held.attr("func"), arguments = held.attr("args"), keywords = held.attr("keywords");
+  return found_in(function.ptr(), look, depth + 1) || found_in(arguments.ptr(), look, depth + 1) ||
+         found_in_values(keywords, look, depth + 1);
+}
+
+bool found_in(PyObject *value, Look look, uint32_t depth) {
   const NodeType *info = classify(value);
   switch (info->kind) {
     case Kind::Tuple:
@@ -44,10 +80,14 @@ bool found_in(PyObject *value, Look look, uint32_t depth = 0) {
     case StaticKind::Function:
       return look == Look::ChangesAndFunctions && reads_something(nb::borrow<nb::object>(value));
     case StaticKind::Partial:
-      return look == Look::ChangesAndFunctions;
+      return found_in_partial(value, look, depth);
     case StaticKind::Mutable:
+    case StaticKind::Object:
       return true;
+    case StaticKind::Fields:
+      return found_in_fields(value, info, look, depth);
     default:
+      if (look == Look::ChangesAndFunctions && is_set(value)) return true;
       return is_mutable_builtin(value);
   }
 }
@@ -55,10 +95,11 @@ bool found_in(PyObject *value, Look look, uint32_t depth = 0) {
 // Records what a static is made of, down to the functions in it.
 class ContentReader {
  public:
-  ContentReader(Recorder &recorder, Unhashable unhashable)
-      : recorder_(recorder), unhashable_(unhashable), functions_(recorder) {}
+  ContentReader(Recorder &recorder, Unhashable unhashable, bool changes)
+      : recorder_(recorder), unhashable_(unhashable), changes_(changes), functions_(recorder) {}
 
   void value(const nb::object &held) {
+    if (recorder_.is_decided()) return;
     if (recorder_.is_too_deep()) return recorder_.same(held);
     const NodeType *info = classify(held.ptr());
     switch (info->kind) {
@@ -70,7 +111,7 @@ class ContentReader {
         [[fallthrough]];
       case Kind::Tuple:
       case Kind::NamedTuple:
-        return recorder_.items(seen_, held, [&](const nb::object &item) { value(item); });
+        return items(held);
       case Kind::Array:
         return array(held);
       case Kind::Pytree:
@@ -88,17 +129,26 @@ class ContentReader {
   }
 
  private:
-  bool is_refused() const { return unhashable_ == Unhashable::Refused; }
+  // Inside of an object, what cannot be read counts by identity, as the object does.
+  bool is_refused() const { return unhashable_ == Unhashable::Refused && objects_ == 0; }
+
+  // True if reading so many parts more would be too much at each call.
+  bool are_too_many(size_t n) const { return changes_ && recorder_.size() + n > kMaxParts; }
 
   void by_kind(const nb::object &held, StaticKind kind) {
     switch (kind) {
       case StaticKind::Simple:
+      case StaticKind::Number:
         return recorder_.scalar(held);
       case StaticKind::Identity:
         return recorder_.same(held);
       case StaticKind::Frozen:
       case StaticKind::Mutable:
         return by_equality(held);
+      case StaticKind::Fields:
+        return object(held, py::type_of(held));
+      case StaticKind::Object:
+        return object(held, held);
       case StaticKind::Function:
         return functions_.function(held);
       case StaticKind::Partial:
@@ -111,6 +161,24 @@ class ContentReader {
     }
   }
 
+  void items(const nb::object &held) {
+    const auto n = static_cast<size_t>(PyObject_Size(held.ptr()));
+    if (objects_ > 0 && are_too_many(PyDict_Check(held.ptr()) ? 2 * n : n)) return recorder_.same_of_length(held, n);
+    recorder_.items(seen_, held, [&](const nb::object &item) { value(item); });
+  }
+
+  void object(const nb::object &held, const nb::object &identity) {
+    ++objects_;
+    nb::object attributes = attributes_of(held);
+    const auto n = static_cast<size_t>(py::dict_size(attributes.ptr()));
+    if (are_too_many(2 * n)) {
+      recorder_.same_of_length(held, n);
+    } else {
+      recorder_.object(seen_, held, identity, [&] { named(attributes); });
+    }
+    --objects_;
+  }
+
   // The arrays of JAX do not change.
   void array(const nb::object &held) {
     if (is_refused() && !py::type_of(held).is(settings().concrete_array)) {
@@ -121,21 +189,30 @@ class ContentReader {
   }
 
   void by_equality(const nb::object &held) {
+    const bool is_container = is_set(held.ptr()) || is_mutable_builtin(held.ptr());
+    if (is_container) {
+      const auto n = static_cast<size_t>(PyObject_Size(held.ptr()));
+      if (are_too_many(n)) return recorder_.same_of_length(held, n);
+    }
     nb::object kept = held;
     size_t hash = 0;
     try {
-      if (!is_refused()) kept = content(held);
+      if (!is_refused() || is_set(held.ptr())) kept = content(held);
       hash = typed_hash(kept.ptr());
     } catch (nb::python_error &error) {
-      if (is_refused() || !error.matches(PyExc_TypeError)) throw;
+      if (!error.matches(PyExc_TypeError)) throw;
+      if (objects_ > 0) return has_items(held.ptr()) ? items(held) : recorder_.same(held);
+      if (is_refused()) throw;
     }
     recorder_.equal(kept, hash);
   }
 
   Recorder &recorder_;
   const Unhashable unhashable_;
+  const bool changes_;  // something in what is read may change
   FunctionReader functions_;
   IdTable seen_;
+  uint32_t objects_ = 0;  // around what is read
 };
 
 // Classifying types never met runs code, which must not change the metadata; at worst an entry is then missed.
@@ -154,20 +231,32 @@ bool any_value(PyObject *metadata, bool (*predicate)(PyObject *)) {
 }  // namespace
 
 Reading snapshot(PyObject *value, Unhashable unhashable) {
-  Recorder recorder(Trust::SeenFunctions);
-  ContentReader(recorder, unhashable).value(nb::borrow<nb::object>(value));
+  Recorder recorder(Trust::Itself);
+  ContentReader(recorder, unhashable, may_change_in_place(value)).value(nb::borrow<nb::object>(value));
   return recorder.take();
 }
 
 Reading metadata_snapshot(PyObject *metadata) {
-  Recorder recorder(Trust::SeenFunctions);
-  ContentReader(recorder, Unhashable::Allowed).named(nb::borrow<nb::object>(metadata));
+  Recorder recorder(Trust::Itself);
+  ContentReader(recorder, Unhashable::Allowed, true).named(nb::borrow<nb::object>(metadata));
   return recorder.take();
 }
 
-bool has_reading(PyObject *value) { return found_in(value, Look::ChangesAndFunctions); }
+bool still_reads(PyObject *value, Unhashable unhashable, const Reading &then) {
+  Recorder recorder(then);
+  ContentReader(recorder, unhashable, true).value(nb::borrow<nb::object>(value));
+  return recorder.agrees();
+}
 
-bool may_change_in_place(PyObject *value) { return found_in(value, Look::Changes); }
+bool metadata_still_reads(PyObject *metadata, const Reading &then) {
+  Recorder recorder(then);
+  ContentReader(recorder, Unhashable::Allowed, true).named(nb::borrow<nb::object>(metadata));
+  return recorder.agrees();
+}
+
+bool has_reading(PyObject *value) { return found_in(value, Look::ChangesAndFunctions, 0); }
+
+bool may_change_in_place(PyObject *value) { return found_in(value, Look::Changes, 0); }
 
 bool has_metadata_reading(PyObject *metadata) { return any_value(metadata, has_reading); }
 

@@ -40,6 +40,23 @@ bool Traversal::next() {
   return false;
 }
 
+bool Traversal::enter(uint32_t ref) {
+  if (seen_[ref] || def_.refs[ref].kind == Kind::Variable) return false;
+  seen_[ref] = true;
+  frames_.clear();
+  path_.clear();
+  item_ = def_.items.data();
+  open(ref);
+  return true;
+}
+
+void Traversal::open(uint32_t ref) {
+  const RefDef &def = def_.refs[ref];
+  const NodeType *info = node_type(def_.ref_type(ref));
+  frames_.push_back({ref, 0, def.n_children, 0, path_.size(), def_.constant(def.keys), info->transparent.ptr(), 0,
+                     info->node_layout() != nullptr && info->node_layout()->int_keys});
+}
+
 bool Traversal::expression(uint32_t at) {
   const Item &item = def_.items[at];
   item_ = &item;
@@ -47,13 +64,10 @@ bool Traversal::expression(uint32_t at) {
   if (item.op == Op::Ref) {
     if (!first_) return false;
     seen_[item.n] = true;
-    const RefDef &def = def_.refs[item.n];
-    if (def.kind == Kind::Variable) return false;
+    if (def_.refs[item.n].kind == Kind::Variable) return false;
     // The parent continues after the reference, wherever the definition lies.
     if (!frames_.empty() && frames_.back().ref == kNone) frames_.back().cursor = at + 1;
-    const NodeType *info = node_type(def_.ref_type(item.n));
-    frames_.push_back({item.n, 0, def.n_children, 0, path_.size(), def_.constant(def.keys), info->transparent.ptr(), 0,
-                       info->node_layout() != nullptr && info->node_layout()->int_keys});
+    open(item.n);
     return true;
   }
   if (!item.info().has_children) return false;

@@ -16,6 +16,9 @@ class Traversal {
   // Goes to the next item; false after the last.
   bool next();
 
+  // Begins anew with what a node holds; false for a Variable, and for a node that was entered before.
+  bool enter(uint32_t ref);
+
   const Item &item() const { return *item_; }
   // True where a reference is reached for the first time, as opposed to shared.
   bool first() const { return first_; }
@@ -38,6 +41,7 @@ class Traversal {
 
   // Stops at the item at `at`; true if a frame was opened for its children.
   bool expression(uint32_t at);
+  void open(uint32_t ref);
   void push_key(const Frame &frame, uint32_t child);
 
   const GraphDef &def_;

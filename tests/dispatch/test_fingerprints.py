@@ -73,8 +73,6 @@ def test_functions_made_anew_over_constants_have_one_fingerprint(value: Any) -> 
 
 UNKNOWN = [[1.0], {"a": 1}, {1}, Pair(1.0, 2.0), jnp.ones(2), np.ones(2), iter([1]), nnx.Param(1.0)]
 UNKNOWN += [
-    jax.jit(inner),
-    nnx.jit(inner),
     np.random.default_rng(0),
     [].append,
     functools.lru_cache(inner),
@@ -108,6 +106,19 @@ def test_a_function_that_a_global_leads_to_is_read_again(monkeypatch: pytest.Mon
     assert before == _core.fingerprint(outer)
     monkeypatch.setitem(globals(), "inner", lambda x: x)
     assert before != _core.fingerprint(outer)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad, nnx.jit, nnx.remat])
+def test_what_was_made_of_a_function_is_read_through(
+    transform: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = transform(inner)
+    before = _core.fingerprint(holding(made))
+    assert before is not None
+    assert before == _core.fingerprint(holding(made))
+    assert before != _core.fingerprint(holding(transform(lambda x: x)))
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    assert before != _core.fingerprint(holding(made))
 
 
 def test_deep_chains_are_read_as_far_as_the_stack_should_bear() -> None:

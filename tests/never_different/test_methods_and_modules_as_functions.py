@@ -198,7 +198,7 @@ def one(out):
     return float(jnp.ravel(jnp.asarray(out))[0])
 
 
-@pytest.mark.parametrize("kind", cases(KINDS, "11", ["Remat of Jit"]))
+@pytest.mark.parametrize("kind", cases(KINDS))
 def test_lifted_classes_follow_a_patched_method(kind, patched):
     layer = kind()(nnx.Rngs(0))
     assert one(layer(1.0)) == 6.0
@@ -206,7 +206,7 @@ def test_lifted_classes_follow_a_patched_method(kind, patched):
     assert one(layer(1.0)) == 4.0
 
 
-@pytest.mark.parametrize("kind", cases(KINDS, "11", KINDS.keys() - {"Vmap"}))
+@pytest.mark.parametrize("kind", cases(KINDS))
 def test_lifted_classes_follow_a_class_attribute(kind, monkeypatch):
     layer = kind()(nnx.Rngs(0))
     assert one(layer(1.0)) == 6.0

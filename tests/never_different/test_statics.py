@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import dataclasses
 import enum
 import functools
+import types
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import cases, open_point
+from tests.open_points import cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,6 @@ def unwrap(config):
 PAIRS = [(1, 1.0), (1, True), (1.0, True), (0.0, -0.0)]
 
 
-@open_point(18, "7")
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 @pytest.mark.parametrize("wrap", WRAP)
 def test_numbers_of_other_types_are_other_statics(wrap, pair):
@@ -80,9 +82,7 @@ def test_numbers_of_other_types_are_other_statics(wrap, pair):
         )
 
 
-@pytest.mark.parametrize(
-    "pair", cases({str(p): (list(p),) for p in PAIRS}, "7", ["(1, 1.0)", "(1.0, True)"])
-)
+@pytest.mark.parametrize("pair", cases({str(p): (list(p),) for p in PAIRS}))
 def test_static_arguments_too(pair):
     f = nnx.jit(lambda x, c: x * 0 + jnp.asarray(c.value), static_argnums=1)
     for value in pair:
@@ -137,7 +137,6 @@ def test_enum_members_are_themselves():
     assert float(f(nnx.Dict(w=nnx.Param(1.0), mode=Mode.B))) == 2.0
 
 
-@open_point(18, "7")
 def test_numpy_scalars_in_attributes_are_statics():
     m = nnx.Dict(w=nnx.Param(1.0), k=np.float32(2))
     f = nnx.jit(lambda m: m["w"].value * m["k"])
@@ -147,7 +146,50 @@ def test_numpy_scalars_in_attributes_are_statics():
     assert float(f(m)) == 3.0
 
 
-@open_point(18, "7")
+NUMBERS = [np.float32(2), np.float64(2), np.int8(2), np.uint8(2), np.bool_(True), np.complex64(2)]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("wrap", [lambda k: k, lambda k: [k], lambda k: {"k": k}, Cfg, Holder])
+def test_numpy_scalars_keep_their_type_and_share_programs(wrap, number):
+    seen = []
+
+    @nnx.jit
+    def f(m):
+        config = m["k"]
+        while isinstance(config, (list, dict)):
+            config = config[0] if isinstance(config, list) else config["k"]
+        seen.append(getattr(config, "value", config))
+        return m["w"].value
+
+    held = wrap(number)
+    for _ in range(3):
+        f(nnx.Dict(w=nnx.Param(1.0), k=held))
+    assert len(seen) == 1
+    assert type(seen[0]) is type(number)
+
+
+def test_numpy_scalars_compare_by_their_bytes():
+    traces = []
+
+    @nnx.jit
+    def f(m):
+        traces.append(m["k"])
+
+    numbers = [np.float32("nan"), np.float32(0.0), np.float32(-0.0), np.float64(0.0), 0.0]
+    for _ in range(2):
+        for number in numbers:
+            f(nnx.Dict(w=nnx.Param(1.0), k=type(number)(number)))
+    assert len(traces) == len(numbers)
+
+
+def test_numpy_scalars_as_arguments_and_values_are_arrays():
+    f = nnx.jit(lambda m, x: m["w"].value * x)
+    m = nnx.Dict(w=nnx.Param(np.float32(2)))
+    assert [float(f(m, np.float32(x))) for x in (1, 2, 3)] == [2.0, 4.0, 6.0]
+    assert nnx.state(m)["w"].value == 2.0
+
+
 def test_what_a_frozen_dataclass_holds_may_change():
     config = Cfg(Holder(2.0))
     f = nnx.jit(lambda m: m["w"].value * m["config"].value.value)
@@ -158,6 +200,32 @@ def test_what_a_frozen_dataclass_holds_may_change():
 
 
 # -- point 8: without a hash -------------------------------------------------------------------
+
+
+class Slotted:
+    """Attributes without a dict."""
+
+    __slots__ = ("other", "value")
+
+    def __init__(self, value):
+        self.value = value
+
+
+class WithoutHash:
+    def __init__(self, value):
+        self.value = value
+
+    def __eq__(self, other):
+        return type(other) is WithoutHash and other.value == self.value
+
+    __hash__ = None
+
+
+class Derived(Open):
+    """Has the equality of a dataclass, and an attribute that this does not know."""
+
+    more = 0.0
+
 
 UNHASHABLE = {
     "dataclass": (lambda: Open(2.0), lambda c: c.value, lambda c: setattr(c, "value", 5.0)),
@@ -193,23 +261,96 @@ UNHASHABLE = {
         lambda c: sum(c.value),
         lambda c: c.value.append(3.0),
     ),
+    "dict in a foreign object": (
+        lambda: Holder({"a": [2.0]}),
+        lambda c: sum(c.value["a"]),
+        lambda c: c.value["a"].append(3.0),
+    ),
+    "deque in a foreign object": (
+        lambda: Holder(collections.deque([2.0])),
+        lambda c: sum(c.value),
+        lambda c: c.value.append(3.0),
+    ),
+    "defaultdict in a foreign object": (
+        lambda: Holder(collections.defaultdict(float, a=2.0)),
+        lambda c: sum(c.value.values()),
+        lambda c: c.value.update(b=3.0),
+    ),
+    "object in an object": (
+        lambda: Holder(Holder(2.0)),
+        lambda c: c.value.value,
+        lambda c: setattr(c.value, "value", 5.0),
+    ),
+    "slots": (lambda: Slotted(2.0), lambda c: c.value, lambda c: setattr(c, "value", 5.0)),
+    "new slot": (
+        lambda: Slotted(2.0),
+        lambda c: getattr(c, "other", c.value),
+        lambda c: setattr(c, "other", 5.0),
+    ),
+    "namespace": (
+        lambda: types.SimpleNamespace(value=2.0),
+        lambda c: c.value,
+        lambda c: setattr(c, "value", 5.0),
+    ),
+    "argparse": (
+        lambda: argparse.Namespace(value=2.0),
+        lambda c: c.value,
+        lambda c: setattr(c, "value", 5.0),
+    ),
+    "equality without a hash": (
+        lambda: WithoutHash(2.0),
+        lambda c: c.value,
+        lambda c: setattr(c, "value", 5.0),
+    ),
+    "attribute that is no field": (
+        lambda: Open(2.0),
+        lambda c: getattr(c, "more", c.value),
+        lambda c: setattr(c, "more", 5.0),
+    ),
+    "below a dataclass": (
+        lambda: Derived(2.0),
+        lambda c: c.value + c.more,
+        lambda c: setattr(c, "more", 3.0),
+    ),
+    "list in a partial": (
+        lambda: functools.partial(sum, [2.0]),
+        lambda c: c(),
+        lambda c: c.args[0].append(3.0),
+    ),
+    "object in a partial": (
+        lambda: functools.partial(lambda c: c.value, Holder(2.0)),
+        lambda c: c(),
+        lambda c: setattr(c.args[0], "value", 5.0),
+    ),
+    "keyword of a partial of a partial": (
+        lambda: functools.partial(functools.partial(lambda *, c: c.value, c=Open(2.0))),
+        lambda c: c(),
+        lambda c: setattr(c.keywords["c"], "value", 5.0),
+    ),
+    "partial in an object": (
+        lambda: Holder(functools.partial(sum, [2.0])),
+        lambda c: c.value(),
+        lambda c: c.value.args[0].append(3.0),
+    ),
 }
 
 
-@open_point(18, "8")
 @pytest.mark.parametrize("name", UNHASHABLE)
 def test_statics_without_a_hash_are_read_by_content(name):
     make, read, change = UNHASHABLE[name]
     f = nnx.jit(lambda m: m["w"].value * read(m["config"]))
     m = nnx.Dict(w=nnx.Param(1.0))
     m["config"] = make()
-    assert float(f(m)) == 2.0
+    # The second call is hot.
+    assert [float(f(m)), float(f(m))] == [2.0, 2.0]
     change(m["config"])
     assert float(f(m)) == 5.0
 
 
-@open_point(18, "8")
-@pytest.mark.parametrize("name", ["dataclass", "set", "nested"])
+@pytest.mark.parametrize(
+    "name",
+    ["dataclass", "set", "nested", "namespace", "argparse", "equality without a hash", "in a list"],
+)
 def test_equal_content_shares_a_program(name):
     make, read, _ = UNHASHABLE[name]
     traces = []
@@ -226,7 +367,6 @@ def test_equal_content_shares_a_program(name):
     assert len(traces) == 1
 
 
-@open_point(18, "8")
 @pytest.mark.parametrize("name", ["dataclass", "set"])
 @pytest.mark.parametrize("run", ["grad", "remat", "clone", "split", "vmap", "cond"])
 def test_statics_without_a_hash_in_every_transform(run, name):
@@ -248,7 +388,6 @@ def test_statics_without_a_hash_in_every_transform(run, name):
     assert float(runs[run]()) == 6.0
 
 
-@open_point(18, "8")
 def test_a_static_argument_without_a_hash():
     f = nnx.jit(lambda x, c: x * c.value, static_argnums=1)
     config = Open(2.0)
@@ -257,7 +396,6 @@ def test_a_static_argument_without_a_hash():
     assert float(f(1.0, config)) == 3.0
 
 
-@open_point(18, "8")
 def test_flax_models_with_an_ordinary_dataclass_config():
     flax = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
 
@@ -277,7 +415,6 @@ def test_flax_models_with_an_ordinary_dataclass_config():
     assert float(flax.jit(lambda m: m())(model)) == 3.0
 
 
-@open_point(18, "8")
 def test_a_module_with_a_config_made_by_a_call():
     m = nnx.Dict(w=nnx.Param(jnp.array(1.0)))
 
@@ -287,3 +424,49 @@ def test_a_module_with_a_config_made_by_a_call():
 
     f(m)
     assert m["config"].value == 2.0
+
+
+def test_an_equal_config_set_inside_is_the_new_one():
+    m = nnx.Dict(w=nnx.Param(jnp.array(1.0)))
+    m["config"] = before = Open(2.0)
+
+    @nnx.jit
+    def f(m):
+        m["config"] = Open(2.0)
+
+    f(m)
+    assert m["config"] is not before
+    assert m["config"] == before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [dict, lambda items: list(items.values()), lambda items: set(items.values())],
+    ids=["dict", "list", "set"],
+)
+def test_large_tables_in_objects_count_by_identity_and_length(make):
+    """They are not read at each call: what is added is seen, what is exchanged is not."""
+    m = nnx.Dict(w=nnx.Param(jnp.array(1.0)))
+    m["table"] = Holder(make({str(i): i for i in range(100_000)}))
+    f = nnx.jit(lambda m: m["w"].value * len(m["table"].value))
+    assert float(f(m)) == 100_000
+    grow = getattr(m["table"].value, "add", getattr(m["table"].value, "append", None))
+    grow(-1) if grow else m["table"].value.update(a=1)
+    assert float(f(m)) == 100_001
+    m["table"].value = make({"a": 1})
+    assert float(f(m)) == 1
+
+
+def test_large_frozen_configs_compare_by_content():
+    traces = []
+
+    @nnx.jit
+    def f(m):
+        traces.append(1)
+        return m["w"].value
+
+    for _ in range(3):
+        f(nnx.Dict(w=nnx.Param(jnp.array(1.0)), config=Cfg(tuple(range(5_000)))))
+    assert len(traces) == 1
+    f(nnx.Dict(w=nnx.Param(jnp.array(1.0)), config=Cfg((*range(4_999), 0))))
+    assert len(traces) == 2

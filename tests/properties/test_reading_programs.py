@@ -12,7 +12,7 @@ import os
 import pytest
 from hypothesis import Phase, example, given, settings
 
-from tests.open_points import cases, open_point
+from tests.open_points import open_point
 
 from . import reading_programs
 from .reading_programs import TRANSFORMS
@@ -45,9 +45,7 @@ def test_models_taking_turns(transform: str, data: bytes) -> None:
     program(set())(data, transform)
 
 
-@pytest.mark.parametrize(
-    "transform", cases({t: t for t in TRANSFORMS}, "4", () if UNMARKED else ("jit", "remat"))
-)
+@every_transform
 @example(data=b"^\xd2\xdb(v\x8b\r\xc3W\xd3\x11\xccH\x1ej\x12\xeaB\x86#\x1ci0\x9eK")
 @example(data=b"\x8a\xf1v\\\x91S7j\x80\x18|*\x93\x1b\x90\xefd\xb8L%\xfc-\x89C\x00\xff")
 @few(40)
@@ -56,10 +54,7 @@ def test_functions_that_read_globals_lists_and_attributes(transform: str, data: 
     program({"functions"})(data, transform)
 
 
-@pytest.mark.parametrize(
-    "transform",
-    cases({t: t for t in TRANSFORMS}, "5", () if UNMARKED else ("jit", "remat", "cond")),
-)
+@every_transform
 @few(100)
 @given(data=program_bytes)
 def test_builtins_that_are_never_the_same(transform: str, data: bytes) -> None:
@@ -82,7 +77,6 @@ def test_order(transform: str, data: bytes) -> None:
     program({"order"})(data, transform)
 
 
-@known("8")
 @every_transform
 @few(40)
 @given(data=program_bytes)
@@ -96,7 +90,7 @@ def test_axes_of_nodes(data: bytes) -> None:
     reading_programs.run_axes(Source(data))
 
 
-@known("2, 3, 4, 8")
+@known("2, 3")
 @every_transform
 @few(40)
 @given(data=program_bytes)

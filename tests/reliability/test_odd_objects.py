@@ -212,7 +212,7 @@ def test_equality_that_lies_and_hashes_that_wander() -> None:
         assert jnp.array_equal(step(model), jnp.full(2, 2.0 + i))
 
 
-@pytest.mark.parametrize("value", [[1, {2}], bytearray(b"x"), {1, 2}], ids=str)
+@pytest.mark.parametrize("value", [[1, bytearray(b"y")], bytearray(b"x")], ids=str)
 def test_unhashable_statics_are_refused_with_their_path(value: Any) -> None:
     model = with_weight(Node())
     model.child = Node()
@@ -416,6 +416,7 @@ def test_a_type_that_is_collected_is_forgotten() -> None:
         else:
 
             class Thing:  # type: ignore[no-redef]
+                __slots__ = ()  # nothing to read instead of a hash
                 __hash__ = None  # type: ignore[assignment]
 
                 def __eq__(self, other: object) -> bool:
@@ -479,6 +480,8 @@ class OddlyNamed(type):
 
 def test_names_that_are_no_names_are_shown_as_they_are():
     class Unhashable(metaclass=OddlyNamed):
+        __slots__ = ()
+
         def __eq__(self, other):
             return True
 

@@ -219,6 +219,16 @@ def state(node: Any, /, *filters: Filter) -> Any:
     return states[0] if len(states) == 1 else states
 
 
+def variables(node: Any, /, *filters: Filter) -> Any:
+    """Another name of `state`.
+
+    >>> import treadle as nnx
+    >>> list(nnx.variables(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), nnx.Param))
+    ['bias', 'scale']
+    """
+    return state(node, *filters)
+
+
 def graphdef(node: N, /) -> GraphDef[N]:
     """The structure of objects, without their leaves.
 

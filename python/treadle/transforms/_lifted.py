@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
@@ -206,7 +207,11 @@ class _Delayed:
         lifted = self._lifted
         module = getattr(lifted, lifted._attribute)
         run = _lifted_call(
-            type(lifted), lifted._options, self._path, _method(type(module), self._path)
+            type(lifted),
+            lifted._options,
+            self._path,
+            _method(type(module), self._path),
+            _Classes(module),
         )
         return run(module, *args, **kwargs)
 
@@ -220,13 +225,66 @@ def _method(kind: type[Any], path: tuple[tuple[str, Any], ...]) -> Function | No
     return method if inspect.isfunction(method) else None
 
 
+class _Classes:
+    """What the classes of a module and of those below define, object by object.
+
+    A method that is patched or an attribute that is set on a class makes it another one, so that
+    nothing which was traced before serves it.
+    """
+
+    __slots__ = ("_defined", "_hash")
+
+    def __init__(self, module: Any) -> None:
+        self._defined = tuple(part for cls in _classes_below(module) for part in _definitions(cls))
+        self._hash = hash(tuple(map(id, self._defined)))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Classes)
+            and len(self._defined) == len(other._defined)
+            and all(map(operator.is_, self._defined, other._defined))
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def _classes_below(module: Any) -> list[type]:
+    """The classes of all modules, in the order in which they are met."""
+    found: dict[type, None] = {}
+    seen: set[int] = set()
+    waiting = [module]
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, (Module, dict, list, tuple)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Module):
+            found.update(dict.fromkeys(type(value).__mro__))
+            value = vars(value)
+        waiting.extend(value.values() if isinstance(value, dict) else value)
+    return [cls for cls in found if not cls.__module__.startswith(("treadle.", "builtins"))]
+
+
+def _definitions(cls: type) -> list[Any]:
+    return [
+        part
+        for name, value in vars(cls).items()
+        if callable(value) or not name.startswith("__")
+        for part in (name, value)
+    ]
+
+
 @functools.lru_cache(maxsize=256)
 def _lifted_call(
     kind: type[Lifted],
     options: Options,
     path: tuple[tuple[str, Any], ...],
     method: Function | None,
+    classes: _Classes,
 ) -> Function:
+    """Made anew where `classes` differ: a program is kept with the function."""
+
     def call(module: Any, /, *args: Any, **kwargs: Any) -> Any:
         target = module
         for how, key in path:
