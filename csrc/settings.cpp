@@ -76,9 +76,8 @@ void check_trace(PyObject *owner, PyObject *object, PyObject *attribute) {
   nb::object now = current_trace();
   if (owner == now.ptr() || owner == nullptr) return;
   nb::object name = py::type_of(object).attr("__name__");
-  nb::object what = attribute == nullptr
-                        ? nb::object(nb::str(""))
-                        : py::checked(PyUnicode_FromFormat(" (its attribute %R)", attribute));
+  nb::object what = attribute == nullptr ? nb::object(nb::str(""))
+                                         : py::checked(PyUnicode_FromFormat(" (its attribute %R)", attribute));
   PyErr_Format(settings().trace_error.ptr(),
                "Cannot mutate '%S' from different trace level%S: it was made outside of the function that is being "
                "transformed, or inside of one that has ended. Pass it to that function as an argument, or return it.",

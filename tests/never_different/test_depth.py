@@ -70,9 +70,7 @@ def seconds(run, depth):
     return best
 
 
-@pytest.mark.parametrize(
-    "run", cases({n: r for n, r in RUNS.items() if n not in OF_SQUARE_SIZE})
-)
+@pytest.mark.parametrize("run", cases({n: r for n, r in RUNS.items() if n not in OF_SQUARE_SIZE}))
 def test_time_is_linear_in_depth(run):
     """Four times as deep takes about four times as long, not sixteen."""
     run(chain(10))
@@ -117,9 +115,7 @@ import os; os._exit(0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", cases({n: n for n in ("eval", "iter_graph", "grad")})
-)
+@pytest.mark.parametrize("name", cases({n: n for n in ("eval", "iter_graph", "grad")}))
 def test_100_000_levels_work_or_raise(name):
     done = run_script(SCRIPT.format(name=name))
     assert done.returncode == 0, done.stderr[-2000:]

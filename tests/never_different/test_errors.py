@@ -161,6 +161,18 @@ def test_a_captured_stream_has_a_remedy():
         nnx.jit(lambda x: jax.random.normal(rngs.noise()))(1.0)
 
 
+def test_an_attribute_of_a_captured_module_is_named():
+    layer = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+
+    def f(x):
+        layer.seen = x
+        return x
+
+    with pytest.raises(nnx.TraceContextError, match=r"'seen'(?s:.*)argument"):
+        nnx.jit(f)(1.0)
+
+
+@open_point(18, "24")
 def test_a_captured_attribute_names_what_was_set():
     m = net()
 

@@ -32,7 +32,11 @@ class _Remat(Rule):
         """Keywords and defaults take the places that `static_argnums` names."""
         count = max(self.static_argnums, default=-1) + 1
         parameters = places(function) if count > len(args) else None
-        return (args, kwargs) if parameters is None else by_place(parameters, count, args, dict(kwargs))
+        return (
+            (args, kwargs)
+            if parameters is None
+            else by_place(parameters, count, args, dict(kwargs))
+        )
 
     def static(self, function: Function, count: int) -> Iterable[int]:
         return normalize_argnums(self.name, "static_argnums", self.static_argnums, function, count)
