@@ -47,7 +47,8 @@ enum class ErrorKind : uint8_t { Graph, Static };
 // alive).
 nb::object current_trace();
 
-// "Cannot mutate 'Dict' from different trace level", unless `owner` is the current trace.
-void check_trace(PyObject *owner, PyObject *object);
+// "Cannot mutate 'Dict' from different trace level", unless `owner` is the current trace. `attribute` is what was to be
+// set, if it was one.
+void check_trace(PyObject *owner, PyObject *object, PyObject *attribute = nullptr);
 
 }  // namespace treadle

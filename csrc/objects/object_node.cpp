@@ -65,9 +65,26 @@ void node_dealloc(PyObject *self) {
   py::free_instance(self);
 }
 
+// Most likely the Variable's value was meant. Without a word the attribute would be state of another kind, which
+// filters, gradients and optimizers pass over.
+void refuse_array_for_variable(PyObject *self, PyObject *name, PyObject *value) {
+  if (value == nullptr || as_node(self)->dict == nullptr) return;
+  nb::object current = py::dict_get(as_node(self)->dict, name);
+  if (!current.is_valid() || PyType_IsSubtype(Py_TYPE(current.ptr()), variable_cell_type) == 0) return;
+  if (!nb::cast<bool>(settings().is_array(nb::handle(value)))) return;
+  const std::string owner = py::type_name(Py_TYPE(self)), kind = py::type_name(Py_TYPE(current.ptr()));
+  PyErr_Format(
+      PyExc_TypeError,
+      "%s.%U is a %s, and an array cannot take its place. Set its value, `.%U.value = ...`; to hold a bare array "
+      "instead, delete the attribute first.",
+      owner.c_str(), name, kind.c_str(), name);
+  throw nb::python_error();
+}
+
 int node_setattro(PyObject *self, PyObject *name, PyObject *value) {
   return guarded([&] {
-    check_trace(as_node(self)->trace, self);
+    check_trace(as_node(self)->trace, self, name);
+    refuse_array_for_variable(self, name, value);
     return PyObject_GenericSetAttr(self, name, value);
   });
 }

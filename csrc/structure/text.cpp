@@ -1,6 +1,12 @@
 #include "structure/rows.h"
 
 namespace treadle {
+namespace {
+
+// A text with all keys of all paths would grow with the square of the depth.
+constexpr size_t kMaxKeys = 40, kLastKeys = 10;
+
+}  // namespace
 
 std::string text_of(const GraphDef &def) {
   std::string text = "GraphDef(" + std::to_string(def.n_refs()) + " references, " + std::to_string(def.n_leaves()) +
@@ -21,7 +27,11 @@ std::string text_of(const GraphDef &def) {
     Row row = row_at(def, walk);
     nb::object what = shown(def, row);
     text += "\n  ";
-    text += path.empty() ? "<root>" : path;
+    if (before_key.size() > kMaxKeys) {
+      text += "..." + path.substr(before_key[before_key.size() - kLastKeys]);
+    } else {
+      text += path.empty() ? "<root>" : path;
+    }
     text += ": ";
     text += row.op == Op::Static ? py::text(nb::repr(what))
             : row.op == Op::Ref && row.first

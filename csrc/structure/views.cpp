@@ -93,6 +93,13 @@ void bind_graphdef(nb::module_ &m) {
   cls.def("paths", &leaf_paths);
   cls.def("paths_length", &length_of_leaf_paths);
   cls.def("ref_paths", &ref_paths);
+  cls.def(
+      "ref_path",
+      [](const GraphDef &def, uint32_t ref) {
+        if (ref >= def.n_refs()) throw nb::index_error("no such reference");
+        return path_of_reference(def, ref);
+      },
+      nb::arg("ref"));
   cls.def("leaf_refs", &leaf_refs);
   cls.def("leaf_types", &leaf_types);
   cls.def("leaf_metadata", &leaf_metadata);

@@ -178,7 +178,9 @@ class GraphDef(Generic[N]):
     def paths_length(self) -> int:
         """Keys of all leaves' paths together: in a deep graph far more than it has leaves. Linear."""
     def ref_paths(self) -> tuple[Path, ...]:
-        """Path of each reference (node or Variable), indexed by reference id."""
+        """Path of each reference (node or Variable), indexed by reference id: of square size in a deep graph."""
+    def ref_path(self, ref: int, /) -> Path:
+        """Path of one reference."""
     def leaf_refs(self) -> tuple[int, ...]:
         """For each leaf the reference id of its Variable, or -1 for a bare array."""
     def leaf_types(self) -> tuple[type[Any] | None, ...]:

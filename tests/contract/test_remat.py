@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import cases, open_point
+from tests.open_points import cases
 
 
 def net():
@@ -48,7 +48,6 @@ def test_static_argnums(argnums):
     assert float(remat(net(), 2.0, False)) == 6.0
 
 
-@open_point(18, "24")
 @pytest.mark.parametrize("given", [{}, {"power": 3}], ids=["default", "keyword"])
 def test_static_argnums_of_an_argument_that_is_not_given_by_position(given):
     def g(m, x, power=2):

@@ -124,7 +124,9 @@ class RngStream(RandomSource):
             self.count._check_mutable()
         except TraceContextError:
             raise TraceContextError(
-                f"Cannot call {type(self).__name__} from a different trace level"
+                f"Cannot call {type(self).__name__} from a different trace level: it was made outside of "
+                "the function that is being transformed, or inside of one that has ended. Pass it to "
+                "that function as an argument, or draw the key before."
             ) from None
         key = _folded(self.key.value, self.count.value)
         self.count.value = self.count.value + 1

@@ -114,11 +114,11 @@ class _Branches:
 
     def _label(self, path: Path) -> str:
         if path[:1] == (0,) and len(path) > 1:
-            refs = self.outline.graphdef.ref_paths()
-            which = path[1]
+            graphdef, which = self.outline.graphdef, path[1]
             assert isinstance(which, int)
-            if which < len(refs):
-                return argument_label(self.outline.function, (*refs[which], *path[2:]))
+            if which < graphdef.num_refs:
+                at = graphdef.ref_path(which)
+                return argument_label(self.outline.function, (*at, *path[2:]))
         return output_label(self.outline.function, "result", path[1:])
 
     def finish(self, call: Call, out: Sequence[Any]) -> Any:

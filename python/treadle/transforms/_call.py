@@ -132,7 +132,7 @@ class Call(Outline):
 
 
 def _relative_paths(graphdef: _core.GraphDef, ref: int) -> dict[int, Path]:
-    prefix = graphdef.ref_paths()[ref]
+    prefix = graphdef.ref_path(ref)
     paths = graphdef.paths()
     reached = graphdef.reachable(ref)
     depth = len(prefix)

@@ -33,7 +33,7 @@ class Carried:
         self.where = call.where
         self.function = call.function
         self.position = position
-        self.ref_paths = call.graphdef.ref_paths()
+        self.graphdef = call.graphdef
         _, argument, self.items = call.argument_items()[position]
         _, self.structure = tree_flatten(argument)
         self.labels = [
@@ -71,16 +71,16 @@ class Carried:
         return continued
 
     def _other(self, now: Any, refs: Sequence[Any]) -> str:
-        return _object_label(self.function, self.ref_paths, refs, now) or type_of(now)
+        return _object_label(self.function, self.graphdef, refs, now) or type_of(now)
 
 
 def _object_label(
-    function: Function, ref_paths: Sequence[Path], refs: Sequence[Any], found: Any
+    function: Function, graphdef: _core.GraphDef, refs: Sequence[Any], found: Any
 ) -> str | None:
     """What a message calls an object found where another belongs; None for what is no object."""
     for ref, known in enumerate(refs):
         if known is found:
-            return argument_label(function, ref_paths[ref])
+            return argument_label(function, graphdef.ref_path(ref))
     return f"another {type(found).__name__}" if _core.is_node(found) else None
 
 
@@ -110,7 +110,7 @@ class CarriedObjects:
     ) -> None:
         self.where = where
         self.function = function
-        self.ref_paths = graphdef.ref_paths()
+        self.graphdef = graphdef
         self.whole = tuple(whole)
         self.partly = tuple(partly)
         self.holding = tuple(holding)
@@ -136,7 +136,7 @@ class CarriedObjects:
             difference = before.graphdef.difference(after.graphdef)
             if difference is not None:
                 path, was, now = difference
-                label = argument_label(self.function, (*self.ref_paths[number], *path))
+                label = argument_label(self.function, (*self.graphdef.ref_path(number), *path))
                 raise TypeError(
                     f"{self.where}: {label} is carried from iteration to iteration, so its "
                     f"structure must stay the same, but it changes from {_type_at(before, path, was)!r} "
@@ -146,9 +146,9 @@ class CarriedObjects:
             # Objects of equal structures have equal numbers.
             for ref, (was, now) in enumerate(zip(before.refs, after.refs, strict=True)):
                 if was is not now:
-                    inner = before.graphdef.ref_paths()[ref]
-                    label = argument_label(self.function, (*self.ref_paths[number], *inner))
-                    there = _object_label(self.function, self.ref_paths, refs, _whole(now))
+                    inner = before.graphdef.ref_path(ref)
+                    label = argument_label(self.function, (*self.graphdef.ref_path(number), *inner))
+                    there = _object_label(self.function, self.graphdef, refs, _whole(now))
                     raise TypeError(
                         f"{self.where}: {label} is carried from iteration to iteration, so it must "
                         f"stay the same object, but the function puts {there} in its place. Change "

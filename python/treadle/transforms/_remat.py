@@ -10,9 +10,10 @@ from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
 from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import Body, Rule, as_arrays, lift
+from treadle.transforms._places import by_place, places
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["remat"]
 
@@ -24,6 +25,18 @@ class _Remat(Rule):
     def __init__(self, static_argnums: Any, **options: Any) -> None:
         self.static_argnums = numbers(static_argnums)
         self.options = options
+
+    def arrange(
+        self, function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Keywords and defaults take the places that `static_argnums` names."""
+        count = max(self.static_argnums, default=-1) + 1
+        parameters = places(function) if count > len(args) else None
+        return (
+            (args, kwargs)
+            if parameters is None
+            else by_place(parameters, count, args, dict(kwargs))
+        )
 
     def static(self, function: Function, count: int) -> Iterable[int]:
         return normalize_argnums(self.name, "static_argnums", self.static_argnums, function, count)
@@ -53,7 +66,7 @@ def remat(
         prevent_cse: keep the compiler from merging the second computation with the first. Not
             needed inside `scan`.
         static_argnums: positions, as `f` counts them (``self`` included), of arguments that are
-            compared instead of traced; they must be hashable.
+            compared instead of traced, however they are given; they must be hashable.
         policy: one of `jax.checkpoint_policies`: which intermediate values to save after all.
 
     Returns:
