@@ -5,8 +5,8 @@
 #include "graph/walk.h"
 #include "settings.h"
 #include "statics/hashing.h"
+#include "statics/held.h"
 #include "statics/snapshots.h"
-#include "statics/tracers.h"
 #include "structure/paths.h"
 #include "structure/traversal.h"
 

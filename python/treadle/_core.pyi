@@ -115,6 +115,8 @@ class GraphDef(Generic[N]):
         """Ids of all leaves reachable from reference `ref`, ascending."""
     def root_items(self) -> tuple[tuple[bool, int], ...]:
         """The root expression's leaves in pytree order: (True, reference id) or (False, leaf id)."""
+    def callables(self) -> tuple[Any, ...]:
+        """Classes of nodes and of static objects, and the functions and classes that statics and metadata hold."""
     def difference(self, other: GraphDef) -> tuple[Path, Any, Any] | None:
         """First difference as (path, value here, value there), None if equal."""
     def __hash__(self) -> int: ...
