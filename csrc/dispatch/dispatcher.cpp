@@ -1,6 +1,5 @@
 #include <chrono>
 #include <memory>
-#include <unordered_set>
 
 #include "bindings.h"
 #include "dispatch/outputs.h"
@@ -22,12 +21,68 @@ struct Timings {
   const char *call_class = "";
 };
 
+// Nodes that the function brings along: each call has them as arguments by name, unless its caller gives others.
+// Invariant: `names_` is a tuple with the name of each.
+class Companions {
+ public:
+  Companions() : names_(nb::make_tuple()) {}
+  explicit Companions(nb::handle by_name) {
+    std::vector<nb::object> names;
+    for (auto [name, node] : py::DictItems(by_name.ptr())) {
+      names.push_back(nb::borrow<nb::object>(name));
+      nodes_.push_back(nb::borrow<nb::object>(node));
+    }
+    names_ = py::to_tuple(std::move(names));
+  }
+
+  bool empty() const { return nodes_.empty(); }
+
+  // The arguments of a call and these; the frame holds what is put together.
+  Arguments with(const Arguments &arguments, CallFrame &frame) const {
+    const size_t n_keywords = arguments.n_keywords();
+    frame.values.assign(arguments.values, arguments.values + arguments.n_positional + n_keywords);
+    if (n_keywords == 0) {
+      for (const nb::object &node : nodes_) frame.values.push_back(node.ptr());
+      frame.keyword_names = names_;
+    } else {
+      std::vector<nb::object> names = py::to_objects(arguments.keyword_names);
+      for (size_t i = 0; i < nodes_.size(); ++i) {
+        PyObject *name = py::tuple_item(names_.ptr(), static_cast<Py_ssize_t>(i));
+        if (is_among(arguments, name)) continue;
+        names.push_back(nb::borrow<nb::object>(name));
+        frame.values.push_back(nodes_[i].ptr());
+      }
+      frame.keyword_names = py::to_tuple(std::move(names));
+    }
+    return {frame.values.data(), arguments.n_positional, frame.keyword_names.ptr()};
+  }
+
+  int traverse(visitproc visit, void *arg) const {
+    for (const nb::object &node : nodes_) Py_VISIT(node.ptr());
+    return 0;
+  }
+
+ private:
+  static bool is_among(const Arguments &arguments, PyObject *name) {
+    for (size_t i = 0; i < arguments.n_keywords(); ++i) {
+      if (PyUnicode_Compare(py::tuple_item(arguments.keyword_names, static_cast<Py_ssize_t>(i)), name) == 0)
+        return true;
+    }
+    return false;
+  }
+
+  nb::object names_;
+  std::vector<nb::object> nodes_;
+};
+
 // What a jitted function knows. Invariant: `spare_frame` is null while a call uses it.
 struct DispatcherState {
   explicit DispatcherState(size_t capacity) : plans(capacity) {}
 
-  nb::object api;  // plan(graphdef, leaves), on_error(graphdef, leaves, error), copy(array)
+  nb::object
+      api;  // plan(graphdef, leaves), on_error(graphdef, leaves, error), on_copies(graphdef, ids, arrays), copy(array)
   StaticArguments statics;
+  Companions companions;
   PlanCache plans;
   uint64_t hot = 0, warm = 0, cold = 0;
   std::unique_ptr<CallFrame> spare_frame;  // buffers of the last call
@@ -73,14 +128,20 @@ int64_t now() {
       .count();
 }
 
+std::vector<uint32_t> leaf_ids(const nb::object &iterable) {
+  std::vector<uint32_t> ids;
+  for (nb::handle leaf : iterable) ids.push_back(nb::cast<uint32_t>(leaf));
+  return ids;
+}
+
 // Structure never seen: the Python side traces it.
 PlanRef make_plan(DispatcherState &state, const Flat &flat) {
   nb::object made = state.api.attr("plan")(flat.graphdef, py::to_list(flat.leaves));
   // Another thread, or the traced function itself, may have come first.
   if (PlanRef plan = state.plans.find(graphdef_of(flat.graphdef))) return plan;
-  std::vector<uint32_t> donated;
-  for (nb::handle leaf : nb::object(made[1])) donated.push_back(nb::cast<uint32_t>(leaf));
-  auto plan = std::make_shared<Plan>(flat.graphdef, made[0], std::move(donated), made[2]);
+  std::optional<Placement> placement;
+  if (!nb::object(made[5]).is_none()) placement.emplace(leaf_ids(made[4]), nb::object(made[5]));
+  auto plan = std::make_shared<Plan>(flat.graphdef, made[0], leaf_ids(made[1]), made[2], std::move(placement));
   state.plans.add(plan);
   return plan;
 }
@@ -133,24 +194,30 @@ PlanRef find_plan(DispatcherState &state, const Arguments &arguments, CallFrame 
   return walk_and_find(state, arguments, frame, timings);
 }
 
-// An array that is donated must not be reachable otherwise in the same call: the second use gets a copy.
+// What somebody else holds, or the call itself uses twice, is copied instead of given away.
 void separate_donated(DispatcherState &state, const Plan &plan, CallFrame &frame) {
-  std::unordered_set<PyObject *> met;
-  met.reserve(2 * frame.leaves.size());
-  std::vector<bool> donated(frame.leaves.size(), false);
-  for (uint32_t leaf : plan.donated) donated[leaf] = true;
-  for (size_t i = 0; i < frame.leaves.size(); ++i) {
-    if (!donated[i]) met.insert(frame.leaves[i]);
+  const Separation found = separate(plan.donation, frame);
+  if (!found.shared.empty()) {
+    nb::list leaves, arrays;
+    for (uint32_t leaf : found.shared) {
+      leaves.append(leaf);
+      arrays.append(frame.owned_leaves[leaf]);
+    }
+    state.api.attr("on_copies")(plan.traced, leaves, arrays);
   }
-  for (uint32_t leaf : plan.donated) {
-    if (met.insert(frame.leaves[leaf]).second) continue;
-    frame.owned_leaves[leaf] = state.api.attr("copy")(frame.owned_leaves[leaf]);
-    frame.leaves[leaf] = frame.owned_leaves[leaf].ptr();
+  try {
+    for (uint32_t leaf : found.copied) {
+      frame.owned_leaves[leaf] = state.api.attr("copy")(frame.owned_leaves[leaf]);
+      frame.leaves[leaf] = frame.owned_leaves[leaf].ptr();
+    }
+  } catch (nb::python_error &error) {
+    rethrow_explained(state, plan.guards.walked, frame.owned_leaves, error);
   }
 }
 
-nb::object call_compiled(DispatcherState &state, const Plan &plan, CallFrame &frame) {
+nb::object call_compiled(DispatcherState &state, Plan &plan, CallFrame &frame) {
   try {
+    if (plan.placement.has_value()) plan.placement->enter(frame);
     return py::checked(PyObject_Vectorcall(plan.call.ptr(), frame.leaves.data(), frame.leaves.size(), nullptr));
   } catch (nb::python_error &error) {
     rethrow_explained(state, plan.guards.walked, frame.owned_leaves, error);
@@ -192,21 +259,23 @@ struct Returned {
 };
 
 // The whole of a call: verify, gather, call, scatter; the one way out is `walk_and_find`.
-nb::object invoke(DispatcherState &state, const Arguments &arguments, Timings &timings) {
+nb::object invoke(DispatcherState &state, const Arguments &given, Timings &timings) {
   const bool timed = timings.wanted;
   int64_t start = timed ? now() : 0;
   FrameLease lease(state);
   CallFrame &frame = *lease;
+  const Arguments arguments = state.companions.empty() ? given : state.companions.with(given, frame);
   PlanRef plan = find_plan(state, arguments, frame, timings);
   state.plans.use(plan);
-  if (!plan->donated.empty()) separate_donated(state, *plan, frame);
+  if (!plan->donation.empty()) separate_donated(state, *plan, frame);
   int64_t verified = timed ? now() : 0;
   nb::object object = call_compiled(state, *plan, frame);
   int64_t called = timed ? now() : 0;
   Returned returned(*plan, std::move(object));
   returned.list(frame.outputs);
-  nb::object result = apply_effects(*nb::inst_ptr<Effects>(returned.effects), frame.refs, frame.leaves, frame.outputs,
-                                    frame.known_top_level);
+  const Effects &effects = *nb::inst_ptr<Effects>(returned.effects);
+  nb::object result = apply_effects(effects, frame.refs, frame.leaves, frame.outputs, frame.known_top_level);
+  if (plan->placement.has_value()) plan->placement->leave(effects, frame);
   if (timed) {
     timings.leaves_in = frame.leaves.size();
     timings.leaves_out = frame.outputs.size();
@@ -242,11 +311,11 @@ PyObject *dispatcher_new(PyTypeObject *type, PyObject *, PyObject *) {
 }
 
 int dispatcher_init(PyObject *self, PyObject *args, PyObject *kwargs) {
-  PyObject *api = nullptr, *positions = nullptr, *names = nullptr;
+  PyObject *api = nullptr, *positions = nullptr, *names = nullptr, *companions = nullptr;
   Py_ssize_t capacity = 0;
-  static const char *const keywords[] = {"api", "static_argnums", "static_argnames", "capacity", nullptr};
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOn:Dispatcher", const_cast<char **>(keywords), &api, &positions,
-                                   &names, &capacity)) {
+  static const char *const keywords[] = {"api", "static_argnums", "static_argnames", "capacity", "companions", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOn|O!:Dispatcher", const_cast<char **>(keywords), &api, &positions,
+                                   &names, &capacity, &PyDict_Type, &companions)) {
     return -1;
   }
   if (capacity < 1) {
@@ -257,6 +326,7 @@ int dispatcher_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     auto state = std::make_unique<DispatcherState>(static_cast<size_t>(capacity));
     state->api = nb::borrow<nb::object>(api);
     state->statics = static_arguments(positions, names);
+    if (companions != nullptr) state->companions = Companions(companions);
     // A call in progress works on the state there is.
     if (as_dispatcher(self)->state != nullptr) throw std::runtime_error("this jitted function is initialized already");
     as_dispatcher(self)->state = state.release();
@@ -270,6 +340,7 @@ int dispatcher_traverse(PyObject *self, visitproc visit, void *arg) {
   Py_VISIT(dispatcher->dict);
   if (dispatcher->state == nullptr) return 0;
   Py_VISIT(dispatcher->state->api.ptr());
+  if (int found = dispatcher->state->companions.traverse(visit, arg)) return found;
   for (const PlanRef &plan : dispatcher->state->plans.all()) {
     if (int found = plan->traverse(visit, arg)) return found;
   }
@@ -281,6 +352,7 @@ int dispatcher_clear(PyObject *self) {
   Py_CLEAR(dispatcher->dict);
   if (dispatcher->state != nullptr) {
     nb::object api = std::move(dispatcher->state->api);
+    Companions companions = std::exchange(dispatcher->state->companions, Companions());
     dispatcher->state->plans.clear();
   }
   return 0;

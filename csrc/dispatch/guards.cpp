@@ -90,8 +90,11 @@ void CallFrame::take(Flat &&flat) {
 void CallFrame::clear() {
   leaves.clear();
   outputs.clear();
+  values.clear();
+  moved.clear();
   owned_leaves.clear();
   refs.clear();
+  keyword_names.reset();
   known_top_level = false;
 }
 

@@ -24,7 +24,15 @@ struct CallFrame {
   std::vector<nb::object> owned_leaves;
   std::vector<nb::object> refs;
   std::vector<PyObject *> outputs;  // borrowed from what the compiled function returned
-  bool known_top_level = false;     // the guards say that other libraries' Variables were all made outside transforms
+  std::vector<PyObject *> values;   // arguments with what the function brings along, borrowed from the call and from it
+  nb::object keyword_names;         // their names
+  // Leaves that the call leaves elsewhere. What is compiled gets them as they are, like those of the first call.
+  struct Moved {
+    uint32_t leaf;
+    nb::object placed;
+  };
+  std::vector<Moved> moved;
+  bool known_top_level = false;  // the guards say that other libraries' Variables were all made outside transforms
   void own(const std::vector<PyObject *> &references);
   void take(Flat &&flat);
   void clear();

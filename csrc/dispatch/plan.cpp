@@ -18,6 +18,9 @@ void Plan::remember(const Flat &flat) {
 
 int Plan::traverse(visitproc visit, void *arg) const {
   for (const nb::object *held : {&traced, &call, &traced_effects, &first_effects}) Py_VISIT(held->ptr());
+  if (placement.has_value()) {
+    if (int found = placement->traverse(visit, arg)) return found;
+  }
   return guards.traverse(visit, arg);
 }
 

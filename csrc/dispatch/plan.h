@@ -2,32 +2,38 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
+#include "dispatch/donation.h"
 #include "dispatch/guards.h"
+#include "dispatch/placement.h"
 
 namespace treadle {
 
 // Invariant: `traced` is the structure that the compiled function was traced for; the guards are about an equal one, of
 // the objects last walked with this plan.
 struct Plan {
-  Plan(nb::object graphdef, nb::object call_function, std::vector<uint32_t> donated_leaves, nb::object effects_list)
+  Plan(nb::object graphdef, nb::object call_function, std::vector<uint32_t> donated_leaves, nb::object effects_list,
+       std::optional<Placement> placing)
       : traced(std::move(graphdef)),
         call(std::move(call_function)),
-        donated(std::move(donated_leaves)),
-        traced_effects(std::move(effects_list)) {}
+        donation(std::move(donated_leaves), graphdef_of(traced)),
+        traced_effects(std::move(effects_list)),
+        placement(std::move(placing)) {}
 
   // Where a function is the same object, equal structures may have read it with different values: a structure is
   // compared with the one that was traced, or the difference would be passed on from call to call.
   nb::object traced;
   nb::object call;
-  std::vector<uint32_t> donated;  // leaf ids, ascending
+  Donation donation;
   // List that the first trace puts its Effects into. Traces with the same effects return a plain tuple of leaves, or
   // the leaf where there is one, which costs JAX less than a node of ours; others (another shape, another outcome)
   // return an Outputs with their own.
   nb::object traced_effects;
   nb::object first_effects;  // what the list holds, once it has been read
+  std::optional<Placement> placement;
   Guards guards;
 
   int traverse(visitproc visit, void *arg) const;

@@ -3,6 +3,7 @@
 #include <unordered_set>
 
 #include "graph/walk.h"
+#include "objects/owners.h"
 #include "settings.h"
 #include "statics/hashing.h"
 #include "statics/held.h"
@@ -211,11 +212,28 @@ void refuse_tracers(const Effects &effects) {
     if (after.refs[r].kind != Kind::Variable || after.refs[r].extra == kNone) continue;
     nb::object name = name_of_tracer(after.constant(after.refs[r].extra), trace);
     if (!name.is_valid()) continue;
-    const GraphDef &numbered = r < effects.n_known() ? effects.before_def() : after;
-    raise_graph_error(path_of_reference(numbered, r), "holds a traced array in its metadata '" +
-                                                          py::text(nb::str(name)) +
-                                                          "', which would outlive the transform; keep arrays in the "
-                                                          "value of a Variable");
+    const bool is_known = r < effects.n_known();
+    const nb::object path =
+        is_known ? path_of_reference(effects.before_def(), r) : nb::object(path_of_new_reference(effects, r));
+    raise_graph_error(path, "holds a traced array in its metadata '" + py::text(nb::str(name)) +
+                                "', which would outlive the transform; keep arrays in the "
+                                "value of a Variable");
+  }
+}
+
+// What the function made belongs to the current trace. Any other object that is new in its graph was captured: its
+// caller has it, and would get a copy back.
+void refuse_captured(const Effects &effects, const std::vector<nb::object> &refs) {
+  const GraphDef &after = effects.after_def();
+  const nb::object trace = current_trace();
+  for (uint32_t r = effects.n_known(); r < after.n_refs(); ++r) {
+    const nb::object owner = owner_of(refs[r].ptr(), *node_type(Py_TYPE(refs[r].ptr())));
+    if (!owner.is_valid() || owner.is_none() || owner.is(trace)) continue;
+    raise_graph_error(
+        path_of_new_reference(effects, r),
+        "is a captured " + py::type_name(Py_TYPE(refs[r].ptr())) +
+            ": it was made outside of this transform, which could give back a copy of it only; pass it as "
+            "an argument, or make it inside");
   }
   refuse_tracers_in_statics(effects, trace);
 }
@@ -234,6 +252,7 @@ nb::object trace_effects(std::vector<nb::object> refs, nb::object before, const 
   effects.after = walker.graphdef;
   Comparer(effects, in_leaves, walker.leaves, keep).run();
   effects.finish();
+  refuse_captured(effects, walker.refs);
   refuse_tracers(effects);
   for (uint32_t leaf : effects.out_leaf) outputs.push_back(walker.leaves[leaf]);
   effects.find_layouts();

@@ -79,6 +79,8 @@ nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &
 // outputs.cpp: a row for each output: (kind, index, path), see `_core.pyi`.
 nb::tuple output_rows(const Effects &effects);
 nb::tuple output_types(const Effects &effects);
+// Where `after` has a new reference: the path starts with "result" if the result has it, else with an argument.
+nb::tuple path_of_new_reference(const Effects &effects, uint32_t r);
 nb::tuple output_metadata(const Effects &effects);
 
 }  // namespace treadle

@@ -10,7 +10,8 @@ namespace {
 // for.
 class NewPaths {
  public:
-  explicit NewPaths(const Effects &effects)
+  // `result` comes before all paths in the result, if it is given.
+  explicit NewPaths(const Effects &effects, const nb::object &result = {})
       : effects_(effects), after_(effects.after_def()), leaves_(after_.n_leaves(), kNone) {
     const GraphDef &before = effects.before_def();
     std::vector<bool> changed(before.n_refs(), false);
@@ -20,10 +21,11 @@ class NewPaths {
     for (uint32_t r = 0; r < effects.n_known(); ++r) {
       if (changed[r]) define(r);
     }
-    expression(after_.root_begin, PathTree::kRoot);
+    expression(after_.root_begin, result.is_valid() ? tree_.add(PathTree::kRoot, result) : PathTree::kRoot);
     define_new();
   }
 
+  nb::tuple of_reference(uint32_t r) const { return tree_.tuple(refs_[r] != kNone ? refs_[r] : PathTree::kRoot); }
   nb::tuple of(uint32_t leaf) const { return tree_.tuple(leaves_[leaf] != kNone ? leaves_[leaf] : PathTree::kRoot); }
 
  private:
@@ -93,6 +95,10 @@ class NewPaths {
 };
 
 }  // namespace
+
+nb::tuple path_of_new_reference(const Effects &effects, uint32_t r) {
+  return NewPaths(effects, nb::str("result")).of_reference(r);
+}
 
 nb::tuple output_rows(const Effects &effects) {
   const GraphDef &after = effects.after_def();

@@ -25,8 +25,19 @@ from treadle._graph.filters import (
     to_predicate,
 )
 from treadle._graph.filters import Any_ as Any
-from treadle._graph.looking import iter_graph
+from treadle._graph.flat_state import (
+    FlatState,
+    filter_state,
+    from_flat_state,
+    map_state,
+    merge_state,
+    split_state,
+    to_flat_state,
+)
+from treadle._graph.looking import find_duplicates, iter_graph
+from treadle._graph.mapping import map
 from treadle._graph.popping import pop
+from treadle._graph.pure import as_pure, pure, replace_by_pure_dict, restore_int_paths, to_pure_dict
 from treadle._graph.references import RefMap
 from treadle._graph.splitting import (
     clone,
@@ -38,13 +49,19 @@ from treadle._graph.splitting import (
     state,
     unflatten,
     update,
+    variables,
 )
-from treadle._graph.state import FlatState, State
+from treadle._graph.state import State
 from treadle._modules.containers import Dict, List, Sequential
-from treadle._modules.module import Module, Object, first_from
+from treadle._modules.module import Module, Object, first_from, iter_children, iter_modules
 from treadle._modules.rngs import RngCount, RngKey, Rngs, RngState, RngStream
 from treadle._objects.axis_names import PARTITION_NAME
 from treadle._objects.node_types import register_graph_node_type
+from treadle._objects.variable_names import (
+    register_variable_name,
+    variable_name_from_type,
+    variable_type_from_name,
+)
 from treadle._objects.variables import (
     BatchStat,
     Cache,
@@ -68,6 +85,8 @@ from treadle._sharding.partitions import (
 )
 from treadle._version import __version__
 from treadle.errors import (
+    CapturedNodeWarning,
+    DonationWarning,
     FilterError,
     GraphError,
     LeafTypeError,
@@ -91,12 +110,14 @@ __all__ = [
     "BatchNorm",
     "BatchStat",
     "Cache",
+    "CapturedNodeWarning",
     "Carry",
     "Conv",
     "ConvTranspose",
     "CustomVjp",
     "Dict",
     "DiffState",
+    "DonationWarning",
     "Dropout",
     "Einsum",
     "Embed",
@@ -161,6 +182,7 @@ __all__ = [
     "WithTag",
     "__version__",
     "activations",
+    "as_pure",
     "avg_pool",
     "cached_partial",
     "call",
@@ -176,9 +198,13 @@ __all__ = [
     "errors",
     "eval_shape",
     "explain_retraces",
+    "filter_state",
+    "find_duplicates",
     "first_from",
     "flatten",
     "fori_loop",
+    "fork_rngs",
+    "from_flat_state",
     "gelu",
     "get_named_sharding",
     "get_partition_spec",
@@ -192,7 +218,9 @@ __all__ = [
     "identity",
     "initializers",
     "is_graph_node",
+    "iter_children",
     "iter_graph",
+    "iter_modules",
     "jacfwd",
     "jacrev",
     "jit",
@@ -204,9 +232,12 @@ __all__ = [
     "logsumexp",
     "make_attention_mask",
     "make_causal_mask",
+    "map",
+    "map_state",
     "max_pool",
     "max_traces",
     "merge",
+    "merge_state",
     "metrics",
     "min_pool",
     "nn",
@@ -215,10 +246,16 @@ __all__ = [
     "pop",
     "profile",
     "promote_dtype",
+    "pure",
     "register_graph_node_type",
+    "register_variable_name",
     "relu",
     "relu6",
     "remat",
+    "replace_by_pure_dict",
+    "reseed",
+    "restore_int_paths",
+    "restore_rngs",
     "scan",
     "selu",
     "shard_map",
@@ -229,6 +266,7 @@ __all__ = [
     "softplus",
     "split",
     "split_rngs",
+    "split_state",
     "spmd",
     "standardize",
     "state",
@@ -236,12 +274,17 @@ __all__ = [
     "switch",
     "tanh",
     "to_filter_spec",
+    "to_flat_state",
     "to_predicate",
+    "to_pure_dict",
     "training",
     "transforms",
     "unflatten",
     "update",
     "value_and_grad",
+    "variable_name_from_type",
+    "variable_type_from_name",
+    "variables",
     "vjp",
     "vmap",
     "while_loop",
@@ -260,7 +303,8 @@ if not _typing.TYPE_CHECKING:  # or a misspelt name would be Any
 
     def __getattr__(name: str) -> _typing.Any:
         if name in __all__:
-            for package in map(_import_module, _LAZY):
+            for place in _LAZY:
+                package = _import_module(place)
                 if package.__name__ == f"treadle.{name}":
                     return package
                 if name in package.__all__:

@@ -222,7 +222,10 @@ class Dispatcher:
         static_argnums: frozenset[int],
         static_argnames: frozenset[str],
         capacity: int,
+        companions: dict[str, Any] = ...,
     ) -> None: ...
+    companions: dict[str, Any]
+    """Of `api`: nodes that each call has as arguments by name, unless its caller gives others."""
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
     def __get__(self, instance: Any, owner: Any = ..., /) -> Any:
         """As a method: bound to the instance."""

@@ -1,6 +1,6 @@
 """Exceptions, and how a place in an object graph is written in their messages.
 
-Every exception is a `GraphError`, and also the builtin that users of such an operation would catch
+Every error is a `GraphError`, and also the builtin that users of such an operation would catch
 (`ValueError`, `TypeError` or `KeyError`).
 """
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
 __all__ = [
+    "CapturedNodeWarning",
+    "DonationWarning",
     "FilterError",
     "GraphError",
     "LeafTypeError",
@@ -53,6 +55,35 @@ class TraceContextError(GraphError):
     ... except nnx.TraceContextError as error:
     ...     print(str(error)[:47])
     Cannot mutate 'Dict' from different trace level
+    """
+
+
+class CapturedNodeWarning(UserWarning):
+    """A compiled function reads a node that is no argument, and goes on with the values it has now.
+
+    >>> import warnings
+    >>> import treadle as nnx
+    >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    >>> with warnings.catch_warnings(record=True) as seen:
+    ...     warnings.simplefilter("always")
+    ...     out = nnx.jit(lambda x: model.kernel.value * x)(2.0)
+    >>> issubclass(seen[0].category, nnx.CapturedNodeWarning)
+    True
+    """
+
+
+class DonationWarning(UserWarning):
+    """Arrays that were to be donated are copied, since somebody else holds them as well.
+
+    >>> import warnings
+    >>> import treadle as nnx
+    >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    >>> before = nnx.clone(model)
+    >>> with warnings.catch_warnings(record=True) as seen:
+    ...     warnings.simplefilter("always")
+    ...     nnx.jit(lambda model: None, donate_state=True)(model)
+    >>> issubclass(seen[0].category, nnx.DonationWarning)
+    True
     """
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import treadle as nnx
-from tests.open_points import cases, open_point
+from tests.open_points import cases
 
 
 def net(value=2.0):
@@ -215,7 +215,6 @@ def test_abstracted_axes_is_refused_when_used():
         nnx.jit(lambda x: x, abstracted_axes={0: "n"})(jnp.ones(3))
 
 
-@open_point(18, "12")
 def test_constrain_state_follows_the_partition_spec():
     m = nnx.Dict(w=nnx.Param(jnp.ones(2), sharding=("d",), mesh=mesh()))
     nnx.jit(lambda m: m["w"].value.sum(), constrain_state=True)(m)
@@ -248,7 +247,6 @@ def test_constrain_state_false_constrains_nothing():
     assert "sharding_constraint" not in text
 
 
-@open_point(18, "27")
 def test_constrain_state_without_any_mesh_says_that_nothing_was_constrained():
     m = nnx.Dict(w=nnx.Param(jnp.ones(2), sharding=("d",)))
     with pytest.warns(Warning, match="mesh"):

@@ -10,7 +10,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import treadle as nnx
-from tests.open_points import open_point
 
 
 def grid():
@@ -111,7 +110,6 @@ def physical():
     return nnx.Dict(w=nnx.Param(jnp.arange(32.0).reshape(8, 4), sharding=("a", "b"), mesh=grid()))
 
 
-@open_point(18, "12")
 def test_constrain_state_places_what_is_only_read():
     m = physical()
     total = nnx.jit(lambda m: m["w"].value.sum(), constrain_state=True)(m)
@@ -119,7 +117,6 @@ def test_constrain_state_places_what_is_only_read():
     assert placed(m, "a", "b")
 
 
-@open_point(18, "12")
 def test_a_callable_places_what_is_only_read():
     m = physical()
 
@@ -130,7 +127,6 @@ def test_a_callable_places_what_is_only_read():
     assert placed(m, "b", "a")
 
 
-@open_point(18, "12")
 def test_in_shardings_place_what_is_only_read():
     m = physical()
     f = nnx.jit(
@@ -143,7 +139,6 @@ def test_in_shardings_place_what_is_only_read():
     assert m["w"].value is before
 
 
-@open_point(18, "12")
 def test_state_sharding_places_what_is_only_read():
     m = physical()
     m["s"] = nnx.BatchStat(jnp.arange(8.0))
@@ -152,7 +147,6 @@ def test_state_sharding_places_what_is_only_read():
     assert placed(m, "a")
 
 
-@open_point(18, "12")
 def test_state_that_the_function_never_looks_at_is_placed_too():
     m = physical()
     nnx.jit(lambda m: 1.0, constrain_state=True)(m)
@@ -171,7 +165,6 @@ def test_placement_with_an_exception_changes_nothing():
     assert m["w"].value is before
 
 
-@open_point(18, "27")
 def test_constrain_state_without_any_mesh_says_that_nothing_was_constrained():
     m = nnx.Dict(w=nnx.Param(jnp.ones((8, 4)), sharding=("a", "b")))
     with pytest.warns(Warning, match="mesh"):

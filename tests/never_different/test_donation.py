@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 
 def net():
@@ -34,7 +33,6 @@ DONATE = {
 }
 
 
-@open_point(18, "17")
 @pytest.mark.parametrize("options", DONATE.values(), ids=DONATE)
 def test_a_clone_survives(options):
     a = net()
@@ -44,7 +42,6 @@ def test_a_clone_survives(options):
     np.testing.assert_array_equal(a["w"].value, np.arange(4.0) + 1)
 
 
-@open_point(18, "17")
 def test_a_target_network_survives():
     a, target = net(), net()
     nnx.update(target, nnx.state(a))
@@ -52,7 +49,6 @@ def test_a_target_network_survives():
     np.testing.assert_array_equal(target["w"].value, np.arange(4.0))
 
 
-@open_point(18, "17")
 def test_a_name_in_the_callers_frame_survives():
     a = net()
     before = a["w"].value
@@ -60,7 +56,6 @@ def test_a_name_in_the_callers_frame_survives():
     np.testing.assert_array_equal(before, np.arange(4.0))
 
 
-@open_point(18, "17")
 def test_a_state_taken_before_survives():
     a = net()
     state = nnx.state(a)
@@ -68,7 +63,6 @@ def test_a_state_taken_before_survives():
     np.testing.assert_array_equal(state["w"].value, np.arange(4.0))
 
 
-@open_point(18, "17")
 def test_a_hot_call_keeps_others_alive_too():
     a = net()
     f = nnx.jit(advance, donate_state=True)
@@ -86,7 +80,6 @@ def test_what_has_one_owner_is_donated():
     assert a["w"].value.unsafe_buffer_pointer() == pointer
 
 
-@open_point(18, "17")
 def test_a_warning_names_paths_and_bytes_once():
     a = net()
     b = nnx.clone(a)
@@ -102,7 +95,6 @@ def test_a_warning_names_paths_and_bytes_once():
     assert float(b["w"].value.sum() + c["w"].value.sum()) == 16.0
 
 
-@open_point(18, "17")
 def test_clone_with_arrays_copies_buffers():
     a = net()
     b = nnx.clone(a, arrays=True)
@@ -112,16 +104,15 @@ def test_clone_with_arrays_copies_buffers():
     np.testing.assert_array_equal(b["w"].value, np.arange(4.0))
 
 
-@open_point(18, "17")
 def test_clone_with_arrays_keeps_sharing():
     v = nnx.Param(jnp.arange(4.0))
     b = nnx.clone(nnx.Dict(a=v, b=v, k=nnx.Rngs(0)), arrays=True)
     assert b["a"] is b["b"]
 
 
-@open_point(18, "17")
 def test_donate_state_takes_a_filter():
-    m = nnx.Dict(w=nnx.Param(jnp.arange(4.0)), s=nnx.BatchStat(jnp.arange(4.0)))
+    # Of different shapes, or the buffer of one could be reused for the other.
+    m = nnx.Dict(w=nnx.Param(jnp.arange(1024.0)), s=nnx.BatchStat(jnp.arange(4.0)))
 
     def f(m):
         m["w"].value = m["w"].value + 1

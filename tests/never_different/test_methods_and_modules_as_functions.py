@@ -46,17 +46,7 @@ RUNS = {
 }
 
 
-KEPT = {  # Functions that change nothing see the captured instance as it is.
-    f"{function}-{run}"
-    for function in ("method", "partial")
-    for run in ("vmap", "value_and_grad", "scan")
-}
-
-
-@pytest.mark.parametrize(
-    ("function", "run"),
-    cases(pairs(FUNCTIONS, RUNS), "9", pairs(FUNCTIONS, RUNS).keys() - KEPT),
-)
+@pytest.mark.parametrize(("function", "run"), cases(pairs(FUNCTIONS, RUNS)))
 def test_new_weights_are_seen(function, run):
     net = Net()
     f = run(function(net))
@@ -65,7 +55,6 @@ def test_new_weights_are_seen(function, run):
     np.testing.assert_allclose(f(3.0), 15.0)
 
 
-@open_point(18, "9")
 @pytest.mark.parametrize("run", ["jit", "remat", "vmap", "value_and_grad", "scan", "cond"])
 def test_state_is_written_back(run):
     net = Net()
@@ -97,7 +86,6 @@ def test_argnums_count_what_the_user_passes():
     assert float(g(1.0, 3)) == 6.0
 
 
-@open_point(18, "9")
 def test_the_instance_is_none_in_vmap_and_carried_in_scan():
     net = Net()
     np.testing.assert_allclose(nnx.vmap(net.pure, in_axes=0)(jnp.arange(3.0)), [0, 2, 4])
@@ -116,16 +104,22 @@ def test_the_instance_is_none_in_vmap_and_carried_in_scan():
     np.testing.assert_allclose(s.total.value, 6.0)
 
 
-@open_point(18, "9")
 def test_donate_state_donates_the_instance():
-    net = Net()
-    before = net.seen.value
-    nnx.jit(net, donate_state=True)(1.0)
-    assert before.is_deleted()
-    assert int(net.seen.value) == 1
+    class Counter(nnx.Module):
+        def __init__(self):
+            self.counts = nnx.BatchStat(jnp.arange(1024))
+
+        def __call__(self):
+            self.counts.value = self.counts.value + 1
+
+    counter = Counter()
+    # By its buffer: an array that this test held itself would be copied (point 17).
+    pointer = counter.counts.value.unsafe_buffer_pointer()
+    nnx.jit(counter, donate_state=True)()
+    assert counter.counts.value.unsafe_buffer_pointer() == pointer
+    np.testing.assert_array_equal(counter.counts.value, np.arange(1024) + 1)
 
 
-@open_point(18, "9")
 def test_flax_methods_as_functions():
     flax = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
     layer = flax.Linear(2, 2, rngs=flax.Rngs(0))
@@ -136,7 +130,6 @@ def test_flax_methods_as_functions():
     np.testing.assert_allclose(f(x), layer(x), rtol=1e-6)
 
 
-@open_point(18, "9")
 @pytest.mark.parametrize("transform", [nnx.jit, nnx.remat], ids=["jit", "remat"])
 def test_a_top_level_function_that_closes_over_a_node_says_so(transform):
     net = Net()
@@ -144,14 +137,12 @@ def test_a_top_level_function_that_closes_over_a_node_says_so(transform):
         transform(lambda x: net.pure(x))(1.0)
 
 
-@open_point(18, "9")
 def test_a_scan_that_closes_over_a_node_says_so():
     net = Net()
     with pytest.warns(Warning, match="net"):
         nnx.scan(lambda c, x: (c + net.pure(x), None))(0.0, jnp.ones(2))
 
 
-@open_point(18, "9")
 def test_closing_over_a_node_says_so_once():
     net = Net()
     f = nnx.jit(lambda x: net.pure(x))

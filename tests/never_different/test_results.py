@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 
 def net():
@@ -36,7 +35,6 @@ CALLS = {
 }
 
 
-@open_point(18, "15")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_captured_module(name):
     captured = net()
@@ -45,14 +43,12 @@ def test_a_captured_module(name):
     assert captured["w"].value is before
 
 
-@open_point(18, "15")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_captured_variable(name):
     captured = nnx.Param(jnp.arange(2.0))
     own_or_error(lambda: CALLS[name](captured), captured)
 
 
-@open_point(18, "15")
 def test_a_captured_node_inside_a_new_one():
     captured = net()
     own_or_error(
@@ -60,7 +56,6 @@ def test_a_captured_node_inside_a_new_one():
     )
 
 
-@open_point(18, "15")
 def test_a_captured_node_put_into_an_argument():
     captured, m = net(), net()
 
@@ -74,9 +69,39 @@ def test_a_captured_node_put_into_an_argument():
     own_or_error(call, captured)
 
 
-@open_point(18, "15")
 def test_a_second_call_gives_the_same():
     captured = net()
     f = nnx.jit(lambda x: (x, captured))
     for _ in range(2):
         own_or_error(lambda: f(1)[1], captured)
+
+
+def test_what_a_nested_transform_makes_is_no_capture():
+    @nnx.jit
+    def make(x):
+        def inner(x):
+            made = nnx.remat(lambda x: nnx.Dict(w=nnx.Param(x)))(x)
+            made["v"] = nnx.vmap(lambda x: nnx.Param(x))(jnp.ones(2))
+            return nnx.cond(x > 0, lambda m: (m, nnx.clone(m)), lambda m: (m, nnx.clone(m)), made)
+
+        return nnx.grad(lambda x: (x, inner(x)), has_aux=True)(x)[1]
+
+    made, copied = make(2.0)
+    assert made is not copied
+    assert float(made["w"].value) == float(copied["w"].value) == 2.0
+
+
+@pytest.mark.parametrize("wrap", [nnx.jit, nnx.remat, nnx.vmap], ids=["jit", "remat", "vmap"])
+def test_the_message_has_a_path_and_a_remedy(wrap):
+    captured = net()
+    with pytest.raises(nnx.GraphError, match=r"result\[1\].*captured Dict.*argument"):
+        wrap(lambda x: (x, captured))(jnp.ones(2))
+
+
+def test_a_flax_module_is_no_copy_either():
+    flax = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
+    captured = flax.Linear(2, 2, rngs=flax.Rngs(0))
+    with pytest.raises(nnx.GraphError, match="captured Linear"):
+        nnx.jit(lambda x: (x, captured))(1.0)
+    made = nnx.jit(lambda: flax.Linear(2, 2, rngs=flax.Rngs(0)))()
+    assert isinstance(made, flax.Linear)

@@ -193,9 +193,9 @@ def test_jitted_functions_keep_what_they_were_given() -> None:
     step = nnx.jit(scaled, static_argnames="twice", donate_state=True)
     loaded = cloudpickle.loads(cloudpickle.dumps(step))
     model = Model()
-    before = model.w.value
+    pointer = model.w.value.unsafe_buffer_pointer()
     np.testing.assert_array_equal(loaded(model, 2.0, twice=True), [0, 4, 8])
-    assert before.is_deleted()
+    assert model.w.value.unsafe_buffer_pointer() == pointer
     assert loaded.num_traces == 1
     assert step.num_traces == 0
 

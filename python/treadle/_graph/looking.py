@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from treadle import _core
+from treadle._graph.filters import Filter, to_predicate
 from treadle._objects.node_types import iter_children
 
 Path = tuple[Hashable, ...]
@@ -69,3 +70,36 @@ def iter_graph(node: Any, /) -> Iterator[tuple[Path, Any]]:
     """
     for keys, value in visits(node):
         yield tuple(keys), value
+
+
+def find_duplicates(node: Any, /, *, only: Filter = ...) -> list[list[Path]]:
+    """The paths of nodes and Variables that several paths lead to.
+
+    Args:
+        node: where to look.
+        only: filter that selects what counts.
+
+    Returns:
+        For each such object all its paths, in the order in which they are met. What is below a node
+        that was met before is not gone through again.
+
+    >>> import treadle as nnx
+    >>> tied = nnx.Param(1.0)
+    >>> nnx.find_duplicates(nnx.Dict(a=tied, b=nnx.Dict(c=tied, d=nnx.Param(2.0))))
+    [[('a',), ('b', 'c')]]
+    """
+    matches = to_predicate(only)
+    paths: dict[int, list[Path]] = {}
+    seen: dict[int, Any] = {}
+    pending: list[tuple[Path, Any]] = [((), node)]
+    while pending:
+        path, value = pending.pop()
+        if _core.is_node(value):
+            if matches(path, value):
+                paths.setdefault(id(value), []).append(path)
+            if id(value) in seen:
+                continue
+            seen[id(value)] = value
+        children = [((*path, key), child) for key, child in iter_children(value)]
+        pending.extend(reversed(children))
+    return [found for found in paths.values() if len(found) > 1]

@@ -11,6 +11,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import jax
+import numpy as np
 
 from treadle import _bootstrap as _bootstrap
 from treadle import _core
@@ -218,6 +219,16 @@ def state(node: Any, /, *filters: Filter) -> Any:
     return states[0] if len(states) == 1 else states
 
 
+def variables(node: Any, /, *filters: Filter) -> Any:
+    """Another name of `state`.
+
+    >>> import treadle as nnx
+    >>> list(nnx.variables(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), nnx.Param))
+    ['bias', 'scale']
+    """
+    return state(node, *filters)
+
+
 def graphdef(node: N, /) -> GraphDef[N]:
     """The structure of objects, without their leaves.
 
@@ -232,8 +243,12 @@ def graphdef(node: N, /) -> GraphDef[N]:
     return walk(node).graphdef
 
 
-def clone(node: N, /) -> N:
-    """New objects of the same structure with the same leaves; arrays are not copied.
+def clone(node: N, /, *, arrays: bool = False) -> N:
+    """New objects of the same structure with the same leaves.
+
+    Args:
+        node: a node, or a pytree with nodes.
+        arrays: copy the arrays as well. Those that a clone shares are not donated by `jit`.
 
     >>> import treadle as nnx
     >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
@@ -243,7 +258,12 @@ def clone(node: N, /) -> N:
     0.0
     """
     flat = walk(node)
-    return _core.unflatten(flat.graphdef, flat.leaves)[0]
+    leaves = jax.tree_util.tree_map(_copied, flat.leaves) if arrays else flat.leaves
+    return _core.unflatten(flat.graphdef, leaves)[0]
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, (jax.Array, np.ndarray)) else leaf
 
 
 def flatten(node: N, /) -> tuple[GraphDef[N], State, RefMap]:

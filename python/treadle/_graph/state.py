@@ -36,10 +36,9 @@ from treadle._objects.keys import sorted_keys
 from treadle._objects.variable_state import VariableState
 from treadle.errors import FilterError, StateError, format_path, format_paths, known_names
 
-__all__ = ["FlatState", "State"]
+__all__ = ["State"]
 
 Path: TypeAlias = tuple[Hashable, ...]
-FlatState: TypeAlias = dict[Path, Any]
 Levels: TypeAlias = dict[Any, Any]
 
 _MISSING: Any = object()
@@ -384,7 +383,7 @@ class State(MutableMapping[Any, Any]):
 
     # -- by path -------------------------------------------------------------------------------
 
-    def flat_state(self) -> FlatState:
+    def flat_state(self) -> dict[Path, Any]:
         """All entries by path, in canonical order.
 
         >>> import treadle as nnx
@@ -409,6 +408,31 @@ class State(MutableMapping[Any, Any]):
         for path, entry in flat.items() if isinstance(flat, Mapping) else flat:
             _insert(levels, tuple(path), entry)
         return State._view(levels)
+
+    from_flat_path = from_flat_state
+
+    @property
+    def raw_mapping(self) -> Levels:
+        """The nested dicts that this State is a view of: what is written there is written here.
+
+        >>> import treadle as nnx
+        >>> nnx.State({"a": {"b": 1.0}}).raw_mapping
+        {'a': {'b': 1.0}}
+        """
+        return self._levels()
+
+    def map(self, f: Callable[[Path, Any], Any], /) -> State:
+        """A State with ``f(path, entry)`` in the place of each entry.
+
+        >>> import treadle as nnx
+        >>> nnx.State({"a": {"b": 1.0}}).map(lambda path, entry: (path, entry + 1))["a"]["b"]
+        (('a', 'b'), 2.0)
+        """
+        mapped = _Growing()
+        for place in _places(self._levels()):
+            mapped.leave(place)
+            mapped.add(place, f(place.path, place.entry))
+        return State._view(mapped.levels)
 
     @overload
     def filter(self, first: Filter, /) -> State: ...

@@ -19,7 +19,7 @@ from treadle._graph.looking import visits
 from treadle._graph.popping import pop
 from treadle._modules.methods import kept_method
 from treadle._objects import pretty as _pretty
-from treadle._objects.node_types import iter_children
+from treadle._objects.node_types import iter_children as children_of
 from treadle._objects.variables import Perturbation, Variable
 from treadle.errors import GraphError, LeafTypeError, TraceContextError, located
 
@@ -270,9 +270,7 @@ class Module(Object):
         >>> [path for path, _ in m.iter_modules()]
         [('inner',), ()]
         """
-        for keys, value in visits(self):
-            if isinstance(value, Module):
-                yield tuple(keys), value
+        yield from iter_modules(self)
 
     @kept_method
     def iter_children(self) -> Iterator[tuple[Any, Module]]:
@@ -284,9 +282,7 @@ class Module(Object):
         >>> [name for name, _ in m.iter_children()]
         ['a', 'b']
         """
-        for key, child in iter_children(self):
-            if isinstance(child, Module):
-                yield key, child
+        yield from iter_children(self)
 
     @kept_method
     def set_attributes(
@@ -365,6 +361,32 @@ class Module(Object):
         self.set_attributes(
             deterministic=True, use_running_average=True, raise_if_not_found=False, **attributes
         )
+
+
+def iter_modules(node: Any, /) -> Iterator[tuple[Path, Module]]:
+    """Each module in a graph once, with its path, sub-modules before the module itself.
+
+    >>> import treadle as nnx
+    >>> model = nnx.Dict(block=nnx.List([nnx.Module()]))
+    >>> [(path, type(module).__name__) for path, module in nnx.iter_modules(model)]
+    [(('block', 0), 'Module'), (('block',), 'List'), ((), 'Dict')]
+    """
+    for keys, value in visits(node):
+        if isinstance(value, Module):
+            yield tuple(keys), value
+
+
+def iter_children(node: Any, /) -> Iterator[tuple[Any, Module]]:
+    """The attributes of a node (or items, for containers) that are modules, in canonical order.
+
+    >>> import treadle as nnx
+    >>> model = nnx.Dict(b=nnx.Module(), a=nnx.Module(), rate=0.1)
+    >>> [name for name, _ in nnx.iter_children(model)]
+    ['a', 'b']
+    """
+    for key, child in children_of(node):
+        if isinstance(child, Module):
+            yield key, child
 
 
 def _foreign(module: Module, keys: Sequence[Hashable]) -> TraceContextError | None:

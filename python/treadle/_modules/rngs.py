@@ -6,19 +6,21 @@ stream gives the same keys however its model is jitted, split or restored.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from treadle._graph.filters import Filter, to_predicate
 from treadle._modules.draws import RandomSource
 from treadle._objects.variables import A, Variable
 from treadle.errors import TraceContextError
 
 __all__ = ["RngCount", "RngKey", "RngState", "RngStream", "RngValue", "Rngs"]
 
+Shape: TypeAlias = "int | tuple[int, ...]"
 RngValue: TypeAlias = "int | jax.Array | np.ndarray[Any, Any] | Variable[Any]"
 
 
@@ -154,6 +156,40 @@ class RngStream(RandomSource):
         key = self()
         return type(self)(tag, key if split is None else jax.random.split(key, split))
 
+    def split(self, k: int | tuple[int, ...], /) -> RngStream:
+        """A new stream of keys: the next key of this one, split.
+
+        Args:
+            k: how many keys, or the shape of the array of keys.
+
+        Returns:
+            A stream of the same name, with key and count of shape `k`; the count is 0.
+
+        Raises:
+            ValueError: this stream is an array of keys already.
+
+        >>> import treadle as nnx
+        >>> nnx.RngStream("noise", 0).split((2, 3)).key.shape
+        (2, 3)
+        """
+        return self.fork(split=k)
+
+    def broadcast(self, k: int | tuple[int, ...], /) -> RngStream:
+        """A new stream that holds the next key of this one many times.
+
+        Args:
+            k: how many times, or the shape to put before the key's.
+
+        >>> import treadle as nnx
+        >>> same = nnx.RngStream("noise", 0).broadcast(3).key.value
+        >>> same.shape, bool((same == same[0]).all())
+        ((3,), True)
+        """
+        shape = (k,) if isinstance(k, int) else tuple(k)
+        key = self()
+        copies = jnp.broadcast_to(key, shape + key.shape)
+        return type(self)(self.key.get_metadata("tag"), copies)
+
 
 def _folded(key: jax.Array, count: jax.Array) -> jax.Array:
     """`jax.random.fold_in` for one key, or for each of an array of keys."""
@@ -247,21 +283,77 @@ class Rngs(RandomSource):
         """
         yield from vars(self).items()
 
-    def fork(
-        self, *, split: int | tuple[int, ...] | Mapping[str, int | tuple[int, ...]] | None = None
-    ) -> Rngs:
+    def fork(self, *, split: Shape | Mapping[Filter, Shape | None] | None = None) -> Rngs:
         """New streams of the same names, each starting from the next key of its stream here.
 
         Args:
-            split: shape of keys to split each new key into, or such a shape by stream name.
+            split: shape of keys to split each new key into, or such shapes by filter, the first that
+                selects a stream counting; a text selects the stream of that name. Streams that get
+                None or are not selected have one key.
 
         >>> import treadle as nnx
         >>> forked = nnx.Rngs(0, dropout=1).fork(split={"dropout": 4})
         >>> forked.default.key.shape, forked.dropout.key.shape
         ((), (4,))
         """
-        forked = Rngs()
+        shape_of = _by_filter(split)
+        return self._made(lambda stream: stream.fork(split=shape_of(stream)))
+
+    def split(self, k: Shape | Mapping[Filter, Shape | None], /) -> Rngs:
+        """Streams of keys, to be mapped over: the next key of each stream here, split.
+
+        Args:
+            k: how many keys, or the shape of the arrays of keys; or such shapes by filter, the
+                first that selects a stream counting. Streams that get None or are not selected are
+                shared: the result holds the same stream.
+
+        >>> import treadle as nnx
+        >>> rngs = nnx.Rngs(params=0, dropout=1).split({"params": 5, ...: None})
+        >>> rngs.params.key.shape, rngs.dropout.key.shape
+        ((5,), ())
+        """
+        shape_of = _by_filter(k)
+
+        def made(stream: RngStream) -> RngStream:
+            shape = shape_of(stream)
+            return stream if shape is None else stream.split(shape)
+
+        return self._made(made)
+
+    def broadcast(self, k: Shape | Mapping[Filter, Shape | None] | None, /) -> Rngs:
+        """Streams that hold the next key of each stream here many times.
+
+        Args:
+            k: as in `split`.
+
+        >>> import treadle as nnx
+        >>> nnx.Rngs(0).broadcast(5).default.key.shape
+        (5,)
+        """
+        shape_of = _by_filter(k)
+
+        def made(stream: RngStream) -> RngStream:
+            shape = shape_of(stream)
+            return stream if shape is None else stream.broadcast(shape)
+
+        return self._made(made)
+
+    def _made(self, of: Callable[[RngStream], RngStream]) -> Rngs:
+        made = Rngs()
         for name, stream in self.items():
-            shape = split.get(name) if isinstance(split, Mapping) else split
-            setattr(forked, name, stream.fork(split=shape))
-        return forked
+            setattr(made, name, of(stream))
+        return made
+
+
+def _by_filter(
+    shapes: Shape | Mapping[Filter, Shape | None] | None,
+) -> Callable[[RngStream], Shape | None]:
+    """Which of `shapes` a stream gets."""
+    if not isinstance(shapes, Mapping):
+        return lambda stream: shapes
+    choices = [(to_predicate(selected), shape) for selected, shape in shapes.items()]
+
+    def chosen(stream: RngStream) -> Shape | None:
+        return next((shape for matches, shape in choices if matches((), stream.key)), None)
+
+    return chosen

@@ -187,7 +187,7 @@ def get_named_sharding(tree: Any, mesh: Mesh) -> State:
 # -- constraints -------------------------------------------------------------------------------
 
 
-def _has_context_mesh() -> bool:
+def has_context_mesh() -> bool:
     """Whether a mesh was set by ``jax.set_mesh`` or ``with mesh:``."""
     if not jax.sharding.get_abstract_mesh().empty:
         return True
@@ -223,7 +223,7 @@ def with_sharding_constraint(
     >>> tuple(y.sharding.spec)
     ('data', None)
     """
-    if sharding is None or (mesh is None and not _has_context_mesh()):
+    if sharding is None or (mesh is None and not has_context_mesh()):
         return x
     spec = _spec_of(sharding, rules)
     target = spec if mesh is None else NamedSharding(mesh, spec)

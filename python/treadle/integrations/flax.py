@@ -81,7 +81,12 @@ class _Library:
         self.trace_state: Callable[[], Any] = modules["flax.nnx.tracers"].TraceState
         self.hijax_variable: type[Any] | None = getattr(variablelib, "HijaxVariable", None)
         self.bridge_module: type[Any] = modules["flax.nnx.bridge.module"].Module
-        self.ref = type(jax.new_ref(0)) if hasattr(jax, "new_ref") else variablelib.ArrayRef
+        if hasattr(jax, "new_ref"):
+            # In a trace a tracer would come back.
+            with jax.ensure_compile_time_eval():
+                self.ref = type(jax.new_ref(0))
+        else:
+            self.ref = variablelib.ArrayRef
         self.list: type[Any] | None = getattr(modules["flax.nnx.helpers"], "List", None)
         self.frozen_dict: type[Any] = modules["flax.core.frozen_dict"].FrozenDict
         self.spmd = modules["flax.nnx.spmd"]

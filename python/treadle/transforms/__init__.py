@@ -22,7 +22,13 @@ from treadle.transforms._pmap import pmap
 from treadle.transforms._remat import remat
 from treadle.transforms._scan import scan
 from treadle.transforms._shard_map import shard_map
-from treadle.transforms._split_rngs import SplitBackups, split_rngs
+from treadle.transforms._split_rngs import (
+    SplitBackups,
+    fork_rngs,
+    reseed,
+    restore_rngs,
+    split_rngs,
+)
 from treadle.transforms._vjp import jvp, vjp
 from treadle.transforms._vmap import vmap
 
@@ -50,6 +56,7 @@ __all__ = [
     "eval_shape",
     "explain_retraces",
     "fori_loop",
+    "fork_rngs",
     "grad",
     "jacfwd",
     "jacrev",
@@ -59,6 +66,8 @@ __all__ = [
     "pmap",
     "profile",
     "remat",
+    "reseed",
+    "restore_rngs",
     "scan",
     "shard_map",
     "split_rngs",

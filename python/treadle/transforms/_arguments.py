@@ -7,7 +7,7 @@ import inspect
 import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 from treadle.errors import GraphError, format_path
@@ -61,6 +61,25 @@ def parameter_name(function: Function, position: int) -> str:
     return f"args[{position}]"
 
 
+# Begins the names of arguments that no caller gives: the nodes that a function itself brings along.
+_COMPANION = "."
+
+
+def companion_name(label: str, number: int) -> str:
+    """By which name a node comes along that messages call `label`; another for each number."""
+    return f"{_COMPANION}{number}:{label}"
+
+
+def companion_label(name: str) -> str:
+    """What messages call a node that comes along by `name`."""
+    return name.partition(":")[2]
+
+
+def is_companion(name: object) -> TypeGuard[str]:
+    """Whether an argument's position or keyword is that of a node that its function brings along."""
+    return isinstance(name, str) and name.startswith(_COMPANION)
+
+
 def argument_label(function: Function, path: Path) -> str:
     """Write a path of a walked call as the function's author would: ``model.kernel``, ``x[0]``.
 
@@ -69,7 +88,10 @@ def argument_label(function: Function, path: Path) -> str:
     if not path:
         return "the arguments"
     which, *inner = path
-    root = parameter_name(function, which) if isinstance(which, int) else str(which)
+    if isinstance(which, int):
+        root = parameter_name(function, which)
+    else:
+        root = companion_label(which) if is_companion(which) else str(which)
     return format_path(inner, root)
 
 

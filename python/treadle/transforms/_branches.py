@@ -18,6 +18,7 @@ from treadle.transforms._arguments import (
     output_label,
 )
 from treadle.transforms._call import Call
+from treadle.transforms._companions import bring_together
 from treadle.transforms._driver import Rule, apply
 from treadle.transforms._eager import run_program
 from treadle.transforms._inside import Inside
@@ -210,7 +211,8 @@ def _cond(true_fun: Function, false_fun: Function, pred: Any, /, *operands: Any)
     def choose(branches: Sequence[Function], leaves: tuple[Any, ...]) -> Any:
         return jax.lax.cond(pred, *branches, leaves)
 
-    return apply(_Choice("cond", (true_fun, false_fun), choose), true_fun, operands, {})
+    functions, companions = bring_together((true_fun, false_fun))
+    return apply(_Choice("cond", functions, choose), functions[0], operands, companions)
 
 
 @partial(jit, static_argnums=0)
@@ -256,8 +258,13 @@ def switch(index: Any, branches: Sequence[Callable[[*Ts], R]], *operands: *Ts) -
 
 
 def _switch(branches: tuple[Function, ...], index: Any, /, *operands: Any) -> Any:
-    choose = partial(jax.lax.switch, index)
-    return apply(_Choice("switch", branches, choose), branches[0], operands, {})
+    def choose(branches: Sequence[Function], leaves: tuple[Any, ...]) -> Any:
+        # JAX calls a single branch without tracing it; what it captures could not be told from what it makes.
+        choices = branches if len(branches) > 1 else [jax.jit(branches[0])]
+        return jax.lax.switch(index, choices, leaves)
+
+    functions, companions = bring_together(branches)
+    return apply(_Choice("switch", functions, choose), functions[0], operands, companions)
 
 
 @partial(jit, static_argnums=0)

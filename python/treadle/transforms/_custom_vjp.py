@@ -18,6 +18,7 @@ from treadle.transforms._arguments import Function, function_name, normalize_arg
 from treadle.transforms._aside import Aside
 from treadle.transforms._axes import DiffState
 from treadle.transforms._call import Call, Outline
+from treadle.transforms._companions import Brought, apart, bring, bring_together, named_after
 from treadle.transforms._decorator import custom_rule_transform
 from treadle.transforms._differentiated import Differentiated
 from treadle.transforms._driver import Rule, apply
@@ -53,7 +54,7 @@ class CustomVjp(Generic[P, R]):
     def __init__(
         self, fun: Callable[P, R], nondiff_argnums: Sequence[int | DiffState], wrt: Filter
     ) -> None:
-        functools.update_wrapper(self, fun)
+        named_after(self, fun)
         self._fun = fun
         self._nondiff_argnums = tuple(nondiff_argnums)
         self._wrt = wrt
@@ -89,9 +90,18 @@ class CustomVjp(Generic[P, R]):
                 f"No derivative rule defined for custom_vjp function {function_name(self._fun)}: "
                 "call its defvjp(fwd, bwd) first."
             )
-        positional = _positional(self._fun, args, kwargs)
-        rule = _CustomVjp(self._rule, self._nondiff_argnums, self._wrt)
-        return apply(rule, self._fun, positional, {})
+        given, passed = apart(kwargs)
+        positional = _positional(self._fun, args, given)
+        fwd, bwd = self._rule
+        (fun, fwd), companions = bring_together((self._fun, fwd))
+        rule = _CustomVjp((fwd, bwd), self._nondiff_argnums, self._wrt)
+        return apply(rule, fun, positional, {**companions, **passed})
+
+
+@bring.register
+def _of_custom_vjp(function: CustomVjp) -> Brought:  # type: ignore[type-arg]
+    parts = (function._fun, *(function._rule or ())[:1])
+    return Brought(function, bring_together(parts)[1])
 
 
 def _positional(fun: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 One call of a lifted function:
 
-1. `Call` walks the arguments: one structure, a flat list of leaves, each object once.
+1. `Call` walks the arguments: one structure, a flat list of leaves, each object once. Nodes that the
+   function brings along, such as the instance of a bound method, are among them (`_companions`).
 2. `Rule.inputs` says what each leaf gets: an axis, a spec, whether it is differentiated.
 3. `Rule.run` hands a `Body` to the JAX transform. Inside, the body rebuilds fresh objects over the
    tracers, runs the user's function, walks again, and returns the leaves that changed, in groups
@@ -16,7 +17,6 @@ Whatever JAX raises about a leaf in steps 2 and 3 is said again with the leaf's 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -28,6 +28,8 @@ from treadle.transforms._arguments import Function
 from treadle.transforms._aside import Aside
 from treadle.transforms._bounded import Bounded
 from treadle.transforms._call import Call, Outline
+from treadle.transforms._captured import Reported
+from treadle.transforms._companions import apart, bring, bringing
 from treadle.transforms._inside import Inside, Output
 from treadle.transforms._messages import BIND, explain_call_error
 
@@ -171,10 +173,16 @@ def apply(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     bodies: Bounded[Any, Any] | None = None,
+    reported: Reported | None = None,
 ) -> Any:
-    """Call `function` under a rule."""
-    args, kwargs = rule.arrange(function, args, kwargs)
-    call = Call(rule.name, function, args, kwargs, frozenset(rule.static(function, len(args))))
+    """Call `function` under a rule. Nodes that it brings along come with the arguments."""
+    function, companions = bring(function)
+    given, passed = apart(kwargs)
+    if reported is not None and rule.reuses:
+        reported(rule.name, function)
+    args, given = rule.arrange(function, args, given)
+    given = {**given, **companions, **passed}
+    call = Call(rule.name, function, args, given, frozenset(rule.static(function, len(args))))
     inputs: Any = None
     body: Any = None
     try:
@@ -204,12 +212,12 @@ def lift(function: Function, rule: Rule) -> Function:
     # JAX reuses the trace of a loop body or checkpointed function when it gets the same function
     # object again. A body must therefore depend on its key only, and never on one call's leaves.
     bodies: Bounded[Any, Any] = Bounded(_MAX_BODIES)
+    reported = Reported()
 
-    @functools.wraps(function)
     def lifted(*args: Any, **kwargs: Any) -> Any:
-        return apply(rule, function, args, kwargs, bodies)
+        return apply(rule, function, args, kwargs, bodies, reported)
 
-    return lifted
+    return bringing(lifted, function)
 
 
 def as_arrays(tail: Tail) -> Tail:

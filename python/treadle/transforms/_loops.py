@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from treadle import _core
-from treadle.transforms._arguments import Function, argument_label
+from treadle.transforms._arguments import Function, argument_label, is_companion
 from treadle.transforms._call import Call, Outline
 from treadle.transforms._carry import Carried, CarriedObjects, check_type
+from treadle.transforms._companions import bring_together
 from treadle.transforms._driver import Rule, apply
 from treadle.transforms._eager import run_program
 from treadle.transforms._inside import Inside
@@ -34,14 +36,16 @@ class _Body:
     did is kept here, for one call.
 
     Args:
-        call: the walked arguments of the body; the last one is the carry.
+        call: the walked arguments of the body; the last positional one is the carry.
     """
 
     def __init__(self, call: Call) -> None:
         self.outline = call.outline()
         self.skipped = len(call.args) - 1
         self.carried = Carried(call, self.skipped)
-        numbers = sorted({ref for is_object, ref in self.carried.items if is_object})
+        companions = (items for which, _, items in call.argument_items() if is_companion(which))
+        items = itertools.chain(self.carried.items, *companions)
+        numbers = sorted({ref for is_object, ref in items if is_object})
         self.objects = CarriedObjects(call.where, call.function, call.graphdef, numbers)
         self.effects: Any = None
         self.sources: list[int] = []
@@ -154,11 +158,12 @@ def while_loop(cond_fun: Callable[[T], Any], body_fun: Callable[[T], T], init_va
 
 
 def _while(cond_fun: Function, body_fun: Function, init_val: Any, /) -> Any:
-    def loop(body: _Body, leaves: tuple[Any, ...]) -> Any:
-        test = partial(_test, body.outline.of(cond_fun))
-        return jax.lax.while_loop(test, body, leaves)
+    (test, step), companions = bring_together((cond_fun, body_fun))
 
-    return apply(_Loop("while_loop", loop), body_fun, (init_val,), {})
+    def loop(body: _Body, leaves: tuple[Any, ...]) -> Any:
+        return jax.lax.while_loop(partial(_test, body.outline.of(test)), body, leaves)
+
+    return apply(_Loop("while_loop", loop), step, (init_val,), companions)
 
 
 @partial(jit, static_argnums=0)

@@ -63,7 +63,7 @@ class _Pmap(MapRule):
             self.name, "donate_argnums", self.donate_argnums, call.function, len(call.args)
         )
         fixed = constants(call, plan.of(Role.BROADCAST))
-        donated = _donated(call, positions) - dict(fixed).keys()
+        donated = _donated(call, positions).difference(dict(fixed))
         return replace(plan, settings=_Settings(plan.size, donated, fixed))
 
     def seen(self, call: Call, inputs: Plan | None) -> Iterable[int]:

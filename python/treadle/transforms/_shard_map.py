@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from treadle.transforms._arguments import Function, Path
 from treadle.transforms._axes import StateSharding
 from treadle.transforms._call import Call
+from treadle.transforms._companions import apart
 from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import Rule, lift
 from treadle.transforms._inside import Inside, Output
@@ -61,6 +62,11 @@ class _SpecOptions(MapOptions):
             return StateEntry(rules, _WHOLE, required=axis)
         return StateEntry(((..., _spec(axis)),))
 
+    @property
+    def companion_entry(self) -> StateEntry:
+        """What the function brings along is whole on each device."""
+        return StateEntry(((..., _WHOLE),))
+
     def array_axis(self, axis: Any, label: str) -> Any:
         """What a spec means for an array outside any node."""
         if isinstance(axis, StateSharding):
@@ -93,10 +99,11 @@ class _ShardMap(Rule):
         self.settings = settings
 
     def inputs(self, call: Call) -> Plan:
-        if call.kwargs:
+        given, _ = apart(call.kwargs)
+        if given:
             raise TypeError(
                 f"{call.where} takes positional arguments only, because in_specs describes them "
-                f"by position; got {', '.join(sorted(call.kwargs))} by keyword."
+                f"by position; got {', '.join(sorted(given))} by keyword."
             )
         return Resolver(call, self.options).plan()
 

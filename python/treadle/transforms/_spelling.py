@@ -24,9 +24,16 @@ from jax.sharding import PartitionSpec
 from treadle import _core
 from treadle._graph.filters import Filter, compile_filters, to_filter_spec
 from treadle.errors import format_path
-from treadle.transforms._arguments import Function, Path, argument_label, function_name
+from treadle.transforms._arguments import (
+    Function,
+    Path,
+    argument_label,
+    function_name,
+    is_companion,
+)
 from treadle.transforms._axes import ByFilter, Carry, StateAxes
 from treadle.transforms._call import Call, Items
+from treadle.transforms._companions import apart
 from treadle.transforms._frozen import DEFAULT_STATE_AXES, NO_METADATA
 from treadle.transforms._places import by_place, has_place, places
 from treadle.transforms._trees import spread_prefix, tree_leaves
@@ -205,6 +212,13 @@ class MapOptions:
             return StateEntry(tuple(axes.items()), self.unselected, streams="split_rngs")
         return StateEntry(((..., axis),), streams="entry", may_change=True)
 
+    @property
+    def companion_entry(self) -> StateEntry:
+        """What holds for a node that the function brings along, of which no parameter speaks."""
+        if self.carries:
+            return StateEntry(((..., Carry),))
+        return StateEntry(((..., None),), streams="entry", may_change=True)
+
     def speaks_of(self, axis: Any) -> bool:
         """Whether an entry of given `out_axes` says where state is that the function returns."""
         return "out_axes" in self.given and (self.speaks_of_nodes or isinstance(axis, ByFilter))
@@ -341,7 +355,7 @@ class MapOptions:
 
     def _keyword_axes(self, call: Call) -> dict[str, list[Any]]:
         """For each keyword argument the axes of its items."""
-        kwargs = dict(call.kwargs)
+        kwargs, _ = apart(call.kwargs)
         axes: dict[str, list[Any]] = {}
         if kwargs and not (
             isinstance(self.in_axes, tuple) or self.of_class or self.given & _CONTRACT_ONLY
@@ -392,6 +406,9 @@ class MapOptions:
         for which, value, items in call.argument_items():
             label = argument_label(call.function, (which,))
             if which in call.static:
+                continue
+            if is_companion(which):
+                yield Argument(which, label, [self.companion_entry], [NO_ENTRY], items)
                 continue
             exact: Any = NO_ENTRY
             if isinstance(which, str):

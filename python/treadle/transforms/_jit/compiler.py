@@ -9,21 +9,29 @@ from typing import Any
 import jax
 
 from treadle import _core
-from treadle.transforms._arguments import Function, argument_label, naming
+from treadle.errors import DonationWarning
+from treadle.transforms._arguments import Function, argument_label, function_name, naming
 from treadle.transforms._bounded import Bounded
+from treadle.transforms._captured import Reported
+from treadle.transforms._companions import Companions
 from treadle.transforms._jit.copying import Recipe
 from treadle.transforms._jit.explanations import explain
 from treadle.transforms._jit.options import Options
 from treadle.transforms._jit.program import Plan, Program, donated_leaves
 from treadle.transforms._jit.retraces import Retrace, TraceLog
 from treadle.transforms._jit.stages import Lowered, Traced, arguments_of
+from treadle.transforms._warnings import warn
+
+# Leaves that a message names.
+_SHOWN = 8
 
 
 class Compiler:
     """Traces structures that the dispatcher has not seen, and explains errors.
 
     Args:
-        function: the function to compile.
+        function: the function to compile, apart from what it brings along.
+        companions: the nodes that it brings along.
         options: what `jit` was told.
         capacity: how many structures are remembered.
         recipe: how to make another such jitted function.
@@ -32,11 +40,21 @@ class Compiler:
     # What users of the dispatcher find here, for its `dir`.
     attributes = ("clear_cache", "eval_shape", "lower", "num_traces", "retraces", "trace")
 
-    def __init__(self, function: Function, options: Options, capacity: int, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        function: Function,
+        companions: Companions,
+        options: Options,
+        capacity: int,
+        recipe: Recipe,
+    ) -> None:
         self.function = function
+        self.companions = companions
         self.options = options
         self.recipe = recipe
         self.log = TraceLog(function)
+        self._reported = Reported()
+        self._said_copies = False
         self.compiled: Bounded[_core.GraphDef, Plan] = Bounded(capacity)
         # A weak reference to it, since it holds this.
         self.dispatcher: Callable[[], Any] = lambda: None
@@ -49,8 +67,29 @@ class Compiler:
 
     @staticmethod
     def copy(array: Any) -> Any:
-        """A copy of a leaf, whose buffer may be given away."""
-        return array.copy() if isinstance(array, jax.Array) else array
+        """A copy of a leaf, whose buffers may be given away."""
+        return jax.tree_util.tree_map(
+            lambda part: part.copy() if isinstance(part, jax.Array) else part, array
+        )
+
+    def on_copies(
+        self, graphdef: _core.GraphDef, leaves: Sequence[int], values: Sequence[Any]
+    ) -> None:
+        """Say once that leaves are copied instead of donated, since somebody else holds them."""
+        if self._said_copies:
+            return
+        self._said_copies = True
+        paths = graphdef.paths()
+        names = [argument_label(self.function, paths[leaf]) for leaf in leaves[:_SHOWN]]
+        more = f" and {len(leaves) - _SHOWN} more" if len(leaves) > _SHOWN else ""
+        size = sum(part.nbytes for part in jax.tree_util.tree_leaves([*values]))
+        warn(
+            f"jit of {function_name(self.function)} copies {', '.join(names)}{more} ({size} bytes) "
+            "instead of donating: other objects hold the same arrays, such as a clone, a State or a "
+            "variable of yours. Give them arrays of their own, for example with "
+            "nnx.clone(model, arrays=True), or let go of them before the call.",
+            DonationWarning,
+        )
 
     def plan(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> Plan:
         """What calls of a structure need."""
@@ -84,13 +123,14 @@ class Compiler:
 
     def trace(self, *args: Any, **kwargs: Any) -> Traced[Any]:
         """Trace for these arguments."""
+        kwargs = {**self.companions, **kwargs}
         graphdef, leaves, plan = self._collect(args, kwargs)
         arguments = arguments_of(graphdef, leaves, self.options.static, args, kwargs)
         return Traced(plan.function.trace(*leaves), self, plan, arguments)
 
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         """The result for these arguments, in shapes."""
-        graphdef, leaves, plan = self._collect(args, kwargs)
+        graphdef, leaves, plan = self._collect(args, {**self.companions, **kwargs})
         effects, out = plan.read(plan.function.eval_shape(*leaves))
         # What did not change is no output: it comes from the arguments, and shall be a shape as well.
         shapes = jax.eval_shape(lambda *values: values, *leaves)
@@ -104,9 +144,9 @@ class Compiler:
         if dispatcher is not None:
             dispatcher._clear_plans()
 
-    def donated(self, graphdef: _core.GraphDef) -> tuple[int, ...]:
-        """The leaves of a call of this structure that it uses up."""
-        return donated_leaves(self.options, graphdef)
+    def donated(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> tuple[int, ...]:
+        """The leaves of a call that it uses up."""
+        return donated_leaves(self.options, graphdef, leaves)
 
     def _collect(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -121,4 +161,5 @@ class Compiler:
         def log(difference: tuple[str, Any, Any] | None) -> None:
             self.log.record(self.dispatcher(), difference)
 
+        self._reported("jit", self.function)
         return Program(self.function, self.options, graphdef, leaves, [*self.compiled], log).plan()

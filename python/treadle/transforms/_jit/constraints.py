@@ -11,7 +11,9 @@ from treadle import _core
 from treadle._core import VariableState
 from treadle._graph.state import State
 from treadle._sharding import partitions as spmd
+from treadle.errors import format_path
 from treadle.transforms._trees import tree_flatten
+from treadle.transforms._warnings import warn
 
 
 class Constraints:
@@ -22,17 +24,26 @@ class Constraints:
     """
 
     def __init__(self, change: bool | Callable[[State], State]) -> None:
-        self._change = change if callable(change) else _by_metadata
+        self._change = change if callable(change) else self._by_metadata
+        self._said = False
 
     def enter(self, graphdef: _core.GraphDef, values: Sequence[Any]) -> list[Any]:
         """The leaves `values` of a call, constrained."""
-        flat = _walk(graphdef, _core.unflatten(graphdef, values)[1])
+        refs = _core.unflatten(graphdef, values)[1]
+        flat = _walk(graphdef, refs)
         if not flat.leaves:
             return list(values)
-        place = {id(value): leaf for leaf, value in enumerate(values)}
+        # One array may be the value of several Variables.
+        by_owner = {
+            id(refs[ref]): leaf for leaf, ref in enumerate(graphdef.leaf_refs()) if ref >= 0
+        }
+        bare = {id(value): leaf for leaf, value in enumerate(values)}
+        owners = flat.graphdef.leaf_refs()
         out = list(values)
         for leaf, constrained in self._constrained(flat).items():
-            out[place[id(flat.leaves[leaf])]] = constrained
+            ref = owners[leaf]
+            place = by_owner[id(flat.refs[ref])] if ref >= 0 else bare[id(flat.leaves[leaf])]
+            out[place] = constrained
         return out
 
     def leave(
@@ -74,6 +85,32 @@ class Constraints:
             for path, entry in wanted.flat_state().items()
         }
 
+    def _by_metadata(self, state: State) -> State:
+        """Constrain each Variable by its ``sharding`` metadata."""
+        constrained = jax.tree.map(
+            _constrain,
+            state,
+            spmd.get_partition_spec(state),
+            is_leaf=lambda leaf: isinstance(leaf, VariableState),
+        )
+        if not self._said and not spmd.has_context_mesh():
+            self._say_without_mesh(state)
+        return constrained
+
+    def _say_without_mesh(self, state: State) -> None:
+        entries = state.flat_state().items()
+        found = [(path, e.get_metadata()) for path, e in entries if isinstance(e, VariableState)]
+        if any(metadata.get("mesh") is not None for _, metadata in found):
+            return
+        self._said = True
+        named = [path for path, metadata in found if metadata.get("sharding") is not None]
+        which = f", such as that of {format_path(named[0], 'state')}," if named else ""
+        warn(
+            f"jit: constrain_state=True constrained nothing: there is no mesh. Names of mesh axes{which} "
+            'need one: call within jax.set_mesh(mesh), or give Variables mesh=... beside "sharding".',
+            UserWarning,
+        )
+
 
 def _walk(graphdef: _core.GraphDef, refs: Sequence[Any]) -> _core.Flat:
     """The node among the arguments, or all of them by position."""
@@ -82,24 +119,11 @@ def _walk(graphdef: _core.GraphDef, refs: Sequence[Any]) -> _core.Flat:
     return _core.flatten(nodes[0] if len(nodes) == 1 else nodes)
 
 
-def _by_metadata(state: State) -> State:
-    """Constrain each Variable by its ``sharding`` metadata."""
-
-    def is_leaf(leaf: Any) -> bool:
-        return leaf is None or isinstance(leaf, jax.sharding.PartitionSpec)
-
-    def constrain(entry: Any, specs: Any) -> Any:
-        mesh = entry.get_metadata().get("mesh") if isinstance(entry, VariableState) else None
-        return jax.tree.map(
-            lambda spec, value: spmd.with_sharding_constraint(value, spec, mesh),
-            specs,
-            entry,
-            is_leaf=is_leaf,
-        )
-
+def _constrain(entry: Any, specs: Any) -> Any:
+    mesh = entry.get_metadata().get("mesh") if isinstance(entry, VariableState) else None
     return jax.tree.map(
-        constrain,
-        state,
-        spmd.get_partition_spec(state),
-        is_leaf=lambda leaf: isinstance(leaf, VariableState),
+        lambda spec, value: spmd.with_sharding_constraint(value, spec, mesh),
+        specs,
+        entry,
+        is_leaf=lambda leaf: leaf is None or isinstance(leaf, jax.sharding.PartitionSpec),
     )

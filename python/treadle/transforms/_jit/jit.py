@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from treadle import _core
+from treadle._graph.filters import Filter
 from treadle._graph.state import State
+from treadle.transforms._companions import Brought, bring, named_after
 from treadle.transforms._decorator import jit_transform
 from treadle.transforms._jit.compiler import Compiler
 from treadle.transforms._jit.copying import Recipe
@@ -107,7 +109,7 @@ def jit(
     backend: str | None = None,
     inline: bool = False,
     abstracted_axes: Any = None,
-    donate_state: bool = False,
+    donate_state: Filter = False,
     constrain_state: bool | Callable[[State], State] = False,
 ) -> JitWrapped[P, R]:
     """Compile a function whose arguments and results may be or contain graph nodes.
@@ -136,7 +138,9 @@ def jit(
         backend: the backend to run on, as in `jax.jit`.
         inline: inline the function into enclosing programs.
         abstracted_axes: as in the jax versions that have it; an error elsewhere.
-        donate_state: donate the leaves of all graph nodes among the arguments.
+        donate_state: donate the leaves of all graph nodes among the arguments; or a filter that
+            selects them by path, type and metadata. An array that somebody else holds too (a clone, a
+            State, a variable of yours) is copied instead, with a warning once.
         constrain_state: constrain the sharding of state, on the way in and out: True by the
             Variables' ``sharding`` metadata, or a function from a State to a constrained State.
 
@@ -166,13 +170,19 @@ def jit(
     (20, 2)
     """
     settings = {name: value for name, value in locals().items() if name != "fun"}
-    options = Options(fun, settings)
-    compiler = Compiler(fun, options, _CAPACITY, Recipe(jit, settings))
-    dispatcher = _core.Dispatcher(compiler, *options.static, _CAPACITY)
+    function, companions = bring(fun)
+    options = Options(function, settings)
+    compiler = Compiler(function, companions, options, _CAPACITY, Recipe(jit, settings))
+    dispatcher = _core.Dispatcher(compiler, *options.static, _CAPACITY, companions)
     compiler.dispatcher = weakref.ref(dispatcher)
-    functools.update_wrapper(cast("Any", dispatcher), fun)
+    named_after(dispatcher, fun)
     plan_caches.add(compiler)
     return cast("JitWrapped[P, R]", dispatcher)
+
+
+@bring.register
+def _of_dispatcher(function: _core.Dispatcher) -> Brought:
+    return Brought(function, function.companions)
 
 
 @overload

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from treadle._graph.filters import Filter, compile_filters
 from treadle._graph.state import State
 from treadle.transforms._arguments import Function, function_name
 from treadle.transforms._jit.jax_internals import JIT_PARAMETERS
@@ -35,7 +36,8 @@ class Options:
 
     static: Selected
     donated: Selected
-    donate_state: bool
+    # The filter that selects state to donate; None selects none.
+    donate_state: Filter | None
     constrain_state: bool | Callable[[State], State]
     in_shardings: Any
     out_shardings: Any
@@ -58,7 +60,9 @@ class Options:
                 f"jit: arguments {sorted(map(str, both))} are both static and "
                 f"donated; a static argument has no buffer to donate."
             )
-        self.donate_state = bool(settings["donate_state"])
+        donate_state = settings["donate_state"]
+        self.donate_state = None if donate_state is False else donate_state
+        compile_filters((self.donate_state,))
         self.constrain_state = settings["constrain_state"]
         self.in_shardings = settings["in_shardings"]
         self.out_shardings = settings["out_shardings"]

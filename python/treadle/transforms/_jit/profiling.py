@@ -129,6 +129,7 @@ def profile(step: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Profile:
     ...
     """
     jitted, args = _unbound(step, args)
+    kwargs = {**jitted.companions, **kwargs}
     graphdef, arguments = _copies(jitted, args, kwargs)
     (given, named), donated = arguments
     result, first = jitted._timed(given, named)
@@ -201,7 +202,7 @@ def _leaves(jitted: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[
 def _copies(jitted: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Structure, equal arguments with other nodes, and the leaves that a call would use up."""
     flat = _walk(jitted, args, kwargs)
-    donated = frozenset(jitted.donated(flat.graphdef))
+    donated = frozenset(jitted.donated(flat.graphdef, flat.leaves))
     leaves = [jitted.copy(leaf) if i in donated else leaf for i, leaf in enumerate(flat.leaves)]
     arguments, _ = _core.unflatten(flat.graphdef, leaves)
     return flat.graphdef, (arguments, donated)

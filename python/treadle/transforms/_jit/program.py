@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from treadle import _core
+from treadle._graph.filters import compile_filters
 from treadle._sharding.rules import rules_in_force
 from treadle.transforms._arguments import Function, function_name
 from treadle.transforms._call import Outline
@@ -18,7 +19,13 @@ from treadle.transforms._jit.explanations import no_jax_output
 from treadle.transforms._jit.jax_internals import UNSPECIFIED, describe
 from treadle.transforms._jit.options import Options
 from treadle.transforms._jit.retraces import leaf_type, structure_difference, type_difference
-from treadle.transforms._jit.shardings import keep_shardings, leaf_shardings, shard_result
+from treadle.transforms._jit.shardings import (
+    is_placed_like,
+    keep_shardings,
+    leaf_shardings,
+    place_value,
+    shard_result,
+)
 
 
 class Plan(NamedTuple):
@@ -30,6 +37,9 @@ class Plan(NamedTuple):
     effects: list[_core.Effects]
     # What in_shardings says about each leaf, for messages.
     shardings: tuple[Any, ...] | None = None
+    # Leaves that a call leaves placed even if it only reads them, and what places the leaves of a call.
+    placed: tuple[int, ...] = ()
+    place: Callable[[Sequence[Any]], list[Any]] | None = None
 
     def read(self, returned: Any) -> tuple[_core.Effects, tuple[Any, ...]]:
         """Effects and output leaves of what the function returned."""
@@ -70,7 +80,7 @@ class Program:
         self._types: tuple[str, ...] | None = None
         self._rules = rules_in_force()
         self._effects: list[_core.Effects] = []
-        self._donated = donated_leaves(options, graphdef)
+        self._donated = donated_leaves(options, graphdef, leaves)
         # A donated leaf comes out also where it did not change, as its buffer is gone.
         keep = [True] * graphdef.num_leaves
         for leaf in self._donated:
@@ -101,7 +111,33 @@ class Program:
             # a warning about a line of treadle's.
             warnings.simplefilter("ignore", DeprecationWarning)
             compiled = jax.jit(traced, donate_argnums=self._donated or None, **passed)
-        return Plan(compiled, self._donated, self._effects, self._shardings)
+        placed = self._placed_leaves()
+        place = self._place if placed else None
+        return Plan(compiled, self._donated, self._effects, self._shardings, placed, place)
+
+    def _placed_leaves(self) -> tuple[int, ...]:
+        """The leaves of Variables for which there may be a place."""
+        owners, shardings = self._graphdef.leaf_refs(), self._shardings
+        return tuple(
+            leaf
+            for leaf, owner in enumerate(owners)
+            if owner >= 0
+            and (self._constraints is not None or (shardings and shardings[leaf] is not None))
+        )
+
+    def _place(self, leaves: Sequence[Any]) -> list[Any]:
+        """The leaves of a call, where the program wants them; those that are there are the same objects."""
+        placed = list(leaves)
+        if self._constraints is not None:
+            placed = self._constraints.enter(self._graphdef, placed)
+        if self._shardings is not None:
+            for leaf in self._placed_leaves():
+                if self._shardings[leaf] is not None:
+                    placed[leaf] = place_value(placed[leaf], self._shardings[leaf])
+        return [
+            before if is_placed_like(before, after) else after
+            for before, after in zip(leaves, placed, strict=True)
+        ]
 
     def _trace(self, values: tuple[Any, ...]) -> Any:
         """What JAX traces: from leaves to leaves."""
@@ -144,13 +180,17 @@ class Program:
         return effects, tuple(out)
 
 
-def donated_leaves(options: Options, graphdef: _core.GraphDef) -> tuple[int, ...]:
+def donated_leaves(
+    options: Options, graphdef: _core.GraphDef, leaves: Sequence[Any]
+) -> tuple[int, ...]:
     """The leaves of a call whose buffers it may reuse, ascending."""
     donated: set[int] = set()
-    if options.donate_state:
-        for is_ref, index in graphdef.root_items():
-            if is_ref:
-                donated.update(graphdef.reachable(index))
+    for is_ref, index in graphdef.root_items():
+        if is_ref and options.donate_state is not None:
+            donated.update(graphdef.reachable(index))
+    if donated:
+        selected = graphdef.partition(compile_filters((options.donate_state,)), leaves)
+        donated = {leaf for leaf in donated if selected[leaf] == 0}
     positions, names = options.donated
     if positions or names:
         for leaf, path in enumerate(graphdef.paths()):

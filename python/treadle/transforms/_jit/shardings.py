@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from treadle import _core
 from treadle.errors import format_path
 from treadle.transforms._arguments import Function, function_name
 from treadle.transforms._axes import StateSharding
 from treadle.transforms._call import Call
+from treadle.transforms._companions import apart
 from treadle.transforms._trees import spread_prefix, tree_flatten
 
 
@@ -35,13 +37,14 @@ def leaf_shardings(
         ValueError: it does not fit the arguments.
     """
     (args, kwargs), _ = _core.unflatten(graphdef, leaves)
-    if kwargs:
+    given, companions = apart(kwargs)
+    if given:
         raise ValueError(
             f"jit: in_shardings of {function_name(function)} says nothing about the "
-            f"keyword argument{'' if len(kwargs) == 1 else 's'} {', '.join(sorted(kwargs))}. "
+            f"keyword argument{'' if len(given) == 1 else 's'} {', '.join(sorted(given))}. "
             f"Pass all arguments by position, or place them with jax.device_put."
         )
-    call = Call("jit", function, args, {}, static)
+    call = Call("jit", function, args, companions, static)
     args = tuple(a for i, a in enumerate(args) if i not in static)
     if isinstance(prefix, list):
         prefix = tuple(prefix)
@@ -49,7 +52,8 @@ def leaf_shardings(
         prefix, args, "jit: in_shardings (for the arguments that are not static)", _is_sharding
     )
     spread: list[Any] = [None] * graphdef.num_leaves
-    for entry, (is_ref, index) in zip(entries, graphdef.root_items(), strict=True):
+    # Companions come last, and have no entries.
+    for entry, (is_ref, index) in zip(entries, graphdef.root_items(), strict=not companions):
         for leaf in graphdef.reachable(index) if is_ref else (index,):
             sharding = _sharding_of(call, leaf, entry)
             if spread[leaf] is not None and sharding is not None and spread[leaf] != sharding:
@@ -99,6 +103,29 @@ def shard_result(function: Function, prefix: Any, result: Any) -> Any:
             [_place_result(result, i, call.leaves[j], to, paths[j][1:]) for j, to in chosen],
         )
     return jax.tree_util.tree_unflatten(treedef, leaves)
+
+
+def place_value(value: Any, sharding: Any) -> Any:
+    """A value of a Variable where `in_shardings` wants it, in a trace or outside of one."""
+    if isinstance(value, Tracer) or not isinstance(sharding, jax.sharding.Sharding):
+        return _placed(value, sharding)
+    return jax.device_put(value, sharding)
+
+
+def is_placed_like(value: Any, placed: Any) -> bool:
+    """Whether an array is already where `placed`, which was made of it, is."""
+    if not (_is_concrete(value) and _is_concrete(placed)):
+        return value is placed
+    was, now = value.sharding, placed.sharding
+    return (
+        type(was) is type(now)
+        and was.memory_kind == now.memory_kind
+        and was.is_equivalent_to(now, value.ndim)
+    )
+
+
+def _is_concrete(value: Any) -> bool:
+    return isinstance(value, jax.Array) and not isinstance(value, Tracer)
 
 
 def _sharding_of(call: Call, leaf: int, entry: Any) -> Any:

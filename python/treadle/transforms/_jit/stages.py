@@ -9,6 +9,7 @@ from jax.core import Tracer
 
 from treadle import _core
 from treadle.transforms._arguments import Function, function_name
+from treadle.transforms._companions import Companions
 from treadle.transforms._jit.retraces import leaf_type, shown, structure_difference, type_difference
 
 __all__ = ["Compiled", "Lowered", "Traced"]
@@ -20,8 +21,12 @@ class Compiler(Protocol):
     """The Python side of the dispatcher of the jitted function that a stage comes from."""
 
     function: Function
+    companions: Companions
 
     def copy(self, array: Any, /) -> Any: ...
+    def on_copies(
+        self, graphdef: _core.GraphDef, leaves: Sequence[int], values: Sequence[Any], /
+    ) -> None: ...
     def on_error(
         self, graphdef: _core.GraphDef | None, leaves: Sequence[Any], error: Exception
     ) -> Exception | None: ...
@@ -144,7 +149,9 @@ class Compiled(_Stage[R_co]):
         super().__init__(stage, compiler, plan, arguments)
         only = _OnePlan(compiler, plan._replace(function=stage), arguments)
         positions, names = arguments.static_args, arguments.static_kwargs
-        self._dispatcher = _core.Dispatcher(only, frozenset(positions), frozenset(names), 1)
+        self._dispatcher = _core.Dispatcher(
+            only, frozenset(positions), frozenset(names), 1, compiler.companions
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> R_co:
         """Run the program on arguments like those it was compiled for, without the static ones."""
@@ -172,7 +179,7 @@ class _OnePlan:
         self._compiler = compiler
         self._plan = plan
         self._arguments = arguments
-        self.copy = compiler.copy
+        self.copy, self.on_copies = compiler.copy, compiler.on_copies
 
     def plan(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> Any:
         known = self._arguments.graphdef

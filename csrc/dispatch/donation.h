@@ -1,0 +1,29 @@
+// Arrays that are given away: who else holds them.
+#pragma once
+
+#include "dispatch/guards.h"
+
+namespace treadle {
+
+// What of a call may be donated, and how the plan's structure tells of a leaf whether a node holds it.
+// Invariant: `leaves` is ascending; `in_node` has an entry for each leaf of the structure.
+struct Donation {
+  Donation() = default;
+  Donation(std::vector<uint32_t> donated, const GraphDef &def);
+
+  bool empty() const { return leaves.empty(); }
+
+  std::vector<uint32_t> leaves;
+  std::vector<bool> in_node;
+};
+
+// What cannot be given away as it is, of the leaves that a call donates.
+struct Separation {
+  std::vector<uint32_t> shared;  // leaves in nodes whose array somebody else holds as well
+  std::vector<uint32_t> copied;  // all that need a copy: those, and what the call itself uses twice
+};
+
+// Looks at reference counts. An argument's own array is its caller's to give away, whoever else holds it.
+Separation separate(const Donation &donation, const CallFrame &frame);
+
+}  // namespace treadle
