@@ -15,6 +15,7 @@ void bind_variable_state(nb::module_ &m);
 void bind_state_pytree(nb::module_ &m);
 void bind_node_types(nb::module_ &m);
 void bind_variables(nb::module_ &m);
+void bind_definitions(nb::module_ &m);
 void bind_fingerprints(nb::module_ &m);
 void bind_graphdef(nb::module_ &m);
 void bind_pickling(nb::module_ &m);

@@ -14,6 +14,7 @@ NB_MODULE(_core, m) {
   treadle::bind_state_pytree(m);
   treadle::bind_node_types(m);
   treadle::bind_variables(m);
+  treadle::bind_definitions(m);
   treadle::bind_fingerprints(m);
   treadle::bind_graphdef(m);
   treadle::bind_walk(m);

@@ -84,6 +84,9 @@ class Fingerprint:
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
 
+def definitions_below(root: Any) -> tuple[Any, ...]:
+    """Names and values of what the classes of a node and of those below define, but for known packages' own."""
+
 def fingerprint(*functions: Any) -> Fingerprint | None:
     """What such functions read now, at any depth. None if nobody can tell whether some of it will be the same."""
 
