@@ -11,8 +11,9 @@ NB_MODULE(_core, m) {
   treadle::bind_build_info(m);
   treadle::bind_settings(m);
   treadle::bind_cells(m);
-  treadle::bind_state_pytree(m);
+  treadle::bind_cell_pytrees(m);
   treadle::bind_node_types(m);
+  treadle::bind_callables(m);
   treadle::bind_variables(m);
   treadle::bind_definitions(m);
   treadle::bind_fingerprints(m);
@@ -20,6 +21,7 @@ NB_MODULE(_core, m) {
   treadle::bind_walk(m);
   treadle::bind_arguments(m);
   treadle::bind_rebuild(m);
+  treadle::bind_node_pytrees(m);
   treadle::bind_update(m);
   treadle::bind_effects(m);
   treadle::bind_outputs(m);

@@ -31,6 +31,7 @@ void configure(const nb::kwargs &options) {
   fresh->variable_state_repr = setting(options, "variable_state_repr");
   fresh->same = setting(options, "same");
   fresh->value_key = setting(options, "value_key");
+  fresh->register_pytree = setting(options, "register_pytree");
   nb::module_ types = nb::module_::import_("types");
   fresh->function_type = types.attr("FunctionType");
   fresh->method_type = types.attr("MethodType");

@@ -496,6 +496,10 @@ PyType_Spec spec = {"treadle._core.Dispatcher", sizeof(Dispatcher), 0,
 
 }  // namespace
 
-void bind_dispatcher(nb::module_ &m) { py::add_type(m, spec, "Dispatcher"); }
+void bind_dispatcher(nb::module_ &m) {
+  PyTypeObject *type = py::add_type(m, spec, "Dispatcher");
+  // Instances say what was jitted, as functions that transforms give do.
+  nb::setattr(py::as_object(type), "_lifted_", nb::bool_(true));
+}
 
 }  // namespace treadle

@@ -1,5 +1,6 @@
 #include "dispatch/guards.h"
 
+#include "objects/callables.h"
 #include "objects/cells.h"
 #include "settings.h"
 #include "statics/hashing.h"
@@ -42,6 +43,30 @@ bool same_static(PyObject *known, PyObject *value) {
   const NodeType *type = known_type(Py_TYPE(value));
   if (type == nullptr || type->kind != Kind::Static || type->static_kind != StaticKind::Simple) return false;
   return static_equal(known, value);
+}
+
+// By their pointers.
+bool same_names(PyObject *tuple, PyObject *other) {
+  if (tuple == other) return true;
+  if (py::tuple_size(tuple) != py::tuple_size(other)) return false;
+  for (Py_ssize_t i = 0; i < py::tuple_size(tuple); ++i) {
+    if (py::tuple_item(tuple, i) != py::tuple_item(other, i)) return false;
+  }
+  return true;
+}
+
+// Runs no Python.
+bool same_plain_key(PyObject *known, PyObject *key) {
+  return known == key || (Py_TYPE(known) == Py_TYPE(key) && is_plain_key(key) && py::equal(known, key));
+}
+
+// True if the dict has the keys in this order, all of them plain.
+bool has_plain_keys_in(PyObject *order, PyObject *dict) {
+  Py_ssize_t i = 0;
+  for (auto [key, value] : py::DictItems(dict)) {
+    if (i >= py::tuple_size(order) || !same_plain_key(py::tuple_item(order, i++), key)) return false;
+  }
+  return i == py::tuple_size(order);
 }
 
 // True if `value` is of the type that the operation has as its constant, or of `otherwise` if it has none.
@@ -153,10 +178,9 @@ bool Guards::guard_foreign(const GraphDef &def, uint32_t r, PyObject *object, co
 bool Guards::guard_attributes(const GraphDef &def, uint32_t r, PyObject *object, const NodeLayout *layout) {
   const RefDef &ref = def.refs[r];
   auto order = key_order(py::instance_dict(object).ptr(), layout);
-  if (py::tuple_size(order->sorted.ptr()) != static_cast<Py_ssize_t>(ref.n_children)) return false;
-  for (uint32_t i = 0; i < ref.n_children; ++i) {
-    if (py::tuple_item(order->sorted.ptr(), i) != def.child_key(r, i)) return false;
-  }
+  if (!same_names(order->children.ptr(), def.order(ref.keys)) ||
+      !same_names(order->sorted.ptr(), def.constant(ref.keys)))
+    return false;
   for (size_t i = 0; i < order->inserted.size(); ++i) {
     AttributeCheck check{order->inserted[i].ptr(), nullptr, kNone};
     if (order->rank[i] != kNone) {
@@ -380,24 +404,45 @@ bool Guards::match_container(const GraphDef &def, uint32_t &at, PyObject *value,
     }
     case Op::Dict:
       return py::is_exact(value, &PyDict_Type) && match_dict(def, item, at, value, frame, depth);
+    case Op::Method:
+    case Op::Partial:
+    case Op::Lifted:
+      return match_callable(def, item, at, value, frame, depth);
     default:
       return false;
   }
 }
 
+bool Guards::match_callable(const GraphDef &def, const Item &item, uint32_t &at, PyObject *value, CallFrame &frame,
+                            int depth) const {
+  const NodeType *type = known_type(Py_TYPE(value));
+  if (type == nullptr || type->callable != callable_of(item.op)) return false;
+  if (item.op == Op::Partial && !is_of_type(def, item, value, nullptr)) return false;
+  const CallableParts parts = parts_of(value, type->callable);
+  if (parts.count != item.n) return false;
+  if (item.op == Op::Lifted && recipe_of(value) != def.constant(item.constant)) return false;
+  for (size_t i = 0; i < parts.count; ++i) {
+    if (!match_at(def, at, parts.items[i], frame, depth + 1)) return false;
+  }
+  return true;
+}
+
 bool Guards::match_dict(const GraphDef &def, const Item &item, uint32_t &at, PyObject *dict, CallFrame &frame,
                         int depth) const {
   if (py::dict_size(dict) != static_cast<Py_ssize_t>(item.n)) return false;
-  PyObject *keys = def.child_keys(item);
-  // Most dicts were filled in sorted order; from the first key that was not on, items are looked up.
+  PyObject *keys = def.child_keys(item), *order = def.order(item.keys());
+  const bool in_node = at <= def.root_begin;
+  // From the first key on that is not where it sorts, items are looked up.
   PyObject *next = nullptr, *found = nullptr;
   Py_ssize_t position = 0;
-  bool in_order = true;
+  bool in_order = order == keys;
+  if (!in_order && !has_plain_keys_in(order, dict)) return false;
   for (Py_ssize_t i = 0; i < static_cast<Py_ssize_t>(item.n); ++i) {
     PyObject *key = py::tuple_item(keys, i);
     if (in_order && !(PyDict_Next(dict, &position, &next, &found) && next == key)) {
+      // A name made at run time is another object.
       in_order = false;
-      if (!has_plain_keys(dict)) return false;
+      if (!(in_node ? has_plain_keys_in(order, dict) : has_plain_keys(dict))) return false;
     }
     if (!in_order) found = PyDict_GetItemWithError(dict, key);
     if (found == nullptr) {

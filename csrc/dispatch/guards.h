@@ -68,6 +68,8 @@ class Guards {
   bool match_container(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
   bool match_dict(const GraphDef &def, const Item &item, uint32_t &at, PyObject *dict, CallFrame &frame,
                   int depth) const;
+  bool match_callable(const GraphDef &def, const Item &item, uint32_t &at, PyObject *value, CallFrame &frame,
+                      int depth) const;
   bool match_at(const GraphDef &def, uint32_t &at, PyObject *value, CallFrame &frame, int depth) const;
 
   // An attribute, in the order they were set: its name, the object it must be, and the expression that tells of others

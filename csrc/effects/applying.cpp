@@ -76,6 +76,51 @@ nb::object apply_values(const Effects &effects, const std::vector<nb::object> &r
   return result;
 }
 
+// What was there in its order, and then what was added in the order in which it came.
+nb::object order_kept(const GraphDef &before, const GraphDef &after, uint32_t r) {
+  nb::object was = nb::borrow<nb::object>(before.order(before.refs[r].keys)),
+             is = nb::borrow<nb::object>(after.order(after.refs[r].keys));
+  nb::object added = py::checked(PyDict_New());
+  for (nb::handle name : is) py::check_status(PyDict_SetItem(added.ptr(), name.ptr(), Py_None));
+  std::vector<nb::object> names;
+  for (nb::handle name : was) {
+    if (!py::dict_get(added.ptr(), name.ptr()).is_valid()) continue;
+    py::check_status(PyDict_DelItem(added.ptr(), name.ptr()));
+    names.push_back(nb::borrow<nb::object>(name));
+  }
+  for (auto [name, none] : py::DictItems(added.ptr())) names.push_back(nb::borrow<nb::object>(name));
+  return py::to_tuple(std::move(names));
+}
+
+// What was added comes last, as it does without a transform; a node that is in another order still is put in order.
+void reorder(const GraphDef &before, const GraphDef &after, uint32_t r, const nb::object &node,
+             Transaction &transaction) {
+  const NodeType *info = node_type(after.ref_type(r));
+  PyObject *order = after.order(after.refs[r].keys);
+  if (info->kind == Kind::Object) {
+    nb::object wanted = info->layout ? order_kept(before, after, r) : nb::borrow<nb::object>(order);
+    transaction.set_order(py::instance_dict(node.ptr()), wanted.ptr(), info->node_layout());
+    return;
+  }
+  std::vector<std::pair<nb::object, nb::object>> children;
+  bool in_order = true;
+  for (nb::handle entry : nb::object(nb::object(info->flatten(node))[0])) {
+    const auto i = static_cast<Py_ssize_t>(children.size());
+    children.emplace_back(nb::object(entry[0]), nb::object(entry[1]));
+    in_order =
+        in_order && i < py::tuple_size(order) && py::equal(py::tuple_item(order, i), children.back().first.ptr());
+  }
+  if (in_order) return;
+  for (Py_ssize_t i = 0; i < py::tuple_size(order); ++i) {
+    for (const auto &[key, child] : children) {
+      if (!py::equal(key.ptr(), py::tuple_item(order, i))) continue;
+      transaction.set_custom(info, node, key.ptr(), child.ptr(), nullptr);
+      transaction.set_custom(info, node, key.ptr(), nullptr, child.ptr());
+      break;
+    }
+  }
+}
+
 nb::object apply_structure(const Effects &effects, const std::vector<nb::object> &known, const LeafSource &in_leaves,
                            const LeafSource &out_leaves, const nb::object &trace) {
   const GraphDef &before = effects.before_def(), &after = effects.after_def();
@@ -111,6 +156,7 @@ nb::object apply_structure(const Effects &effects, const std::vector<nb::object>
     change(effects.sets[i].ref, after.child_key(effects.sets[i].ref, effects.sets[i].child), values[i].ptr());
   for (const AttributeChange &removal : effects.removals)
     change(removal.ref, before.child_key(removal.ref, removal.child), nullptr);
+  for (uint32_t r : effects.reordered) reorder(before, after, r, refs[r], transaction);
   for (uint32_t r : effects.changed_metadata) {
     PyObject *extra = after.constant(after.refs[r].extra);
     if (after.refs[r].kind == Kind::Variable) {
@@ -136,7 +182,9 @@ nb::object apply_effects(const Effects &effects, const std::vector<nb::object> &
   nb::object trace = current_trace();
   check_changed_values(effects, refs, trace, known_top_level);
   if (effects.values_only()) return apply_values(effects, refs, in_leaves, out_leaves);
-  for (uint32_t r : effects.changed_metadata) check_owner(refs[r], trace);
+  for (const auto *nodes : {&effects.changed_metadata, &effects.reordered}) {
+    for (uint32_t r : *nodes) check_owner(refs[r], trace);
+  }
   for (const auto *changes : {&effects.sets, &effects.removals}) {
     for (const AttributeChange &change : *changes) check_owner(refs[change.ref], trace);
   }

@@ -70,6 +70,10 @@ class Comparer {
 
   void attributes(uint32_t r, const RefDef &was, const RefDef &is) {
     bool same_keys = constant_equal(ConstantKind::Keys, before_.constant(was.keys), after_.constant(is.keys));
+    // Libraries that put attributes in an order of their own as they go do not say anything by it.
+    const bool says_something = !same_keys || node_type(before_.ref_type(r))->layout == nullptr;
+    if (says_something && !constant_equal(ConstantKind::Order, before_.order(was.keys), after_.order(is.keys)))
+      effects_.reordered.push_back(r);
     nb::dict positions;
     if (!same_keys) {
       for (uint32_t c = 0; c < was.n_children; ++c) positions[nb::handle(before_.child_key(r, c))] = nb::int_(c);

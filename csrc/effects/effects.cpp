@@ -44,7 +44,8 @@ int Effects::traverse(visitproc visit, void *arg) const {
 bool Effects::equals(const Effects &other) const {
   return origins == other.origins && input_of == other.input_of && out_leaf == other.out_leaf &&
          changed_values == other.changed_values && changed_metadata == other.changed_metadata && sets == other.sets &&
-         removals == other.removals && before_def().equals(other.before_def()) && after_def().equals(other.after_def());
+         removals == other.removals && reordered == other.reordered && before_def().equals(other.before_def()) &&
+         after_def().equals(other.after_def());
 }
 
 void Effects::find_layouts() {

@@ -32,6 +32,7 @@ class Effects {
   std::vector<uint32_t> changed_metadata;              // Variables whose metadata differ, nodes whose data marks do
   std::vector<std::shared_ptr<const Layout>> layouts;  // per changed value; empty if all Variables are treadle's
   std::vector<AttributeChange> sets, removals;
+  std::vector<uint32_t> reordered;      // nodes whose attributes are in another order, or are others
   std::vector<uint32_t> result_leaves;  // leaves of `after` that the result holds
   bool result_has_refs = false;
   [[no_unique_address]] Counted<Kept::Effects> counted;
@@ -54,7 +55,8 @@ class Effects {
   // To be called once, when all fields are set.
   void finish() {
     n_known_ = before_def().n_refs();
-    values_only_ = sets.empty() && removals.empty() && changed_metadata.empty() && n_new() == 0 && !result_has_refs;
+    values_only_ = sets.empty() && removals.empty() && changed_metadata.empty() && reordered.empty() && n_new() == 0 &&
+                   !result_has_refs;
   }
 
  private:

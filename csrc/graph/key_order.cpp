@@ -50,10 +50,16 @@ std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys, const No
   for (Py_ssize_t i = 0; i < py::tuple_size(order->sorted.ptr()); ++i) {
     rank[py::tuple_item(order->sorted.ptr(), i)] = static_cast<uint32_t>(i);
   }
+  std::vector<nb::object> children;
+  bool in_order = true;
   for (const nb::object &key : keys) {
     auto place = rank.find(key.ptr());
     order->rank.push_back(place != rank.end() ? place->second : kNone);
+    if (place == rank.end()) continue;
+    in_order = in_order && place->second == children.size();
+    children.push_back(key);
   }
+  order->children = in_order ? order->sorted : nb::object(py::to_tuple(std::move(children)));
   order->inserted = std::move(keys);
   order->layout = layout;
   return order;

@@ -1,4 +1,4 @@
-// The canonical order of names.
+// The canonical order of names, and the one in which somebody put them.
 #pragma once
 
 #include <memory>
@@ -9,10 +9,12 @@
 namespace treadle {
 
 // Attribute names of one insertion order, and how those that are children sort. Invariant: `sorted[rank[i]]` is
-// `inserted[i]`, or `rank[i]` is kNone for a name that the layout hides.
+// `inserted[i]`, or `rank[i]` is kNone for a name that the layout hides; `children` has those of `sorted`, and is the
+// same tuple if they were inserted in that order.
 struct KeyOrder {
   std::vector<nb::object> inserted;
   nb::object sorted;           // tuple
+  nb::object children;         // tuple: in the order of `inserted`
   std::vector<uint32_t> rank;  // position among the sorted keys, by insertion position
   const NodeLayout *layout;    // compared, never followed
 };

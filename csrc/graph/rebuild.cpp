@@ -1,6 +1,7 @@
 #include "graph/rebuild.h"
 
 #include "bindings.h"
+#include "objects/callables.h"
 #include "objects/cells.h"
 #include "settings.h"
 
@@ -14,11 +15,39 @@ struct Pending {
   uint32_t filled, count;
 };
 
-nb::object start_container(const Item &item) {
+// Has the keys in their order, with nothing under them yet: putting values there leaves the order as it is.
+void reserve_keys(const GraphDef &def, uint32_t keys, const nb::object &dict) {
+  PyObject *order = def.order(keys);
+  if (order == def.constant(keys)) return;
+  for (Py_ssize_t i = 0; i < py::tuple_size(order); ++i) {
+    py::check_status(PyDict_SetItem(dict.ptr(), py::tuple_item(order, i), Py_None));
+  }
+}
+
+// A node's children as they were put there. Empty where looking for it would take longer than reserving their keys.
+std::vector<uint32_t> filling_order(const GraphDef &def, uint32_t ref) {
+  constexpr Py_ssize_t kMaxLookedFor = 32;
+  PyObject *order = def.order(def.refs[ref].keys), *keys = def.constant(def.refs[ref].keys);
+  const Py_ssize_t n = py::tuple_size(keys);
+  if (order == keys || n > kMaxLookedFor) return {};
+  std::vector<uint32_t> children;
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    Py_ssize_t c = 0;
+    while (c < n && py::tuple_item(keys, c) != py::tuple_item(order, i)) ++c;
+    if (c == n) return {};
+    children.push_back(static_cast<uint32_t>(c));
+  }
+  return children;
+}
+
+nb::object start_container(const GraphDef &def, const Item &item) {
   switch (item.op) {
     case Op::Dict:
-    case Op::Mapping:
-      return py::checked(PyDict_New());
+    case Op::Mapping: {
+      nb::object dict = py::checked(PyDict_New());
+      reserve_keys(def, item.keys(), dict);
+      return dict;
+    }
     case Op::Tuple:
       return py::checked(PyTuple_New(static_cast<Py_ssize_t>(item.n)));
     default:
@@ -56,6 +85,11 @@ nb::object finish_container(const GraphDef &def, Pending &pending) {
       PyTypeObject *type = py::as_type(def.constant(pending.item->constant));
       return node_type(type)->mapping_layout()->made(type, pending.target);
     }
+    case Op::Method:
+    case Op::Partial:
+    case Op::Lifted:
+      return make_callable(callable_of(pending.item->op), nb::borrow<nb::object>(def.constant(pending.item->constant)),
+                           py::to_objects(pending.target));
     case Op::Pytree:
       return nb::borrow<nb::object>(def.constant(pending.item->constant)).attr("unflatten")(pending.target);
     default:
@@ -91,7 +125,7 @@ nb::object build_expression(const GraphDef &def, uint32_t begin, const LeafSourc
         value = nb::none();
         break;
       default:
-        stack.push_back({&item, start_container(item), 0, item.n});
+        stack.push_back({&item, start_container(def, item), 0, item.n});
         if (item.n > 0) continue;
         value = finish_container(def, stack.back());
         stack.pop_back();
@@ -126,7 +160,7 @@ void fill_node(const GraphDef &def, uint32_t ref, const nb::object &node, const 
   const RefDef &row = def.refs[ref];
   if (row.kind == Kind::Variable) return;
   const NodeType *info = node_type(def.ref_type(ref));
-  nb::object attributes = row.kind == Kind::Object ? py::checked(PyDict_New()) : nb::object();
+  nb::object attributes = py::checked(PyDict_New());
   const NodeLayout *layout = info->node_layout();
   if (layout != nullptr) {
     // Plain Python objects may keep attributes inside the object, where replacing the dict would miss them.
@@ -137,17 +171,20 @@ void fill_node(const GraphDef &def, uint32_t ref, const nb::object &node, const 
       py::check_status(PyDict_SetItem(attributes.ptr(), layout->marks_name.ptr(), marks.ptr()));
     }
   }
-  for (uint32_t c = 0; c < row.n_children; ++c) {
+  const std::vector<uint32_t> order = filling_order(def, ref);
+  if (order.empty()) reserve_keys(def, row.keys, attributes);
+  for (uint32_t i = 0; i < row.n_children; ++i) {
+    const uint32_t c = order.empty() ? i : order[i];
     nb::object child = build_expression(def, def.child_item(ref, c), leaves, refs);
-    PyObject *key = def.child_key(ref, c);
-    if (row.kind == Kind::Object) {
-      py::check_status(PyDict_SetItem(attributes.ptr(), key, child.ptr()));
-    } else {
-      info->set_key(node, nb::borrow<nb::object>(key), child);
-    }
+    py::check_status(PyDict_SetItem(attributes.ptr(), def.child_key(ref, c), child.ptr()));
   }
-  if (row.kind == Kind::Object && layout == nullptr)
+  if (row.kind == Kind::Custom) {
+    for (auto [key, child] : py::DictItems(attributes.ptr())) {
+      info->set_key(node, nb::borrow<nb::object>(key), nb::borrow<nb::object>(child));
+    }
+  } else if (layout == nullptr) {
     py::check_status(PyObject_GenericSetDict(node.ptr(), attributes.ptr(), nullptr));
+  }
 }
 
 std::pair<nb::object, std::vector<nb::object>> unflatten(const GraphDef &def, const LeafSource &leaves) {

@@ -1,10 +1,13 @@
 #include "graph/walk.h"
 
 #include "bindings.h"
+#include "graph/holders.h"
+#include "objects/callables.h"
 #include "objects/cells.h"
 #include "settings.h"
 #include "statics/hashing.h"
 #include "structure/paths.h"
+#include "structure/traversal.h"
 
 namespace treadle {
 namespace {
@@ -29,6 +32,8 @@ void add_path_note(nb::python_error &error, const nb::object &path) {
   nb::borrow<nb::object>(error.value()).attr("add_note")(nb::str(note));
 }
 
+bool calls_node(PyObject *partial) { return holds_node(nb::borrow<nb::object>(function_of_partial(partial))); }
+
 // Sizes of the last walk: the next one is most likely of the same graph, and growing a dozen tables step by step costs
 // more than walking it.
 struct SizeHint {
@@ -38,7 +43,8 @@ SizeHint g_hint;
 
 }  // namespace
 
-Walker::Walker() : graphdef(new_graphdef()), def_(&graphdef_of(graphdef)), path_prefix_(nb::make_tuple()) {
+Walker::Walker(Variables variables)
+    : graphdef(new_graphdef()), def_(&graphdef_of(graphdef)), path_prefix_(nb::make_tuple()), variables_(variables) {
   def_->items.reserve(g_hint.items);
   def_->refs.reserve(g_hint.refs);
   def_->child_items.reserve(g_hint.children);
@@ -65,19 +71,25 @@ void Walker::add_bare_leaf(PyObject *value) {
   add_leaf(value, kNone);
 }
 
-void Walker::add_static(PyObject *value) {
-  const uint32_t constant = add_constant(ConstantKind::Static, nb::borrow<nb::object>(value));
+// The constant of a static value.
+uint32_t Walker::read_static(const nb::object &value) {
+  const uint32_t constant = add_constant(ConstantKind::Static, value);
   try {
     static_hash_ = mix(static_hash_, def_->read(constant));
   } catch (nb::python_error &error) {
     if (!error.matches(PyExc_TypeError)) throw;
     raise_graph_error(current_path(),
-                      "holds a static value of type '" + py::type_name(Py_TYPE(value)) +
+                      "holds a static value of type '" + py::type_name(Py_TYPE(value.ptr())) +
                           "' that is not hashable; use a hashable value (bytes instead of a bytearray, a tuple "
                           "instead of a list), or wrap arrays and state in a Variable",
                       ErrorKind::Static);
   }
-  scratch_.push_back({Op::Static, 0, constant});
+  return constant;
+}
+
+void Walker::add_static(PyObject *value) {
+  scratch_.push_back({Op::Static, 0, read_static(nb::borrow<nb::object>(value))});
+  if (is_in_node() && may_hold_node(value)) suspects_.push_back(scratch_.back().constant);
 }
 
 void Walker::open(const Frame &frame) {
@@ -132,7 +144,15 @@ Walker::Frame Walker::new_frame(PyObject *keys, size_t count, PyObject *object) 
   frame.count = static_cast<uint32_t>(count);
   frame.ref = kNone;
   frame.object = object;
+  frame.in_callable = is_in_callable();
+  frame.in_node = is_in_node();
   return frame;
+}
+
+// The constant of sorted keys, behind their order.
+uint32_t Walker::add_keys(const nb::object &order, const nb::object &keys) {
+  add_constant(ConstantKind::Order, order);
+  return add_constant(ConstantKind::Keys, keys);
 }
 
 // A container walked by value.
@@ -148,13 +168,15 @@ void Walker::open_mapping(PyObject *value, const MappingLayout &layout, Scalars 
   open_dict(Op::Mapping, dict.ptr(), py::type_of(value), scalars);
 }
 
-// A plain dict, or the dict inside another library's mapping, whose type then comes before the keys.
+// A plain dict, or the dict inside another library's mapping, whose type then comes before the keys. Outside of nodes
+// they are JAX's, to whom order means nothing.
 void Walker::open_dict(Op op, PyObject *dict, const nb::object &type, Scalars scalars) {
   std::shared_ptr<const KeyOrder> order = sorted_order(dict, nullptr);
   Frame frame = dict_frame(dict, *order);
-  const uint32_t of_type = type.is_valid() ? add_constant(ConstantKind::Type, type) : kNone;
-  const uint32_t keys = add_constant(ConstantKind::Keys, order->sorted);
-  open_container(op, type.is_valid() ? of_type : keys, frame, scalars);
+  const auto first = static_cast<uint32_t>(def_->constants.size());
+  if (type.is_valid()) add_constant(ConstantKind::Type, type);
+  add_keys(frame.in_node ? order->children : order->sorted, order->sorted);
+  open_container(op, first, frame, scalars);
 }
 
 // The attributes of a node.
@@ -162,7 +184,7 @@ void Walker::open_children(PyObject *dict, uint32_t ref, const NodeType &info, P
   const NodeLayout *layout = info.node_layout();
   std::shared_ptr<const KeyOrder> order = sorted_order(dict, layout);
   Frame frame = dict_frame(dict, *order);
-  def_->refs[ref].keys = add_constant(ConstantKind::Keys, order->sorted);
+  def_->refs[ref].keys = add_keys(order->children, order->sorted);
   def_->refs[ref].n_children = frame.count;
   frame.ref = ref;
   frame.transparent = info.transparent.ptr();
@@ -213,6 +235,31 @@ void Walker::open_pytree(PyObject *value, Scalars scalars) {
   open_container(Op::Pytree, constant, frame, scalars);
 }
 
+// False if the callable leads to no node: it is a static then. Outside of nodes it is for JAX to refuse.
+bool Walker::open_callable(PyObject *value, const NodeType &info, Scalars scalars) {
+  if (!is_in_node() || info.callable == CallableKind::None) return false;
+  nb::object held = nb::borrow<nb::object>(value);
+  if (parts_of(value, info.callable).count == 0 || !holds_node(held)) return false;
+  const nb::object &names = part_names(info.callable);
+  const CallableParts parts = parts_of(value, info.callable);
+  if (parts.count == 0) return false;
+  Frame frame = new_frame(names.ptr(), parts.count, value);
+  for (size_t i = 0; i < parts.count; ++i) values_.push_back(nb::borrow<nb::object>(parts.items[i]));
+  frame.in_callable = true;
+  auto constant = static_cast<uint32_t>(def_->constants.size());
+  Op op = Op::Method;
+  if (info.callable == CallableKind::Partial) {
+    op = Op::Partial;
+    add_constant(ConstantKind::Type, py::type_of(held));
+  } else if (info.callable == CallableKind::Lifted) {
+    op = Op::Lifted;
+    constant = read_static(nb::borrow<nb::object>(recipe_of(value)));
+  }
+  add_constant(ConstantKind::PathKeys, names);
+  open_container(op, constant, frame, scalars);
+  return true;
+}
+
 // A Variable of another library: its metadata may change in place, so the structure gets a snapshot.
 void Walker::define_variable(uint32_t ref, PyObject *value, const VariableLayout &layout) {
   std::shared_ptr<const DictSnapshot> metadata = layout.snapshot(value);
@@ -258,7 +305,9 @@ void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
     } else if (marks.is_valid()) {
       add_extra(ref, marks);
     }
-    return open_children(dict.ptr(), ref, *info, marks.ptr());
+    open_children(dict.ptr(), ref, *info, marks.ptr());
+    if (variables_ == Variables::Leaves && layout == nullptr) guide_by_places(value);
+    return;
   }
   nb::dict children;
   try {
@@ -276,10 +325,33 @@ void Walker::visit_reference(PyObject *value, const NodeType *info) {
   auto next = static_cast<uint32_t>(refs.size());
   auto [id, fresh] = ids.insert(value, next);
   scratch_.push_back({Op::Ref, id, kNone});
-  if (!fresh) return;
-  refs.push_back(nb::borrow<nb::object>(value));
-  def_->refs.push_back({});
-  define(next, value, info);
+  if (fresh) {
+    refs.push_back(nb::borrow<nb::object>(value));
+    // For as long as it is pending it has the looks of a Variable, which leads nowhere.
+    def_->refs.push_back({Kind::Variable, kNone, kNone, kNone, kNone, 0, 0});
+    if (is_in_callable()) pending_.push_back({id, enclosing_ref()});
+  }
+  if (is_pending(id) && !is_in_callable()) define(id, value, info);
+}
+
+// The innermost reference whose definition is walked.
+uint32_t Walker::enclosing_ref() const {
+  for (auto frame = frames_.rbegin(); frame != frames_.rend(); ++frame) {
+    if (frame->ref != kNone) return frame->ref;
+  }
+  return kNone;
+}
+
+void Walker::define_pending() {
+  for (size_t i = 0; i < pending_.size(); ++i) {
+    const Pending pending = pending_[i];
+    if (!is_pending(pending.ref)) continue;
+    defining_ = &pending;
+    nb::object object = refs[pending.ref];
+    define(pending.ref, object.ptr(), classify(object.ptr()));
+    run();
+  }
+  defining_ = nullptr;
 }
 
 void Walker::visit(PyObject *value, Scalars scalars) {
@@ -289,6 +361,11 @@ void Walker::visit(PyObject *value, Scalars scalars) {
       scratch_.push_back({Op::None, 0, kNone});
       break;
     case Kind::Variable:
+      if (variables_ == Variables::Leaves) {
+        visit_variable_leaf(value);
+        break;
+      }
+      [[fallthrough]];
     case Kind::Object:
     case Kind::Custom:
       visit_reference(value, info);
@@ -309,6 +386,8 @@ void Walker::visit(PyObject *value, Scalars scalars) {
       open_mapping(value, *info->mapping_layout(), scalars);
       break;
     case Kind::Pytree:
+      // What a partial calls is nothing that JAX would look into.
+      if (info->callable == CallableKind::Partial && calls_node(value) && open_callable(value, *info, scalars)) break;
       open_pytree(value, scalars);
       break;
     case Kind::Array:
@@ -316,6 +395,7 @@ void Walker::visit(PyObject *value, Scalars scalars) {
       break;
     case Kind::Static:
       if (info->refusal.is_valid()) raise_graph_error(current_path(), py::text(info->refusal));
+      if (open_callable(value, *info, scalars)) break;
       if (scalars == Scalars::Leaves || (scalars == Scalars::Numbers && is_number(value))) {
         add_bare_leaf(value);
       } else {
@@ -352,7 +432,11 @@ void Walker::run() {
     Scalars scalars = frame.scalars;
     if (frame.marks != nullptr && is_marked(frame.marks, py::tuple_item(frame.keys, frame.next - 1)))
       scalars = Scalars::Numbers;
-    visit(values_[index].ptr(), scalars);
+    if (frame.guide != nullptr) {
+      visit_guided(values_[index].ptr(), scalars);
+    } else {
+      visit(values_[index].ptr(), scalars);
+    }
   }
 }
 
@@ -375,8 +459,7 @@ void Walker::walk_known(std::vector<nb::object> known, const GraphDef &before) {
 }
 
 void Walker::root_container(Op op, uint32_t n, const nb::object &keys) {
-  uint32_t constant = keys.is_valid() ? add_constant(ConstantKind::Keys, keys) : kNone;
-  scratch_.push_back({op, n, constant});
+  scratch_.push_back({op, n, keys.is_valid() ? add_keys(keys, keys) - 1 : kNone});
 }
 
 void Walker::root(PyObject *value, Outside outside, const nb::object &path_prefix) {
@@ -391,11 +474,82 @@ void Walker::root_static(PyObject *value, const nb::object &path_prefix) {
 }
 
 void Walker::finish() {
+  define_pending();
   def_->root_begin = static_cast<uint32_t>(def_->items.size());
   def_->items.insert(def_->items.end(), scratch_.begin(), scratch_.end());
   scratch_.clear();
+  refuse_held_nodes();
   g_hint = {def_->items.size(), def_->refs.size(), def_->child_items.size(), def_->constants.size(), leaves.size()};
   def_->finish(static_hash_);
+}
+
+void Walker::refuse_held_nodes() const {
+  IdTable met;
+  for (uint32_t constant : suspects_) {
+    nb::object value = def_->constants[constant];
+    if (!met.insert(value.ptr(), 0).second) continue;
+    std::optional<HeldNode> held = node_held_by(value, ids);
+    if (!held) continue;
+    const bool is_function = value.type().is(settings().function_type);
+    raise_graph_error(
+        path_of_static(constant),
+        (is_function ? "is a function" : "is a '" + py::type_name(Py_TYPE(value.ptr())) + "' object") +
+            " that holds a " + py::type_name(Py_TYPE(held->node.ptr())) + " of the same graph" +
+            (held->name.empty() ? "" : " (as '" + held->name + "')") +
+            ", which it would go on using where the graph is rebuilt. Store a bound method or a functools.partial over "
+            "it instead, or let the function take it as an argument",
+        ErrorKind::Static);
+  }
+}
+
+// Where the static is in the walk, which is complete.
+nb::object Walker::path_of_static(uint32_t constant) const {
+  Traversal walk(*def_);
+  while (walk.next()) {
+    if (walk.item().op != Op::Static || walk.item().constant != constant) continue;
+    nb::object prefix = def_->root_kind == RootKind::Call ? nb::object(nb::make_tuple()) : path_prefix_;
+    return prefix + walk.path_tuple();
+  }
+  // Below a known reference: its attribute, and those on the way from there.
+  nb::object path = nb::make_tuple();
+  auto is_it = [constant](const Item &item) { return item.op == Op::Static && item.constant == constant; };
+  for (uint32_t r = find_holder(path, is_it); r != kNone;) {
+    if (r < known_def_->n_refs()) return path_of_reference(*known_def_, r) + path;
+    r = find_holder(path, [r](const Item &item) { return item.op == Op::Ref && item.n == r; });
+  }
+  return path;
+}
+
+// The first reference with such an item in one of its attributes, whose name goes before the path; kNone if none has.
+template <typename Predicate>
+uint32_t Walker::find_holder(nb::object &path, Predicate &&is_wanted) const {
+  for (uint32_t r = 0; r < def_->n_refs(); ++r) {
+    for (uint32_t c = 0; c < def_->refs[r].n_children; ++c) {
+      for (uint32_t at = def_->child_item(r, c), end = def_->skip(at); at < end; ++at) {
+        if (!is_wanted(def_->items[at])) continue;
+        nb::object key = nb::borrow<nb::object>(def_->child_key(r, c));
+        if (!key.is(node_type(def_->ref_type(r))->transparent)) path = nb::make_tuple(key) + path;
+        return r;
+      }
+    }
+  }
+  return kNone;
+}
+
+// Where the pending reference that is being defined was found. Asked only when the walk fails, whose tables are then
+// closed as they are.
+nb::object Walker::path_of_pending() const {
+  constexpr RefDef closed{Kind::Variable, kNone, kNone, kNone, kNone, 0, 0};
+  for (const Frame &frame : frames_) {
+    if (frame.ref != kNone) def_->refs[frame.ref] = closed;
+  }
+  def_->refs[defining_->ref] = closed;
+  if (known_def_ != nullptr && defining_->found_in < known_def_->n_refs())
+    return path_of_reference(*known_def_, defining_->found_in);
+  const size_t root_end = frames_.empty() ? scratch_.size() : frames_.front().items_begin;
+  def_->root_begin = static_cast<uint32_t>(def_->items.size());
+  def_->items.insert(def_->items.end(), scratch_.begin(), scratch_.begin() + static_cast<std::ptrdiff_t>(root_end));
+  return path_of_reference(*def_, defining_->ref);
 }
 
 nb::object Walker::current_path() const { return path_to(frames_.size()); }
@@ -405,6 +559,7 @@ nb::object Walker::path_to(size_t end) const {
   nb::list path;
   nb::object prefix = path_prefix_;
   if (known_ref_ != kNone) prefix = path_of_reference(*known_def_, known_ref_);
+  if (defining_ != nullptr) prefix = path_of_pending();
   for (nb::handle key : prefix) path.append(key);
   for (size_t i = 0; i < end; ++i) {
     const Frame &frame = frames_[i];

@@ -1,7 +1,9 @@
 // Walking objects into a GraphDef, leaves and references.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "graph/key_order.h"
@@ -29,10 +31,13 @@ enum class Outside : uint8_t { Graph, Call };
 // Which values that are no arrays are leaves: none, the numbers (in attributes that a layout marks as data), or all.
 enum class Scalars : uint8_t { Static, Numbers, Leaves };
 
+// What Variables are: references with a leaf each, or, as JAX's pytrees have them, leaves that may be met again.
+enum class Variables : uint8_t { References, Leaves };
+
 // One walk. Explicit stacks only: depth is bounded by memory, not by the C stack.
 class Walker {
  public:
-  Walker();
+  explicit Walker(Variables variables = Variables::References);
 
   // The structure walked so far, complete after `finish`.
   nb::object graphdef;
@@ -65,11 +70,22 @@ class Walker {
     PyObject *object;       // borrowed: what is being walked, for telling a container that holds itself
     PyObject *marks;        // borrowed from the constants: which attributes are data, or null
     bool int_keys;          // names made of digits show as indices
+    bool in_node;           // a by-value container in a node
+    bool in_callable;       // such a container inside a callable, or that
+    const GraphDef *guide;  // borrowed from a node's places: which children are leaves whatever they are, or null
+    uint32_t guided;        // which of its references this is, of a node; which of its items, of a container
+    uint32_t guide_child, guide_at;  // of a container: a child of that item, and where it is
   };
 
   void run();
   void visit(PyObject *value, Scalars scalars);
   void visit_reference(PyObject *value, const NodeType *info);
+  // pytree.cpp: children of what JAX makes pytrees of.
+  void visit_variable_leaf(PyObject *value);
+  void guide_by_places(PyObject *node);
+  void visit_guided(PyObject *value, Scalars scalars);
+  void visit_place(PyObject *value, const GraphDef &guide, uint32_t leaf);
+  static uint32_t place_of_child(Frame &frame);
   void define(uint32_t ref, PyObject *value, const NodeType *info);
   void open(const Frame &frame);
   void open_container(Op op, uint32_t constant, Frame frame, Scalars scalars);
@@ -77,17 +93,30 @@ class Walker {
   void open_mapping(PyObject *value, const MappingLayout &layout, Scalars scalars);
   void open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks);
   Frame new_frame(PyObject *keys, size_t count, PyObject *object) const;
+  uint32_t add_keys(const nb::object &order, const nb::object &keys);
   Frame dict_frame(PyObject *dict, const KeyOrder &order);
   std::shared_ptr<const KeyOrder> sorted_order(PyObject *dict, const NodeLayout *layout);
   void open_sequence(PyObject *value, Op op, Scalars scalars);
   void open_pytree(PyObject *value, Scalars scalars);
+  bool open_callable(PyObject *value, const NodeType &info, Scalars scalars);
   void define_variable(uint32_t ref, PyObject *value, const VariableLayout &layout);
   void own_leaf(uint32_t ref, PyObject *metadata, PyObject *value);
   void add_extra(uint32_t ref, const nb::object &value);
+  uint32_t read_static(const nb::object &value);
   void add_static(PyObject *value);
   void add_leaf(PyObject *value, uint32_t owner);
   void add_bare_leaf(PyObject *value);
   void close(const Frame &frame);
+  bool is_in_node() const { return !frames_.empty() && (frames_.back().in_node || frames_.back().ref != kNone); }
+  bool is_in_callable() const { return !frames_.empty() && frames_.back().in_callable; }
+  bool is_pending(uint32_t ref) const { return def_->refs[ref].type == kNone; }
+  uint32_t enclosing_ref() const;
+  void define_pending();
+  nb::object path_of_pending() const;
+  void refuse_held_nodes() const;
+  nb::object path_of_static(uint32_t constant) const;
+  template <typename Predicate>
+  uint32_t find_holder(nb::object &path, Predicate &&is_wanted) const;
   uint32_t add_constant(ConstantKind kind, nb::object value);
   nb::object current_path() const;
   nb::object path_to(size_t end) const;
@@ -101,6 +130,19 @@ class Walker {
   std::vector<uint32_t> offsets_;
   nb::object path_prefix_;
   size_t static_hash_ = 0;
+
+  // References that callables lead to, in the order in which they were met. They are defined where they are found
+  // otherwise, which gives them their path, or at the end.
+  struct Pending {
+    uint32_t ref;
+    uint32_t found_in;  // the reference in whose definition the callable is
+  };
+  std::vector<Pending> pending_;
+  const Pending *defining_ = nullptr;
+  std::vector<uint32_t> suspects_;  // statics in nodes that may lead to nodes
+  const Variables variables_;
+  IdTable variable_leaves_;
+  std::map<std::pair<const GraphDef *, uint32_t>, std::pair<PyObject *, uint32_t>> places_;  // what is there, its leaf
 };
 
 Flat flatten(nb::handle root);

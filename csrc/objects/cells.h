@@ -14,10 +14,12 @@ struct VariableCell {
 };
 
 // A graph node: its attributes live in `dict`, its `__dict__`, which the engine reads without asking the interpreter.
-// Invariant: `trace` is owned and non-null once constructed; `dict` is owned, null as long as there are no attributes.
+// Invariant: `trace` is owned and non-null once constructed; `dict` is owned, null as long as there are no attributes;
+// `places` is owned, and null but for what JAX made with other things than Variables and arrays (`graph/pytree.cpp`).
 struct ObjectNode {
   PyObject_HEAD PyObject *trace;
   PyObject *dict;
+  PyObject *places;
 };
 
 // One entry of a State. Invariant: `type` and `value` are owned and non-null; `metadata` as in VariableCell.

@@ -141,6 +141,15 @@ StaticKind static_kind(PyTypeObject *type) {
   return StaticKind::Mutable;
 }
 
+// Of functions most are not lifted.
+CallableKind callable_kind(PyTypeObject *type) {
+  const Settings &s = settings();
+  nb::object object = py::type_object(type);
+  if (object.is(s.method_type)) return CallableKind::Method;
+  if (PyType_IsSubtype(type, py::as_type(s.partial_type.ptr()))) return CallableKind::Partial;
+  return object.is(s.function_type) || has_attribute(object, "_lifted_") ? CallableKind::Lifted : CallableKind::None;
+}
+
 // The kind of types that need no instance to be recognized; Static stands for "unknown yet".
 Kind kind_of_type(PyTypeObject *type) {
   if (type == Py_TYPE(Py_None)) return Kind::None;
@@ -237,9 +246,13 @@ std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
       info->slots = slots_of(as_object);
     }
   }
+  if (info->kind == Kind::Static || info->kind == Kind::Pytree) info->callable = callable_kind(type);
   if (info->kind == Kind::Variable) {
-    info->has_get_hook = has_attribute(as_object, "on_get_value");
-    info->has_set_hook = has_attribute(as_object, "on_set_value");
+    // A class may also take the place of the methods that read and write.
+    nb::object own_access = nb::getattr(as_object, "_own_access", nb::none());
+    const bool owns = nb::cast<bool>(py::type_object(&PyBool_Type)(own_access));
+    info->has_get_hook = owns || has_attribute(as_object, "on_get_value");
+    info->has_set_hook = owns || has_attribute(as_object, "on_set_value");
   }
   if (info->kind == Kind::Object && has_attribute(as_object, "_transparent_")) {
     info->transparent = py::interned(as_object.attr("_transparent_"));

@@ -37,12 +37,16 @@ enum class StaticKind : uint8_t {
   Mutable,   // equality of its own, possibly changed in place: re-hashed at every check
 };
 
+// A callable that may be made of others.
+enum class CallableKind : uint8_t { None, Method, Partial, Lifted };
+
 // Invariant: an entry lives as long as its type and changes only when the type is registered as a graph node; the
 // callables are set for `Custom` only, the layout, whose alternative goes with the kind, for types of other libraries
 // that an adapter described.
 struct NodeType {
   Kind kind = Kind::Static;
   StaticKind static_kind = StaticKind::Identity;
+  CallableKind callable = CallableKind::None;
   bool has_get_hook = false;
   bool has_set_hook = false;
   bool frozen = false;     // Fields: a frozen dataclass, which is what its fields are

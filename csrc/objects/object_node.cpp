@@ -2,6 +2,7 @@
 #include "debug.h"
 #include "errors.h"
 #include "objects/cells.h"
+#include "objects/pytrees.h"
 #include "settings.h"
 
 namespace treadle {
@@ -46,11 +47,12 @@ PyObject *node_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
 }
 
 int node_traverse(PyObject *self, visitproc visit, void *arg) {
-  return py::visit_all(self, visit, arg, as_node(self)->trace, as_node(self)->dict);
+  return py::visit_all(self, visit, arg, as_node(self)->trace, as_node(self)->dict, as_node(self)->places);
 }
 
 int node_clear(PyObject *self) {
   Py_CLEAR(as_node(self)->dict);
+  Py_CLEAR(as_node(self)->places);
   return 0;
 }
 
@@ -58,6 +60,7 @@ void node_dealloc(PyObject *self) {
   PyObject_GC_UnTrack(self);
   Py_CLEAR(as_node(self)->trace);
   Py_CLEAR(as_node(self)->dict);
+  Py_CLEAR(as_node(self)->places);
   count(Kept::ObjectNode, -1);
   py::free_instance(self);
 }
@@ -103,6 +106,7 @@ PyType_Spec node_spec = {"treadle._core.ObjectNode", sizeof(ObjectNode), 0,
 }  // namespace
 
 nb::object new_node(PyTypeObject *type, PyObject *trace) {
+  ensure_pytree(type);
   PyObject *self = py::allocate(type);
   replace(as_node(self)->trace, trace);
   count(Kept::ObjectNode, 1);

@@ -3,6 +3,19 @@
 #include "objects/cells.h"
 
 namespace treadle {
+namespace {
+
+// Of two dicts with the same keys.
+bool same_order(PyObject *dict, PyObject *other) {
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  for (auto [known, held] : py::DictItems(dict)) {
+    if (!PyDict_Next(other, &position, &key, &value) || key != known) return false;
+  }
+  return true;
+}
+
+}  // namespace
 
 Transaction::~Transaction() {
   if (done_) return;
@@ -45,6 +58,26 @@ void Transaction::set_item(const nb::object &dict, PyObject *key, PyObject *valu
   if (value == nullptr) change.items = py::checked(PyDict_Copy(dict.ptr()));
   changes_.push_back(change);
   py::check_status(value != nullptr ? PyDict_SetItem(dict.ptr(), key, value) : PyDict_DelItem(dict.ptr(), key));
+}
+
+void Transaction::set_order(const nb::object &dict, PyObject *keys, const NodeLayout *layout) {
+  nb::object before = py::checked(PyDict_Copy(dict.ptr())), after = py::checked(PyDict_New());
+  for (auto [key, value] : py::DictItems(before.ptr())) {
+    if (layout != nullptr && layout->hides(key)) py::check_status(PyDict_SetItem(after.ptr(), key, value));
+  }
+  for (Py_ssize_t i = 0; i < py::tuple_size(keys); ++i) {
+    nb::object value = py::dict_get(before.ptr(), py::tuple_item(keys, i));
+    if (value.is_valid()) py::check_status(PyDict_SetItem(after.ptr(), py::tuple_item(keys, i), value.ptr()));
+  }
+  // Another thread may have put something there that the call knows nothing of.
+  py::check_status(PyDict_Merge(after.ptr(), before.ptr(), 0));
+  if (same_order(before.ptr(), after.ptr())) return;
+  Change &change = changes_.emplace_back();
+  change.owner = dict;
+  change.items = before;
+  // Nothing is released: both copies hold all of it.
+  PyDict_Clear(dict.ptr());
+  py::check_status(PyDict_Update(dict.ptr(), after.ptr()));
 }
 
 void Transaction::set_custom(const NodeType *type, const nb::object &node, PyObject *key, PyObject *old,

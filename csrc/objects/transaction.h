@@ -27,6 +27,9 @@ class Transaction {
   // A null `value` removes the key.
   void set_item(const nb::object &dict, PyObject *key, PyObject *value);
 
+  // Puts the items of a node's `dict` in order: what the layout hides, then those of the tuple `keys`.
+  void set_order(const nb::object &dict, PyObject *keys, const NodeLayout *layout);
+
   // Custom nodes are changed by the user's functions, and taken back by them too.
   void set_custom(const NodeType *type, const nb::object &node, PyObject *key, PyObject *old, PyObject *value);
 
@@ -38,7 +41,7 @@ class Transaction {
     nb::object owner;           // dict, custom node or Variable
     nb::object key;             // of a dict or custom node; or the slot of `owner`, by its descriptor
     nb::object old;             // null if there was none
-    nb::object items;           // of a dict that loses a key: all its items before, which keeps their order
+    nb::object items;  // of a dict that loses a key or its order: all its items before, which keeps their order
     const NodeType *custom = nullptr;
     bool in_slot = false;
   };

@@ -3,6 +3,7 @@
 #include "errors.h"
 #include "objects/cells.h"
 #include "objects/node_types.h"
+#include "objects/pytrees.h"
 #include "settings.h"
 
 namespace treadle {
@@ -191,6 +192,7 @@ PyType_Spec cell_spec = {"treadle._core.VariableCell", sizeof(VariableCell), 0,
 }  // namespace
 
 nb::object new_variable(PyTypeObject *type, PyObject *value, PyObject *metadata, PyObject *trace) {
+  ensure_pytree(type);
   PyObject *self = py::allocate(type);
   VariableCell *cell = as_cell(self);
   replace(cell->value, value);

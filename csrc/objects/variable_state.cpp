@@ -68,6 +68,9 @@ PyObject *state_get_type(PyObject *self, void *) {
   return type;
 }
 
+// A state passes for a Variable of its type: `isinstance` asks for the class where the type says no.
+PyObject *state_get_class(PyObject *self, void *closure) { return state_get_type(self, closure); }
+
 PyObject *state_get_value(PyObject *self, void *) {
   PyObject *value = as_state(self)->value;
   Py_INCREF(value);
@@ -85,8 +88,41 @@ int state_set_value(PyObject *self, PyObject *value, void *) {
 
 PyObject *state_get_metadata(PyObject *self, void *) { return metadata_or_empty(as_state(self)->metadata); }
 
+int state_set_metadata(PyObject *self, PyObject *metadata, void *) {
+  if (metadata == nullptr || !PyDict_Check(metadata)) {
+    PyErr_SetString(PyExc_TypeError, "VariableState metadata must be a dict");
+    return -1;
+  }
+  replace(as_state(self)->metadata, normalized_metadata(metadata));
+  return 0;
+}
+
+bool is_protocol_name(PyObject *name) {
+  return PyUnicode_Check(name) && PyUnicode_GetLength(name) > 1 && PyUnicode_ReadChar(name, 0) == '_' &&
+         PyUnicode_ReadChar(name, 1) == '_';
+}
+
+// Type, metadata, then the value: a state has a shape where its value has one.
 PyObject *state_getattro(PyObject *self, PyObject *name) {
-  return attribute_or_metadata(self, name, as_state(self)->metadata);
+  PyObject *found = attribute_or_metadata(self, name, as_state(self)->metadata);
+  if (found != nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError) || is_protocol_name(name)) return found;
+  PyObject *kind = nullptr, *error = nullptr, *traceback = nullptr;
+  PyErr_Fetch(&kind, &error, &traceback);
+  // The value may be a state again, and so on.
+  if (Py_EnterRecursiveCall(" while looking for an attribute of a VariableState's value") == 0) {
+    nb::object value = nb::borrow<nb::object>(as_state(self)->value);
+    found = PyObject_GetAttr(value.ptr(), name);
+    Py_LeaveRecursiveCall();
+  }
+  if (found == nullptr && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+    PyErr_Clear();
+    PyErr_Restore(kind, error, traceback);
+    return nullptr;
+  }
+  Py_XDECREF(kind);
+  Py_XDECREF(error);
+  Py_XDECREF(traceback);
+  return found;
 }
 
 PyObject *state_replace_value(PyObject *self, PyObject *value) {
@@ -125,10 +161,13 @@ PyObject *state_reduce(PyObject *self, PyObject *) {
   });
 }
 
-PyGetSetDef state_getset[] = {{"type", state_get_type, nullptr, "The Variable type.", nullptr},
-                              {"value", state_get_value, state_set_value, "The Variable's raw value.", nullptr},
-                              {"_metadata", state_get_metadata, nullptr, "Metadata, never mutated in place.", nullptr},
-                              {nullptr, nullptr, nullptr, nullptr, nullptr}};
+PyGetSetDef state_getset[] = {
+    {"type", state_get_type, nullptr, "The Variable type.", nullptr},
+    {"value", state_get_value, state_set_value, "The Variable's raw value.", nullptr},
+    {"raw_value", state_get_value, state_set_value, "The same.", nullptr},
+    {"_metadata", state_get_metadata, state_set_metadata, "Metadata, copy-on-write.", nullptr},
+    {"__class__", state_get_class, nullptr, "The Variable type.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 PyMethodDef state_methods[] = {
     {"_replace_value", state_replace_value, METH_O, "Same type and metadata with another value."},

@@ -7,7 +7,8 @@
 namespace treadle {
 namespace {
 
-// Marks on a node's attributes say little to a reader: they count only where nothing else differs.
+// Marks on a node's attributes say little to a reader, and the order of what differs is another as well: they count
+// only where nothing else differs.
 enum class Marks : uint8_t { Ignore, Compare };
 
 // True if both are there and equal, or neither is.
@@ -42,6 +43,13 @@ std::optional<std::pair<nb::object, nb::object>> row_difference(const GraphDef &
       return extra == kNone ? nb::object(nb::dict()) : nb::borrow<nb::object>(def.constant(extra));
     };
     return std::pair{held(was, a.extra), held(is, b.extra)};
+  }
+  if (marks == Marks::Compare && a.keys != kNone && b.keys != kNone &&
+      !constants_equal(was, a.keys - 1, is, b.keys - 1)) {
+    auto ordered = [](const GraphDef &def, uint32_t keys) {
+      return nb::str(("the order " + order_text(def, keys)).c_str());
+    };
+    return std::pair{ordered(was, a.keys), ordered(is, b.keys)};
   }
   if (a.n == b.n || a.op == Op::Dict) return std::nullopt;
   return std::pair{shown(was, a), shown(is, b)};

@@ -32,13 +32,14 @@ void GraphDef::finish(size_t statics) {
       case ConstantKind::Type:
         seed = mix(seed, pointer_hash(constant));
         break;
-      case ConstantKind::Keys:
+      case ConstantKind::Order:
         seed = mix(seed, content_hash(constant));
         break;
       case ConstantKind::Metadata:
         seed = mix(seed, read(static_cast<uint32_t>(i)));
         break;
       case ConstantKind::Static:
+      case ConstantKind::Keys:     // follow from their order
       case ConstantKind::Treedef:  // aux data need not be hashable; equality decides
       case ConstantKind::PathKeys:
         break;
@@ -83,6 +84,7 @@ bool constant_equal(ConstantKind kind, PyObject *a, PyObject *b) {
     case ConstantKind::Metadata:
       return metadata_equal(a, b);
     case ConstantKind::Keys:
+    case ConstantKind::Order:
     case ConstantKind::Treedef:
       return py::equal(a, b);
     case ConstantKind::PathKeys:

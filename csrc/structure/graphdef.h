@@ -15,10 +15,25 @@ namespace treadle {
 
 inline constexpr uint32_t kNone = 0xffffffffu;
 
-enum class ConstantKind : uint8_t { Static, Type, Keys, Metadata, Treedef, PathKeys };
+// Order: the keys that follow it, in the order in which they were put there; the same tuple where that is sorted.
+enum class ConstantKind : uint8_t { Static, Type, Keys, Metadata, Treedef, PathKeys, Order };
 
 // One element of a value expression. Expressions are stored in preorder: a container is followed by its children.
-enum class Op : uint8_t { Leaf, Ref, Static, None, Tuple, List, Dict, NamedTuple, Pytree, Mapping };
+enum class Op : uint8_t {
+  Leaf,
+  Ref,
+  Static,
+  None,
+  Tuple,
+  List,
+  Dict,
+  NamedTuple,
+  Pytree,
+  Mapping,
+  Method,
+  Partial,
+  Lifted
+};
 
 // What an operation has besides its number. Invariant: the constants lie next to each other, and the last one of an
 // operation with children, if it has any, is the tuple of the children's keys.
@@ -26,7 +41,7 @@ struct OpInfo {
   const char *name;
   bool has_children;
   uint8_t n_constants;
-  ConstantKind constants[2];
+  ConstantKind constants[3];
 };
 
 // By `Op`.
@@ -37,11 +52,22 @@ inline constexpr OpInfo kOps[] = {
     {"None", false, 0, {}},
     {"tuple", true, 0, {}},
     {"list", true, 0, {}},
-    {"dict", true, 1, {ConstantKind::Keys}},
+    {"dict", true, 2, {ConstantKind::Order, ConstantKind::Keys}},
     {"named tuple", true, 2, {ConstantKind::Type, ConstantKind::PathKeys}},
     {"pytree", true, 2, {ConstantKind::Treedef, ConstantKind::PathKeys}},
-    {"mapping", true, 2, {ConstantKind::Type, ConstantKind::Keys}},
+    {"mapping", true, 3, {ConstantKind::Type, ConstantKind::Order, ConstantKind::Keys}},
+    {"bound method", true, 1, {ConstantKind::PathKeys}},
+    {"partial", true, 2, {ConstantKind::Type, ConstantKind::PathKeys}},
+    {"transformed function", true, 2, {ConstantKind::Static, ConstantKind::PathKeys}},
 };
+
+// Callables that are walked like containers: what these lead to has its path elsewhere if it is found elsewhere.
+constexpr CallableKind callable_of(Op op) {
+  return op == Op::Method    ? CallableKind::Method
+         : op == Op::Partial ? CallableKind::Partial
+         : op == Op::Lifted  ? CallableKind::Lifted
+                             : CallableKind::None;
+}
 
 struct Item {
   Op op;
@@ -63,7 +89,7 @@ struct RefDef {
   Kind kind;
   uint32_t type;      // constant: the Python type
   uint32_t extra;     // constant: Variable metadata, Custom node's static part, Object's data marks; kNone if absent
-  uint32_t keys;      // constant: sorted tuple of attribute names; kNone for Variables
+  uint32_t keys;      // constant: sorted tuple of attribute names, behind their order; kNone for Variables
   uint32_t leaf;      // Variables: leaf id
   uint32_t children;  // first entry in `child_items`
   uint32_t n_children;
@@ -104,6 +130,8 @@ class GraphDef {
   PyObject *child_key(uint32_t ref, uint32_t child) const {
     return py::tuple_item(constant(refs[ref].keys), static_cast<Py_ssize_t>(child));
   }
+  // Borrowed: sorted keys, given their constant, in the order in which they were put there.
+  PyObject *order(uint32_t keys) const { return constants[keys - 1].ptr(); }
   uint32_t child_item(uint32_t ref, uint32_t child) const { return child_items[refs[ref].children + child]; }
   // Borrowed: the type and the metadata of the Variable that owns a leaf, null for a bare array and for no metadata.
   PyObject *leaf_type(uint32_t leaf) const { return owned(leaf, &RefDef::type); }

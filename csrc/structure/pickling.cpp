@@ -6,12 +6,13 @@
 
 #include "bindings.h"
 #include "errors.h"
+#include "objects/callables.h"
 #include "statics/hashing.h"
 
 namespace treadle {
 namespace {
 
-constexpr int kPickleVersion = 1;
+constexpr int kPickleVersion = 2;
 
 template <typename T>
 nb::bytes to_bytes(const std::vector<T> &values) {
@@ -58,6 +59,15 @@ class Validator {
     return PyTuple_CheckExact(def_.constant(i)) && PyTuple_Size(def_.constant(i)) == static_cast<Py_ssize_t>(n);
   }
 
+  // The same keys, each once.
+  bool is_order(uint32_t i, uint32_t keys) const {
+    PyObject *order = def_.constant(i);
+    const Py_ssize_t n = PyTuple_Size(def_.constant(keys));
+    if (!has_kind(i, ConstantKind::Order) || !PyTuple_CheckExact(order) || PyTuple_Size(order) != n) return false;
+    nb::object names = py::checked(PySet_New(order)), sorted = py::checked(PySet_New(def_.constant(keys)));
+    return PySet_Size(names.ptr()) == n && py::equal(names.ptr(), sorted.ptr());
+  }
+
   bool is_type(uint32_t i) const { return has_kind(i, ConstantKind::Type) && PyType_Check(def_.constant(i)); }
 
   void take_leaf(uint32_t leaf, uint32_t owner) {
@@ -71,9 +81,12 @@ class Validator {
       require(item.constant != kNone && has_kind(item.constant + i, info.constants[i]), info.name);
     }
     if (item.keys() != kNone) require(is_keys(item.keys(), item.n), info.name);
+    if (info.n_constants > 1 && info.constants[info.n_constants - 2] == ConstantKind::Order)
+      require(is_order(item.keys() - 1, item.keys()), info.name);
     if (item.op == Op::Leaf) take_leaf(item.n, kNone);
     if (item.op == Op::Ref) require(item.n < def_.n_refs(), "reference out of range");
     if (item.op == Op::Static || item.op == Op::None) require(item.n == 0, "children of what has none");
+    check_callable(item);
     if (item.op == Op::NamedTuple || item.op == Op::Mapping) {
       require(is_type(item.constant), info.name);
       PyTypeObject *type = py::as_type(def_.constant(item.constant));
@@ -81,6 +94,16 @@ class Validator {
           item.op == Op::Mapping ? node_type(type)->kind == Kind::Mapping : PyType_IsSubtype(type, &PyTuple_Type) != 0,
           info.name);
     }
+  }
+
+  void check_callable(const Item &item) const {
+    if (callable_of(item.op) == CallableKind::None) return;
+    require(item.n == static_cast<uint32_t>(py::tuple_size(part_names(callable_of(item.op)).ptr())), item.info().name);
+    if (item.op == Op::Partial)
+      require(PyType_Check(def_.constant(item.constant)) &&
+                  node_type(py::as_type(def_.constant(item.constant)))->callable == CallableKind::Partial,
+              item.info().name);
+    if (item.op == Op::Lifted) require(is_recipe(def_.constant(item.constant)), item.info().name);
   }
 
   uint32_t end_of(uint32_t begin) const {
@@ -118,6 +141,7 @@ class Validator {
     require(ref.leaf == kNone, "node with a value");
     require(ref.kind == Kind::Custom ? has_kind(ref.extra, ConstantKind::Static) : may_have_marks(r), "static part");
     require(has_kind(ref.keys, ConstantKind::Keys) && is_keys(ref.keys, ref.n_children), "attribute names");
+    require(ref.keys > 0 && is_order(ref.keys - 1, ref.keys), "order of attribute names");
     require(static_cast<uint64_t>(ref.children) + ref.n_children <= def_.child_items.size(), "attribute table");
     for (uint32_t c = 0; c < ref.n_children; ++c) {
       require(def_.child_item(r, c) < def_.root_begin, "attribute out of range");
@@ -165,14 +189,20 @@ nb::object unpickle(const nb::tuple &state) {
   def.child_items = from_bytes<uint32_t>(state[5]);
   def.leaf_owner = from_bytes<uint32_t>(state[6]);
   for (uint8_t kind : from_bytes<uint8_t>(state[7])) {
-    require(kind <= static_cast<uint8_t>(ConstantKind::PathKeys), "unknown constant kind");
+    require(kind <= static_cast<uint8_t>(ConstantKind::Order), "unknown constant kind");
     def.constant_kinds.push_back(static_cast<ConstantKind>(kind));
   }
   require(nb::isinstance<nb::tuple>(state[8]), "constants");
   def.constants = py::to_objects(state[8]);
   Validator(def).run();
   for (size_t i = 0; i < def.constants.size(); ++i) {
-    if (def.constant_kinds[i] == ConstantKind::Keys) def.constants[i] = interned_names(def.constants[i]);
+    if (def.constant_kinds[i] == ConstantKind::Keys || def.constant_kinds[i] == ConstantKind::Order)
+      def.constants[i] = interned_names(def.constants[i]);
+    // One tuple where names are in their sorted order.
+    if (i > 0 && def.constant_kinds[i] == ConstantKind::Keys && def.constant_kinds[i - 1] == ConstantKind::Order &&
+        py::equal(def.constants[i].ptr(), def.constants[i - 1].ptr())) {
+      def.constants[i - 1] = def.constants[i];
+    }
   }
   size_t statics = 0;
   for (size_t i = 0; i < def.constants.size(); ++i) {

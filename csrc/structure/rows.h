@@ -1,6 +1,8 @@
 // One line of a structure, for people and for comparing two line by line.
 #pragma once
 
+#include <string>
+
 #include "structure/traversal.h"
 
 namespace treadle {
@@ -14,9 +16,13 @@ struct Row {
   uint32_t constant = kNone;  // compared
   uint32_t extra = kNone;     // Variable metadata, Custom static part or data marks
   bool marks = false;         // the extra is data marks
+  uint32_t keys = kNone;      // of what has sorted keys
 };
 
 Row row_at(const GraphDef &def, const Traversal &walk);
+
+// The keys, given their constant, in the order in which they were put there.
+std::string order_text(const GraphDef &def, uint32_t keys);
 
 // What a message shows for a row.
 nb::object shown(const GraphDef &def, const Row &row);

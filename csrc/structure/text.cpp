@@ -27,6 +27,8 @@ std::string text_of(const GraphDef &def) {
             : row.op == Op::Ref && row.first
                 ? py::type_name(py::as_type(what.ptr())) + " #" + std::to_string(row.n)
                 : py::text(nb::str(what)) + (row.op == Op::Ref ? " #" + std::to_string(row.n) : "");
+    if (row.keys != kNone && !py::equal(def.order(row.keys), def.constant(row.keys)))
+      text += " (order: " + order_text(def, row.keys) + ")";
     if (row.extra != kNone && !row.marks) text += " " + py::text(nb::repr(nb::handle(def.constant(row.extra))));
   }
   return text;

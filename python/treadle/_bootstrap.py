@@ -14,6 +14,7 @@ from treadle import _core
 from treadle._objects import pretty as _pretty
 from treadle._objects.adapters import adapt
 from treadle._objects.equality import same
+from treadle._objects.pytrees import register_pytree
 from treadle.errors import TraceContextError, engine_error
 
 _ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
@@ -49,4 +50,5 @@ _core.configure(
     variable_state_repr=_pretty.variable_state,
     same=same,
     value_key=jax.tree_util.GetAttrKey("value"),
+    register_pytree=register_pytree,
 )

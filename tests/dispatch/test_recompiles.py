@@ -684,17 +684,32 @@ def test_nan_made_anew_is_the_same_static(make: Any) -> None:
     assert argument.num_traces == 4
 
 
-def test_insertion_order_does_not_retrace() -> None:
+def test_insertion_order_retraces_in_nodes_and_says_so() -> None:
     def build(names: str) -> nnx.Module:
         module = nnx.Module()
         for name in names:
             setattr(module, name, nnx.Param(jnp.ones(2)))
+        module.table = dict.fromkeys(names, 1)
         return module
 
     step = nnx.jit(lambda m, d: m.a.value + m.b.value + d["y"])
     step(build("ab"), {"x": X, "y": X})
-    step(build("ba"), {"y": X, "x": X})
+    step(build("ab"), {"y": X, "x": X})
     assert step.num_traces == 1
+    model = build("ba")
+    step(model, {"x": X, "y": X})
+    assert step.num_traces == 2
+    assert str(step.retraces[-1]).endswith("m: the order a, b, table -> the order b, a, table")
+    # A hot call sees it as well.
+    model.table["b"] = model.table.pop("b")
+    step(model, {"x": X, "y": X})
+    assert str(step.retraces[-1]).endswith("m.table: the order b, a -> the order a, b")
+    before = step._counts["hot"]
+    step(model, {"x": X, "y": X})
+    assert step._counts["hot"] == before + 1
+    model.b = model.__dict__.pop("b")
+    step(model, {"x": X, "y": X})
+    assert str(step.retraces[-1]).endswith("m: the order b, a, table -> the order a, table, b")
 
 
 # -- explanations --------------------------------------------------------------------------------------

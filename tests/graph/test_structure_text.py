@@ -36,7 +36,7 @@ def test_every_line_has_its_whole_path() -> None:
         "<root>: Part #0",
         "a: List #1",
         "a: list of length 2",
-        "a.0: Part #2",
+        "a.0: Part #2 (order: w, nothing)",
         "a.0.nothing: None",
         "a.0.w: Param #3 {'note': 'x'}",
         "a.1: Dict #4",

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import cases, open_point
 
 
 class Net(nnx.Module):
@@ -49,18 +48,14 @@ class Listed(nnx.List):
 
 
 how = pytest.mark.parametrize("how", HOW)
-NAMES = {name: name for name in HOW}
-BUT_FOR_VARIABLES = HOW.keys() - {"partial of a Variable"}
 
 
-@open_point(18, "2")
 @how
 def test_gradients_reach_the_weights(how):
     grads = nnx.grad(lambda m: m(3.0))(Net(how=how))
     np.testing.assert_allclose(grads["w"].value, 3.0)
 
 
-@open_point(18, "2")
 @how
 def test_jit_sees_new_weights(how):
     net = Net(how=how)
@@ -70,14 +65,13 @@ def test_jit_sees_new_weights(how):
     assert float(f(net, 3.0)) == 15.0
 
 
-@pytest.mark.parametrize("how", cases(NAMES, "2", BUT_FOR_VARIABLES))
+@how
 def test_another_instance_of_one_structure_is_used(how):
     f = nnx.jit(lambda m, x: m(x))
     assert float(f(Net(2.0, how), 3.0)) == 6.0
     assert float(f(Net(7.0, how), 3.0)) == 21.0
 
 
-@open_point(18, "2")
 @how
 def test_a_clone_calls_itself(how):
     net = Net(how=how)
@@ -87,7 +81,6 @@ def test_a_clone_calls_itself(how):
     assert float(net(3.0)) == 6.0
 
 
-@open_point(18, "2")
 @how
 def test_split_and_merge_build_a_net_that_calls_itself(how):
     net = Net(how=how)
@@ -96,14 +89,13 @@ def test_split_and_merge_build_a_net_that_calls_itself(how):
     assert float(merged(3.0)) == 12.0
 
 
-@pytest.mark.parametrize("how", cases(NAMES, "2", BUT_FOR_VARIABLES))
+@how
 def test_under_vmap(how):
     net = Net(how=how)
     f = nnx.vmap(lambda m, x: m(x), state_axes={}, in_axes=(None, 0))
     np.testing.assert_allclose(f(net, jnp.arange(3.0)), [0, 2, 4])
 
 
-@open_point(18, "2")
 def test_updates_inside_reach_the_caller():
     net = Net()
     nnx.jit(lambda m: m(1.0))(net)
@@ -111,7 +103,6 @@ def test_updates_inside_reach_the_caller():
     assert float(net.seen.value) == 2.0
 
 
-@open_point(18, "2")
 def test_the_method_is_the_callers_afterwards():
     net = Net()
 
@@ -125,7 +116,6 @@ def test_the_method_is_the_callers_afterwards():
     assert net.other.__self__ is net
 
 
-@open_point(18, "2")
 def test_one_step_of_gradient_descent_as_eagerly():
     eager, jitted = Net(), Net()
 
@@ -142,7 +132,6 @@ def test_one_step_of_gradient_descent_as_eagerly():
     np.testing.assert_allclose(jitted.w.value, eager.w.value, rtol=1e-6)
 
 
-@open_point(18, "2")
 def test_a_method_of_a_child_is_of_the_child_inside():
     class Outer(nnx.Module):
         def __init__(self):
@@ -161,7 +150,6 @@ def test_methods_pickle_with_their_instance():
     assert net.impl.__self__ is net
 
 
-@open_point(18, "2")
 def test_a_closure_over_the_node_is_refused_by_path():
     net = Net()
     net.impl = lambda x: x * net.w.value
@@ -169,7 +157,6 @@ def test_a_closure_over_the_node_is_refused_by_path():
         nnx.jit(lambda m: m(1.0))(net)
 
 
-@open_point(18, "2")
 def test_a_default_that_holds_the_node_is_refused_by_path():
     net = Net()
 
@@ -181,7 +168,6 @@ def test_a_default_that_holds_the_node_is_refused_by_path():
         nnx.grad(lambda m: m(1.0))(net)
 
 
-@open_point(18, "2")
 def test_a_foreign_object_that_holds_the_node_is_refused_by_path():
     class Caller:
         def __init__(self, net):
@@ -205,7 +191,6 @@ def test_a_captured_node_from_outside_is_a_constant():
         np.testing.assert_allclose(nnx.jit(lambda m: m(3.0))(net), 12.0)
 
 
-@open_point(18, "2")
 def test_flax_modules_may_hold_their_methods():
     flax = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
 

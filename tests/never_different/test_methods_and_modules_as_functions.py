@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import treadle as nnx
-from tests.open_points import cases, open_point, pairs
+from tests.open_points import cases, pairs
 
 
 class Net(nnx.Module):
@@ -270,7 +270,6 @@ def test_a_reloaded_module(tmp_path, monkeypatch):
     sys.modules.pop("reloaded_net", None)
 
 
-@open_point(18, "2")
 def test_a_method_set_on_an_instance():
     net = Net()
     f = nnx.jit(lambda m, x: m.forward(x))

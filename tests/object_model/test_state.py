@@ -325,7 +325,9 @@ def test_equality_is_by_content() -> None:
     assert State({"x": param(jnp.ones(2))}) != State({"x": param(np.ones(2, int))})
     assert State({"x": param(1.0)}) != State({"y": param(1.0)})
     assert State({"x": param(1.0)}) != State({"x": {"x": param(1.0)}})
-    assert State() != {}
+    # A State is a mapping, and equal to another one of the same entries.
+    assert State() == {}
+    assert State({"x": param(1.0)}) == {"x": param(1.0)} != State({"x": param(2.0)})
     with pytest.raises(TypeError, match="unhashable"):
         hash(State())
 

@@ -513,3 +513,88 @@ def test_metadata_that_would_be_ignored_are_refused(metadata: Any, message: str)
 def test_parameters_of_flax_that_ask_for_nothing_are_no_metadata() -> None:
     v = nnx.Param(1.0, hijax=False, use_ref=None, eager_sharding=False, ref="page 3")
     assert v.get_metadata() == {"ref": "page 3"}
+
+
+# -- the value by name, as in flax ----------------------------------------------------------------
+
+
+def test_values_by_name() -> None:
+    v = nnx.Param(jnp.zeros(3), on_get_value=lambda _, x: x + 1, on_set_value=lambda _, x: x * 10)
+    assert v.get_value().tolist() == [1, 1, 1]
+    assert v.get_value(index=0) == 1
+    assert v.get_raw_value().tolist() == [0, 0, 0]
+    v.set_value(jnp.ones(3))
+    assert v.get_raw_value().tolist() == [10, 10, 10]
+    v.set_raw_value(jnp.ones(3))
+    assert v.get_raw_value().tolist() == [1, 1, 1]
+    v.set_value(nnx.Param(jnp.ones(3)))
+    assert v.get_raw_value().tolist() == [10, 10, 10]
+
+
+def test_setting_at_an_index() -> None:
+    v = nnx.Param(jnp.zeros(3))
+    v.set_value(5.0, index=1)
+    v[2] = nnx.Param(jnp.float32(7.0))
+    assert v.value.tolist() == [0, 5, 7]
+    held = v.value
+    assert v[...] is held
+    d = nnx.Variable({"a": 1})
+    d.set_value(2, index="b")
+    del d["a"]
+    assert d.value == {"b": 2}
+
+
+def test_a_subclass_may_say_how_values_are_read_and_written() -> None:
+    class Scaled(nnx.Param[Any]):
+        def get_value(self, *, index: Any = ...) -> Any:
+            return super().get_value() * 2
+
+        def set_value(self, value: Any, **options: Any) -> None:
+            super().set_value(value / 2, **options)
+
+    v = Scaled(jnp.ones(2))
+    assert v.value.tolist() == [2, 2]
+    assert (v + 1).tolist() == [3, 3]
+    assert v[0] == 2
+    assert jnp.sum(v) == 4
+    v.value = jnp.full(2, 8.0)
+    assert v.raw_value.tolist() == [4, 4]
+    v[0] = 2.0
+    assert v.raw_value.tolist() == [1, 4]
+    v += 2
+
+    @nnx.jit
+    def double(m: Any) -> Any:
+        m.v.value = m.v.value * 2
+        return m.v.value
+
+    expected = v.value * 2
+    assert jnp.allclose(double(nnx.Dict(v=v)), expected)
+    assert jnp.allclose(v.value, expected)
+
+
+def test_metadata_by_name() -> None:
+    v = nnx.Param(1.0, tag="a")
+    v.set_metadata("note", 1)
+    assert v.get_metadata() == {"tag": "a", "note": 1}
+    v.del_metadata("tag")
+    assert not v.has_metadata("tag")
+    with pytest.raises(KeyError):
+        v.del_metadata("tag")
+    with pytest.raises(TypeError, match="a name and an entry"):
+        v.set_metadata({"a": 1}, 2)
+    with pytest.raises(TypeError, match="hijax"):
+        v.set_metadata(hijax=True)
+    with pytest.raises(TypeError, match="sharding"):
+        v.set_metadata("out_sharding", ("x",))
+    v.set_metadata("on_get_value", lambda variable, value: value + 1)
+    assert v.value == 2.0
+
+
+def test_copies_with_other_content() -> None:
+    v = nnx.Param(1.0, tag="a")
+    w = v.copy(2.0, note="n")
+    assert (w.value, w.tag, w.note, v.value) == (2.0, "a", "n", 1.0)
+    assert v.var_type is nnx.Param
+    assert f"{nnx.Param(0.5):.2f}" == "0.50"
+    assert f"{v}" == str(v)

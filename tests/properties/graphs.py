@@ -201,7 +201,7 @@ def new_node(source: Source, palette: Palette = OWN) -> Any:
     return source.pick(palette.nodes)(source)
 
 
-def build(source: Source, *, shuffle: int | None = None, palette: Palette = OWN) -> Graph:
+def build(source: Source, *, shuffle: int = 0, palette: Palette = OWN) -> Graph:
     """A random graph; `shuffle` changes the order of insertion and nothing else."""
     order = random.Random(shuffle)
     first = source.weighted([(12, new_node), (1, new_variable)])(source, palette)

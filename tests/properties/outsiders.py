@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 import treadle as nnx
-from tests.reference.kinds import teach, teach_variable
+from tests.reference.kinds import teach, teach_mapping, teach_variable
 from tests.reference.model import NodeKind, VariableKind
 from treadle._bootstrap import _trace_source
 from treadle._objects import adapters as _adapters
@@ -193,6 +193,7 @@ def _unflatten(
 
 
 for _mapping in (Ledger, Folio):
+    teach_mapping(_mapping, lambda mapping: mapping.entries)
     jax.tree_util.register_pytree_with_keys(
         _mapping, _flatten, functools.partial(_unflatten, _mapping)
     )

@@ -36,6 +36,19 @@ def check_walk(graph: Graph, twin: Graph) -> Any:
     return flat
 
 
+def check_order(graph: Graph, shuffled: Graph) -> None:
+    """Filled in another order it is another structure, unless no order differs after all."""
+    a, b = _core.flatten(graph.root), _core.flatten(shuffled.root)
+    expected = first_difference(walk(graph.root, TREADLE).root, walk(shuffled.root, TREADLE).root)
+    difference = a.graphdef.difference(b.graphdef)
+    assert (a.graphdef == b.graphdef) == (expected is None) == (difference is None)
+    # The oracle takes indices in names for what they are.
+    assert expected is None or [*map(str, difference[0])] == [*map(str, expected)]
+    # Twins share their arrays.
+    assert all(x is y or x == y for x, y in zip(a.leaves, b.leaves, strict=True))
+    assert a.graphdef.paths() == b.graphdef.paths()
+
+
 def check_rebuild(graph: Graph) -> None:
     """A rebuilt graph is equal and has no object in common."""
     copied = nnx.merge(*nnx.split(graph.root))
@@ -106,11 +119,12 @@ def check(data: bytes) -> None:
     palette = MIXED if data[0] >= 128 else OWN
     shape, program = data[1 : 1 + cut], data[1 + cut :]
 
-    def fresh(shuffle: int | None = None) -> Graph:
-        return build(Source(shape), shuffle=shuffle, palette=palette)
+    def fresh() -> Graph:
+        return build(Source(shape), palette=palette)
 
     graph = fresh()
-    flat = check_walk(graph, fresh(shuffle=len(data)))
+    flat = check_walk(graph, fresh())
+    check_order(graph, build(Source(shape), shuffle=len(data), palette=palette))
     check_rebuild(graph)
     check_pickle(flat.graphdef)
     check_damaged_pickle(flat.graphdef, Source(program))

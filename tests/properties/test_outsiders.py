@@ -32,7 +32,8 @@ def test_the_library_is_known_by_its_description() -> None:
 @given(graph_bytes, seeds)
 def test_walks_and_copies(data: bytes, seed: int) -> None:
     graph = build(Source(data), palette=MIXED)
-    flat = target.check_walk(graph, build(Source(data), shuffle=seed, palette=MIXED))
+    flat = target.check_walk(graph, build(Source(data), palette=MIXED))
+    target.check_order(graph, build(Source(data), shuffle=seed, palette=MIXED))
     target.check_rebuild(graph)
     target.check_pickle(flat.graphdef)
 

@@ -12,10 +12,11 @@ import treadle as nnx
 from .model import Kinds, NodeKind, VariableKind
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
 _registered: dict[type, NodeKind] = {}
 _variables: dict[type, VariableKind] = {}
+_mappings: dict[type, Callable[[Any], dict[Any, Any]]] = {dict: lambda value: value}
 
 
 def teach(cls: type, kind: NodeKind) -> None:
@@ -26,6 +27,11 @@ def teach(cls: type, kind: NodeKind) -> None:
 def teach_variable(cls: type, kind: VariableKind) -> None:
     """Tell the oracle of another library's Variable type."""
     _variables[cls] = kind
+
+
+def teach_mapping(cls: type, entries: Callable[[Any], dict[Any, Any]]) -> None:
+    """Tell the oracle of another library's mapping, by the dict inside it."""
+    _mappings[cls] = entries
 
 
 def _assign_attributes(node: Any, children: list[tuple[Hashable, Any]]) -> None:
@@ -94,4 +100,5 @@ TREADLE = Kinds(
     assign_variable=lambda variable, value, metadata: _variable_kind(type(variable)).assign(
         variable, value, metadata
     ),
+    entries=lambda value: _mappings[type(value)](value) if type(value) in _mappings else None,
 )

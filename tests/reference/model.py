@@ -64,6 +64,8 @@ class Node:
     type: type
     meta: Static
     items: tuple[tuple[Hashable, Expr], ...]
+    order: tuple[Hashable, ...]
+    """The keys as somebody put them there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Tree:
 
     treedef: Any
     items: tuple[tuple[Hashable, Expr], ...]
+    order: tuple[Hashable, ...] = ()
+    """Of dicts and the like in nodes, as for nodes."""
 
 
 Expr = Static | Leaf | Ref | Cell | Node | Tree
@@ -93,7 +97,7 @@ class Walk:
 class NodeKind:
     """How nodes of one type are read and written.
 
-    `children` gives keys and values in any order, `meta` the static remainder, `create` an empty
+    `children` gives keys and values in their order, `meta` the static remainder, `create` an empty
     node, `assign` makes the given ones its only children. Numbers below a child that `is_data` are
     leaves, `assign_meta` is for nodes whose static remainder may change, and `shown` gives a key as
     paths have it.
@@ -128,6 +132,10 @@ class Kinds:
     value: Callable[[Any], Any]
     create_variable: Callable[[type, Any, Mapping[str, Any]], Any]
     assign_variable: Callable[[Any, Any, Mapping[str, Any]], None]
+    entries: Callable[[Any], dict[Any, Any] | None] = lambda value: (
+        value if type(value) is dict else None
+    )
+    """The dict inside a mapping that is walked by value; None for anything else."""
 
 
 # --- statics -------------------------------------------------------------------------------------
@@ -194,6 +202,7 @@ def differences(a: Expr, b: Expr, path: Path = ()) -> Iterator[Path]:
             if a.type is not b.type or not same_static(a.meta.value, b.meta.value):
                 yield path
             else:
+                yield from _order_difference(a, b, path)
                 yield from _item_differences(a.items, b.items, path)
         case Tree():
             # Of the same kind but with other keys or another length: what is missing says it better.
@@ -201,7 +210,14 @@ def differences(a: Expr, b: Expr, path: Path = ()) -> Iterator[Path]:
             if other_kind or (a.treedef != b.treedef and len(a.items) == len(b.items)):
                 yield path
             if not other_kind:
+                yield from _order_difference(a, b, path)
                 yield from _item_differences(a.items, b.items, path)
+
+
+def _order_difference(a: Node | Tree, b: Node | Tree, path: Path) -> Iterator[Path]:
+    # Of other keys it is these that differ.
+    if a.order != b.order and set(a.order) == set(b.order):
+        yield path
 
 
 def _item_differences(a: Any, b: Any, path: Path) -> Iterator[Path]:
@@ -261,7 +277,7 @@ def walk(root: Any, kinds: Kinds) -> Walk:
         result.leaf_refs.append(ref)
         return len(result.leaves) - 1
 
-    def visit(value: Any, path: Path, data: bool = False) -> Expr:
+    def visit(value: Any, path: Path, data: bool = False, inside: bool = False) -> Expr:
         if id(value) in seen:
             return Ref(seen[id(value)])
         if kinds.is_variable(value):
@@ -273,16 +289,20 @@ def walk(root: Any, kinds: Kinds) -> Walk:
             ref = meet(value, path)
             children = dict(kind.children(value))
             items = tuple(
-                (key, visit(children[key], (*path, kind.shown(key)), kind.is_data(value, key)))
+                (
+                    key,
+                    visit(children[key], (*path, kind.shown(key)), kind.is_data(value, key), True),
+                )
                 for key in canonical(children)
             )
-            return Node(ref, type(value), Static(kind.meta(value)), items)
+            return Node(ref, type(value), Static(kind.meta(value)), items, tuple(children))
         if is_array(value) or (data and type(value) in (bool, int, float, complex)):
             return Leaf(leaf(value, path, -1))
         level = one_level(value)
         if level is None:
             return Static(value)
-        return Tree(level[1], tuple((k, visit(child, (*path, k), data)) for k, child in level[0]))
+        items = tuple((k, visit(child, (*path, k), data, inside)) for k, child in level[0])
+        return Tree(level[1], items, tuple(kinds.entries(value) or ()) if inside else ())
 
     result.root = visit(root, ())
     return result
@@ -312,7 +332,7 @@ def realize(
                     made[ref] = kinds.create_variable(kind, leaves[index], plain)
                 else:
                     kinds.assign_variable(made[ref], leaves[index], plain)
-            case Node(ref, cls, meta, items):
+            case Node(ref, cls, meta, items, _):
                 made[ref] = existing.get(ref)
                 if made[ref] is None:
                     blank = cls.__new__(cls)
@@ -321,7 +341,7 @@ def realize(
                     made[ref] = kind.create(cls, meta.value)
                 for _, child in items:
                     obtain(child)
-            case Tree(_, items):
+            case Tree(_, items, _):
                 for _, child in items:
                     obtain(child)
 
@@ -334,15 +354,22 @@ def realize(
                 return leaves[index]
             case Ref(ref) | Cell(ref):
                 return made[ref]
-            case Node(ref, _, meta, items):
-                children = [(key, fill(child)) for key, child in items]
+            case Node(ref, _, meta, items, order):
+                filled = {key: fill(child) for key, child in items}
+                children = [(key, filled[key]) for key in order]
                 kind = kinds.node_kind(made[ref])
                 assert kind is not None
                 kind.assign(made[ref], children)
                 kind.assign_meta(made[ref], meta.value)
                 return made[ref]
-            case Tree(treedef, items):
-                return jax.tree_util.tree_unflatten(treedef, [fill(child) for _, child in items])
+            case Tree(treedef, items, order):
+                tree = jax.tree_util.tree_unflatten(treedef, [fill(child) for _, child in items])
+                held = kinds.entries(tree) if order else None
+                if held is not None:
+                    filled = dict(held)
+                    held.clear()
+                    held.update((key, filled[key]) for key in order)
+                return tree
         raise AssertionError(expr)
 
     obtain(structure)

@@ -72,12 +72,17 @@ def test_walk_sorts_attributes_and_meets_everything_once() -> None:
     assert found.refs == [tray, tray.a[1], tray.b]
 
 
-def test_structure_ignores_insertion_order_and_arrays() -> None:
+def test_structure_ignores_arrays_but_not_insertion_order() -> None:
     one, two = sample(), sample()
     two.b.value = np.full(9, 9.0)
+    assert first_difference(walk(one, TOY).root, walk(two, TOY).root) is None
     attributes = list(vars(two).items())
     _assign_tray(two, attributes[::-1])
+    assert first_difference(walk(one, TOY).root, walk(two, TOY).root) == ()
+    one, two = ({"z": 1, "a": 2}, {"a": 2, "z": 1})
     assert first_difference(walk(one, TOY).root, walk(two, TOY).root) is None
+    inside = (walk(Tray(table=table), TOY).root for table in (one, two))
+    assert first_difference(*inside) == ("table",)
 
 
 def test_structure_sees_sharing_statics_types_and_metadata() -> None:

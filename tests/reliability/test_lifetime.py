@@ -326,13 +326,16 @@ def test_copies_share_nothing_but_arrays() -> None:
 
 
 def test_thousands_of_types_leave_nothing_behind() -> None:
-    def make() -> weakref.ref[Any]:
+    """Classes without instances; and of those with instances, which JAX keeps, nothing but the class."""
+
+    def make() -> tuple[weakref.ref[Any], ...]:
+        unused = type("Unused", (nnx.Module,), {})
         cls = type("Passing", (nnx.Module,), {})
         node = cls()
         node.w = nnx.Param(jnp.zeros(()))
-        nnx.merge(*nnx.split(node))
-        return weakref.ref(cls)
+        copied = nnx.merge(*nnx.split(node))
+        return tuple(map(weakref.ref, (unused, node, node.w, copied)))
 
-    watched = [make() for _ in range(1_000)]
+    watched = [ref for _ in range(1_000) for ref in make()]
     gc.collect()
     assert not any(ref() for ref in watched)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from treadle import _core
 from treadle._graph.filters import Filter, to_predicate
-from treadle._objects.node_types import iter_children
+from treadle._objects.node_types import is_walked_callable, iter_children
 
 Path = tuple[Hashable, ...]
 
@@ -26,22 +26,25 @@ def visits(root: Any) -> Iterator[Visit]:
     """All that `iter_graph` gives, in its order, in time and space linear in the graph's size."""
     seen: dict[int, Any] = {}
     keys: list[Hashable] = []
-    entered: list[tuple[Any, Iterator[tuple[Hashable, Any]]]] = []
+    entered: list[tuple[Any, Iterator[tuple[Hashable, Any]], bool]] = []
+    elsewhere = _Elsewhere(root)
 
-    def enter(value: Any) -> bool:
+    def enter(value: Any, in_callable: bool) -> bool:
         if _core.is_node(value):
-            if id(value) in seen:
+            if id(value) in seen or (in_callable and value in elsewhere):
                 return False
             seen[id(value)] = value
+        else:
+            in_callable = in_callable or is_walked_callable(value)
         # A list, since the caller may change the graph between visits.
-        entered.append((value, iter(list(iter_children(value)))))
+        entered.append((value, iter(list(iter_children(value))), in_callable))
         return True
 
-    enter(root)
+    enter(root, False)
     while entered:
-        value, children = entered[-1]
+        value, children, in_callable = entered[-1]
         for key, child in children:
-            if enter(child):
+            if enter(child, in_callable):
                 keys.append(key)
                 break
         else:
@@ -51,12 +54,37 @@ def visits(root: Any) -> Iterator[Visit]:
                 keys.pop()
 
 
+class _Elsewhere:
+    """The nodes and Variables of a graph that a way leads to which passes no callable."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._found: dict[int, Any] | None = None
+
+    def __contains__(self, node: Any) -> bool:
+        if self._found is None:
+            # Held, so that the addresses stay theirs.
+            self._found = {}
+            pending = [self._root]
+            while pending:
+                value = pending.pop()
+                if _core.is_node(value):
+                    if id(value) in self._found:
+                        continue
+                    self._found[id(value)] = value
+                elif is_walked_callable(value):
+                    continue
+                pending += [child for _, child in iter_children(value)]
+        return id(node) in self._found
+
+
 def iter_graph(node: Any, /) -> Iterator[tuple[Path, Any]]:
     """Everything in a graph with its path: nodes, Variables, arrays and statics.
 
     Each node and Variable comes once, with the first path that leads to it, after what is below it.
     Tuples, lists, dicts and other pytrees are entered if there is something of the graph inside,
-    and count as one static value otherwise. A path is made when its turn comes and not kept.
+    and count as one static value otherwise; so are bound methods, partials and transformed functions,
+    for what is found nowhere else. A path is made when its turn comes and not kept.
 
     >>> import treadle as nnx
     >>> shared = nnx.Param(1.0)

@@ -67,6 +67,14 @@ def _copied_levels(source: Any, entry_of: Callable[[Any], Any] = lambda entry: e
     return copied
 
 
+def _as_state(mapping: Mapping[Any, Any]) -> State:
+    return mapping if isinstance(mapping, State) else State(mapping)
+
+
+def _levels_of(mapping: Mapping[Any, Any]) -> Levels:
+    return _as_state(mapping)._levels()
+
+
 def _insert(levels: Levels, path: Path, entry: Any) -> None:
     """Put `entry` at `path`, making levels on the way."""
     if not path:
@@ -347,14 +355,26 @@ class State(MutableMapping[Any, Any]):
 
     def __eq__(self, other: object) -> bool:
         """Whether both have the same paths, types, metadata and values (arrays by content)."""
-        if not isinstance(other, State):
+        if not isinstance(other, Mapping):
             return NotImplemented
-        return same(self._levels(), other._levels())
+        return same(self._levels(), _levels_of(other))
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __or__(self, other: State) -> State:
-        return self.merge(other) if isinstance(other, State) else NotImplemented
+    def __or__(self, other: Mapping[Any, Any]) -> State:
+        return self.merge(_as_state(other)) if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: Mapping[Any, Any]) -> State:
+        return _as_state(other).merge(self) if isinstance(other, Mapping) else NotImplemented
+
+    def __ior__(self, other: Mapping[Any, Any]) -> State:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        merged = self.merge(_as_state(other))._levels()
+        levels = self._levels()
+        levels.clear()
+        levels.update(merged)
+        return self
 
     def __copy__(self) -> State:
         return State(self)

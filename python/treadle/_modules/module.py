@@ -19,6 +19,7 @@ from treadle._graph.looking import visits
 from treadle._graph.popping import pop
 from treadle._modules.methods import kept_method
 from treadle._objects import pretty as _pretty
+from treadle._objects.node_types import is_walked_callable
 from treadle._objects.node_types import iter_children as children_of
 from treadle._objects.variables import Perturbation, Variable
 from treadle.errors import GraphError, LeafTypeError, TraceContextError, located
@@ -44,6 +45,9 @@ class Object(ObjectNode):
 
     Setting or deleting an attribute at a trace level other than the one the object was made at
     raises `TraceContextError`.
+
+    To the rest of JAX a node is a pytree, taken by value: its children are the distinct Variables
+    and bare arrays below it, each under its full path, everything else is structure.
 
     >>> import treadle as nnx
     >>> class Counter(nnx.Object):
@@ -128,12 +132,22 @@ def _value_repr(value: Any, open_nodes: set[int]) -> str:
     if isinstance(value, Object) and type(value).__repr__ is Object.__repr__:
         return _repr(value, open_nodes)
     container = type(value)
+    if is_walked_callable(value):
+        # Its own text would start anew at the object that it is bound to, which may be open.
+        parts = _core.callable_parts(value)
+        given = [(key, part) for key, part in parts if not _is_empty(part)]
+        fields = [(key, _value_repr(part, open_nodes)) for key, part in given]
+        return _pretty.block(f"{container.__name__}(", fields, ")", "=")
     items = _items_of(value)
-    if not any(isinstance(item, ObjectNode) for _, item in items):
+    if not any(isinstance(item, ObjectNode) or is_walked_callable(item) for _, item in items):
         return _pretty.value(value)
     fields = [(key, _value_repr(item, open_nodes)) for key, item in items]
     opening, closing = _BRACKETS[container]
     return _pretty.block(opening, fields, closing, ": " if container is dict else "")
+
+
+def _is_empty(part: Any) -> bool:
+    return part is None or (type(part) in _BRACKETS and not part)
 
 
 def _items_of(value: Any) -> list[tuple[str, Any]]:

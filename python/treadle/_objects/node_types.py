@@ -7,13 +7,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-from jax._src import tree_util as jax_tree_util
 
 from treadle import _bootstrap as _bootstrap
 from treadle import _core
 from treadle._core import ObjectNode, VariableCell
 from treadle._objects.adapters import NodeLayout, VariableLayout, adapt, description_of
 from treadle._objects.keys import sorted_keys
+from treadle._objects.pytrees import is_registered
 from treadle.errors import NodeTypeError
 
 __all__ = ["register_graph_node_type"]
@@ -107,6 +107,8 @@ def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
             by_key = dict(children)
             children = ((key, by_key[key]) for key in sorted_keys(by_key))
         yield from children
+    elif is_walked_callable(value):
+        yield from _core.callable_parts(value)
     elif holds_graph(value):
         fields = getattr(value, "_fields", None)
         if isinstance(value, tuple) and fields is not None:
@@ -117,6 +119,11 @@ def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
         pairs, _ = registry.flatten_one_level_with_keys(value)
         for key, child in pairs:
             yield _plain_key(key), child
+
+
+def is_walked_callable(value: Any) -> bool:
+    """True for a bound method, a partial or a transformed function that leads to a node."""
+    return bool(_core.callable_parts(value)) and _core.holds_node(value)
 
 
 def static_part(node: Any) -> Hashable:
@@ -218,7 +225,7 @@ def register_graph_node_type(
 def _is_pytree_type(kind: type[Any]) -> bool:
     if issubclass(kind, _bootstrap._ARRAYS) or hasattr(kind, "_fields"):
         return True
-    return kind in getattr(jax_tree_util, "_registry", (dict, list, tuple))
+    return is_registered(kind)
 
 
 def _checked_flatten(

@@ -59,7 +59,9 @@ B = TypeVar("B")
 V = TypeVar("V", bound="Variable[Any]")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MISSING: Any = object()
+ABSENT: Any = object()
+"""What a parameter is that was not given."""
+_MISSING = ABSENT
 
 HOOK_NAMES = (
     "get_value_hooks",
@@ -110,27 +112,43 @@ class VariableMetadata(Generic[A]):
         return f"VariableMetadata({_pretty.value(self.raw_value)}, {self.metadata!r})"
 
 
-def _raw(other: Any) -> Any:
+def raw_of(other: Any) -> Any:
+    """The value of a Variable or of an entry of a State; anything else as it is."""
     return other.value if isinstance(other, Variable) else other
+
+
+def _item(value: Any, key: Any) -> Any:
+    # A whole array needs no operation.
+    return value if key is ... and isinstance(value, jax.Array) else value[raw_of(key)]
+
+
+def with_item(value: Any, key: Any, item: Any) -> Any:
+    """A copy of a value with another item at `key`."""
+    key, item = raw_of(key), raw_of(item)
+    if isinstance(value, jax.Array):
+        return value.at[key].set(item)
+    changed = copy_module.copy(value)
+    changed[key] = item
+    return changed
 
 
 def _binary(op: Callable[[Any, Any], Any]) -> BinaryOperator:
     def apply(self: Variable[Any], other: Any) -> Any:
-        return op(self.value, _raw(other))
+        return op(self.value, raw_of(other))
 
     return cast("BinaryOperator", apply)
 
 
 def _reflected(op: Callable[[Any, Any], Any]) -> BinaryOperator:
     def apply(self: Variable[Any], other: Any) -> Any:
-        return op(_raw(other), self.value)
+        return op(raw_of(other), self.value)
 
     return cast("BinaryOperator", apply)
 
 
 def _in_place(op: Callable[[Any, Any], Any]) -> Callable[[V, Any], V]:
     def apply(self: V, other: Any) -> V:
-        self.value = op(self.value, _raw(other))
+        self.value = op(self.value, raw_of(other))
         return self
 
     return apply
@@ -171,6 +189,22 @@ def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+def merged_metadata(
+    old: Mapping[str, Any], metadata: Any, entry: Any, entries: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `set_metadata` makes of what it is given."""
+    if entry is not _MISSING:
+        if not isinstance(metadata, str) or entries:
+            raise TypeError(
+                "set_metadata takes a name and an entry, a mapping that replaces all metadata, or "
+                f"entries by keyword; got {metadata!r} and {entry!r}."
+            )
+        return {**old, metadata: entry}
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"set_metadata: expected a mapping, got {metadata!r}.")
+    return {**(old if metadata is None else metadata), **entries}
+
+
 def as_hooks(hooks: Any, name: str = "hooks") -> tuple[Callable[..., Any], ...]:
     """One hook, a sequence of hooks or None, as a tuple."""
     if hooks is None:
@@ -202,8 +236,10 @@ class Variable(VariableCell, Generic[A]):
     Reading an attribute that a Variable does not have looks in the metadata and then at the value,
     so ``v.shape`` and ``v.at[0].set(1)`` do what they do for an array. Setting one sets metadata.
 
-    Operators act on the value and give plain values; ``v += 1`` changes the Variable. To call a
-    function of ``jax.numpy``, pass ``v.value``: many of them take nothing but arrays. Comparisons,
+    Operators act on the value and give plain values; ``v += 1`` changes the Variable. Functions of
+    ``jax.numpy`` and ``jax.nn`` take a Variable for its value; primitives such as ``jax.lax.exp``
+    take arrays only: pass ``v[...]``. A Variable is a JAX pytree with the value as its one child.
+    Comparisons,
     ``==`` included, are comparisons of the values, elementwise for arrays; ``is`` tells whether two
     names mean the same Variable, and hashing goes by identity too, so Variables can be dictionary
     keys.
@@ -260,11 +296,84 @@ class Variable(VariableCell, Generic[A]):
             value = hook(self, value)
         return value
 
+    # The engine calls these two where the class or the metadata have something to say.
+
     def _get_hooked(self, raw: Any) -> Any:
+        if type(self).get_value is not Variable.get_value:
+            return self.get_value()
         return self._run_value_hooks("on_get_value", "get_value_hooks", raw)
 
     def _set_hooked(self, value: Any) -> Any:
+        if type(self).set_value is not Variable.set_value:
+            self.set_value(value)
+            return self.raw_value
         return self._run_value_hooks("on_set_value", "set_value_hooks", value)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._own_access = (
+            cls.get_value is not Variable.get_value or cls.set_value is not Variable.set_value
+        )
+
+    # -- the value by name ---------------------------------------------------------------------
+
+    def get_value(self, *, index: Any = _MISSING) -> Any:
+        """The value through the get hooks, or what it has at `index`.
+
+        A subclass may override this; reading ``value`` then means ``get_value()``.
+
+        >>> import jax.numpy as jnp
+        >>> import treadle as nnx
+        >>> v = nnx.Param(jnp.array([1.0, 2.0]))
+        >>> v.get_value(index=1).item()
+        2.0
+        """
+        value = self._run_value_hooks("on_get_value", "get_value_hooks", self.raw_value)
+        return value if index is _MISSING else _item(value, index)
+
+    def set_value(self, value: Any, *, index: Any = _MISSING) -> None:
+        """Set the value through the set hooks, or only what it has at `index`.
+
+        A subclass may override this; setting ``value`` then means ``set_value(value)``.
+
+        Raises:
+            TraceContextError: the Variable belongs to another trace level.
+
+        >>> import jax.numpy as jnp
+        >>> import treadle as nnx
+        >>> v = nnx.Param(jnp.zeros(2))
+        >>> v.set_value(3.0, index=0)
+        >>> v.value.tolist()
+        [3.0, 0.0]
+        """
+        self._check_mutable()
+        value = raw_of(value)
+        if index is not _MISSING:
+            value = with_item(self.raw_value, index, value)
+        self.raw_value = self._run_value_hooks("on_set_value", "set_value_hooks", value)
+
+    def get_raw_value(self) -> Any:
+        """The stored value; no hook runs.
+
+        >>> import treadle as nnx
+        >>> nnx.Param(1.0, on_get_value=lambda variable, value: 2 * value).get_raw_value()
+        1.0
+        """
+        return self.raw_value
+
+    def set_raw_value(self, value: Any) -> None:
+        """Store a value; no hook runs.
+
+        Raises:
+            TraceContextError: the Variable belongs to another trace level.
+
+        >>> import treadle as nnx
+        >>> v = nnx.Param(1.0, on_set_value=lambda variable, value: 2 * value)
+        >>> v.set_raw_value(5.0)
+        >>> v.value
+        5.0
+        """
+        self.raw_value = value
 
     def _run_axis_hooks(self, method: str, hooks: str, index: int, given: Any) -> None:
         found = partition_name(given)
@@ -315,6 +424,8 @@ class Variable(VariableCell, Generic[A]):
         """The type that filters see: the class of the Variable."""
         return self.__class__
 
+    var_type = type
+
     @overload
     def get_metadata(self) -> dict[str, Any]: ...
     @overload
@@ -335,13 +446,21 @@ class Variable(VariableCell, Generic[A]):
             return self._metadata[name]
         return self._metadata.get(name, default)
 
-    def set_metadata(self, metadata: Mapping[str, Any] | None = None, /, **entries: Any) -> None:
+    @overload
+    def set_metadata(
+        self, metadata: Mapping[str, Any] | None = None, /, **entries: Any
+    ) -> None: ...
+    @overload
+    def set_metadata(self, name: str, entry: Any, /) -> None: ...
+    def set_metadata(self, metadata: Any = None, entry: Any = _MISSING, /, **entries: Any) -> None:
         """Set the given metadata entries and keep the others.
 
-        With a mapping as the positional argument, that mapping *replaces* all metadata.
+        With a mapping as the positional argument, that mapping *replaces* all metadata; with a name
+        and an entry, that entry is set.
 
         Raises:
             TraceContextError: the Variable belongs to another trace level.
+            TypeError: the arguments are none of these, or an entry is refused by `Variable`.
 
         >>> import treadle as nnx
         >>> v = nnx.Param(1.0, tag="scale")
@@ -349,12 +468,27 @@ class Variable(VariableCell, Generic[A]):
         >>> v.get_metadata()
         {'tag': 'scale', 'trainable': False}
         """
-        base = self._metadata if metadata is None else metadata
-        merged = {**base, **entries}
-        for name in HOOK_NAMES:
-            if name in merged:
-                merged[name] = as_hooks(merged[name])
-        self._metadata = merged
+        self._metadata = _checked_metadata(
+            merged_metadata(self._metadata, metadata, entry, entries)
+        )
+
+    def del_metadata(self, name: str) -> None:
+        """Remove the metadata entry `name`.
+
+        Raises:
+            KeyError: there is none.
+            TraceContextError: the Variable belongs to another trace level.
+
+        >>> import treadle as nnx
+        >>> v = nnx.Param(1.0, tag="scale")
+        >>> v.del_metadata("tag")
+        >>> v.get_metadata()
+        {}
+        """
+        self._check_mutable()
+        metadata = dict(self._metadata)
+        del metadata[name]
+        self._metadata = metadata
 
     def has_metadata(self, name: str) -> bool:
         """Whether there is a metadata entry `name`.
@@ -382,10 +516,10 @@ class Variable(VariableCell, Generic[A]):
         (2.0, 'scale', 1.0)
         """
         if isinstance(value, Variable):
-            if type(value) is not type(self):
+            if value.type is not type(self):
                 raise LeafTypeError(
                     f"Cannot replace the value of a {type(self).__name__} by a "
-                    f"{type(value).__name__}: pass its `.value`."
+                    f"{value.type.__name__}: pass its `.value`."
                 )
             value = value.raw_value
         new = VariableCell.__new__(type(self))
@@ -394,15 +528,15 @@ class Variable(VariableCell, Generic[A]):
         )
         return new
 
-    def copy(self) -> Self:
-        """A new Variable with the same value and metadata.
+    def copy(self, value: Any = _MISSING, **metadata: Any) -> Self:
+        """A new Variable with the same value and metadata, or others; as `replace`.
 
         >>> import treadle as nnx
         >>> v = nnx.Param(1.0)
-        >>> v.copy() is v, v.copy().value
-        (False, 1.0)
+        >>> v.copy() is v, v.copy().value, v.copy(2.0, tag="scale").tag
+        (False, 1.0, 'scale')
         """
-        return self.replace()
+        return self.replace(value, **metadata)
 
     def copy_from(self, other: Variable[A]) -> None:
         """Take over the value and metadata of a Variable of the same type.
@@ -416,7 +550,7 @@ class Variable(VariableCell, Generic[A]):
         >>> v.value, v.tag
         (2.0, 'scale')
         """
-        if type(other) is not type(self):
+        if not isinstance(other, Variable) or other.type is not type(self):
             raise LeafTypeError(
                 f"Cannot copy a {type(other).__name__} into a {type(self).__name__}: "
                 "assign its `.value` instead."
@@ -513,16 +647,19 @@ class Variable(VariableCell, Generic[A]):
     @overload
     def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
-        return cast("Any", self.value)[_raw(key)]
+        return _item(cast("Any", self.value), key)
 
     def __setitem__(self, key: Any, item: Any) -> None:
-        value, key, item = cast("Any", self.value), _raw(key), _raw(item)
-        if isinstance(value, jax.Array):
-            changed: Any = value.at[key].set(item)
+        self._check_mutable()
+        if type(self).set_value is not Variable.set_value:
+            self.set_value(item, index=key)
         else:
-            self._check_mutable()
-            changed = copy_module.copy(value)
-            changed[key] = item
+            self.value = with_item(self.value, key, item)
+
+    def __delitem__(self, key: Any) -> None:
+        self._check_mutable()
+        changed = copy_module.copy(cast("Any", self.value))
+        del changed[raw_of(key)]
         self.value = changed
 
     @overload
@@ -536,7 +673,10 @@ class Variable(VariableCell, Generic[A]):
         return len(cast("Any", self.value))
 
     def __contains__(self, item: Any) -> bool:
-        return _raw(item) in cast("Any", self.value)
+        return raw_of(item) in cast("Any", self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
 
     def __round__(self, digits: int = 0) -> Any:
         return round(cast("Any", self.value), digits)
@@ -622,6 +762,22 @@ class Variable(VariableCell, Generic[A]):
     __iand__ = _in_place(operator.and_)
     __ixor__ = _in_place(operator.xor)
     __ior__ = _in_place(operator.or_)
+
+
+_BINARY = (
+    *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow"),
+    *("lshift", "rshift", "and", "xor", "or"),
+)
+# Methods that ask a Variable for nothing but its value.
+VALUE_OPERATORS = (
+    *(f"__{name}__" for name in _BINARY),
+    *(f"__r{name}__" for name in _BINARY),
+    *(f"__i{name}__" for name in _BINARY if name != "divmod"),
+    *("__lt__", "__le__", "__gt__", "__ge__", "__neg__", "__pos__", "__invert__", "__abs__"),
+    *("__bool__", "__int__", "__float__", "__complex__", "__index__", "__round__"),
+    *("__getitem__", "__iter__", "__len__", "__contains__", "__array__", "__jax_array__"),
+    *("__array_priority__", "__format__"),
+)
 
 
 def add_axis(variable: Any, index: int, params: Any) -> None:

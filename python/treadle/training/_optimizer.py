@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from treadle import _core
 from treadle._core import VariableState
+from treadle._graph.splitting import is_graph_node
 from treadle._graph.splitting import state as state_of
 from treadle._graph.splitting import update as update_graph
 from treadle._graph.state import State
 from treadle._modules.module import Object
-from treadle._objects.variables import OptState, OptVariable, Param, Variable
+from treadle._objects.variables import OptState, OptVariable, Param
 from treadle.errors import StateError, format_path
 
 if TYPE_CHECKING:
@@ -119,8 +121,9 @@ class Optimizer(Object):
                 transformations of optax need.
 
         Raises:
-            TypeError: another number of arguments, gradients that are not a State, or keywords that
-                the transformation does not know.
+            TypeError: another number of arguments, gradients that are neither a State nor a model of
+                gradients, as plain `jax.grad` gives them, or keywords that the transformation does
+                not know.
             ValueError: the optimizer holds no model and none is given.
             StateError: the gradients are not those of the parameters that `wrt` selects, or these
                 are no longer those that the optimizer keeps state for.
@@ -138,6 +141,8 @@ class Optimizer(Object):
         import optax
 
         model, grads = self._arguments(args, grads)
+        if is_graph_node(grads):
+            grads = state_of(grads, self.wrt)
         self.step._check_mutable()
         params = state_of(model, self.wrt)
         self._check_agreement(model, params)
@@ -243,7 +248,8 @@ def _is_state(value: Any) -> bool:
 
 
 def _is_variable(value: Any) -> bool:
-    return isinstance(value, Variable)
+    # `isinstance` takes an entry of a State for one.
+    return _core.is_variable(value)
 
 
 def _is_array(value: Any) -> bool:
@@ -302,14 +308,12 @@ def _out_of_variables(tree: Any, params: State) -> Any:
     """
 
     def is_whole(value: Any) -> bool:
-        return isinstance(value, Variable) or (
-            isinstance(value, dict) and _has_keys_of(value, params)
-        )
+        return _is_variable(value) or (isinstance(value, dict) and _has_keys_of(value, params))
 
     def convert(value: Any) -> Any:
         if isinstance(value, dict):
             return _merge_entries(value, params)
-        return value.value if isinstance(value, Variable) else value
+        return value.value if _is_variable(value) else value
 
     return jax.tree.map(convert, tree, is_leaf=is_whole)
 
@@ -331,7 +335,7 @@ def _kept_by_parameter(tree: Any, params: State) -> list[dict[Any, Any]]:
     def stands(value: Any) -> bool:
         return isinstance(value, dict) and (_holds_by_path(value) or _has_keys_of(value, params))
 
-    leaves = jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, Variable) or stands(v))
+    leaves = jax.tree.leaves(tree, is_leaf=lambda v: _is_variable(v) or stands(v))
     return [leaf for leaf in leaves if stands(leaf)]
 
 
@@ -442,7 +446,7 @@ def _merge_entries(levels: Mapping[Any, Any], params: State) -> State:
 
 
 def _value(value: Any) -> Any:
-    return value.value if isinstance(value, Variable) else value
+    return value.value if _is_variable(value) else value
 
 
 def _with_value(entry: Any, value: Any) -> Any:
@@ -488,7 +492,7 @@ def _storing(old: Any, new: Any) -> Callable[[], None] | None:
     values, new_tree = jax.tree.flatten(_map_states(new))
     if old_tree != new_tree:
         return None
-    pairs = [(v, x) for v, x in zip(variables, values, strict=True) if isinstance(v, Variable)]
+    pairs = [(v, x) for v, x in zip(variables, values, strict=True) if _is_variable(v)]
 
     def store() -> None:
         for variable, value in pairs:
@@ -501,5 +505,5 @@ def _map_states(tree: Any) -> Any:
     return jax.tree.map(
         lambda value: _map_entries(value, _entry_value) if isinstance(value, State) else value,
         tree,
-        is_leaf=lambda value: isinstance(value, (State, Variable)),
+        is_leaf=lambda value: _is_state(value) or _is_variable(value),
     )

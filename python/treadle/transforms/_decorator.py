@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
+from treadle import _core
 from treadle.transforms._arguments import Function
 
 if TYPE_CHECKING:
@@ -119,7 +120,12 @@ def _spelled(define: Function) -> Any:
         f = args[0] if args else kwargs[first]
         if not callable(f):
             raise TypeError(f"{name} expects a function as its first argument, got {f!r}.")
-        return define(*args, **kwargs)
+        made = define(*args, **kwargs)
+        if _core.holds_node(f):
+            options = tuple(item for item in kwargs.items() if item[0] != first)
+            # So that the engine finds what was transformed, and can do it again to another.
+            _core.mark_lifted(made, (name, args[1:], options), f)
+        return made
 
     return wrapper
 

@@ -9,6 +9,7 @@ from treadle import _core
 from treadle.errors import format_path
 from treadle.transforms._arguments import Path, argument_label, naming, output_label
 from treadle.transforms._call import Outline
+from treadle.transforms._messages import refuse_nodes
 
 
 class Output(NamedTuple):
@@ -35,6 +36,7 @@ class Inside:
     def __init__(self, outline: Outline, leaves: Sequence[Any]) -> None:
         self.outline = outline
         self.leaves = leaves
+        refuse_nodes(leaves, outline.label)
         (self.args, self.kwargs), self.refs = _core.unflatten(outline.graphdef, leaves)
         self.effects: Any = None
         self.values: list[Any] = []
@@ -55,8 +57,12 @@ class Inside:
             self.effects, self.values = _core.trace_effects(
                 self.refs, graphdef, self.leaves, result, keep
             )
-        rows = zip(self.effects.outputs(), self.values, strict=True)
-        return [Output(kind, leaf, path, value) for (kind, leaf, path), value in rows]
+        rows = [
+            Output(kind, leaf, path, value)
+            for (kind, leaf, path), value in zip(self.effects.outputs(), self.values, strict=True)
+        ]
+        refuse_nodes(self.values, lambda number: self.label(rows[number]))
+        return rows
 
     def label(self, output: Output) -> str:
         """Where an output is, as the user would write it."""

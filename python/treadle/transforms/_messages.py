@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src.array import ArrayImpl
 from jax.core import Tracer
 
 from treadle import _core
 
+_PLAIN = (ArrayImpl, np.ndarray, jax.ShapeDtypeStruct, bool, int, float, complex)
 BIND = "bind other arguments beforehand, for example with functools.partial"
 
 
@@ -47,7 +49,7 @@ def jax_type(value: Any) -> str:
             type_of(jax.api_util.shaped_abstractify(part) if is_jax_value(part) else part)
         )
 
-    return repr(jax.tree_util.tree_map(typed, value))
+    return repr(jax.tree_util.tree_map(typed, value, is_leaf=_core.is_node))
 
 
 def described(value: Any) -> str:
@@ -65,21 +67,42 @@ def returned(value: Any) -> str:
 
 
 def is_jax_value(value: Any) -> bool:
-    """Whether JAX takes a leaf's value: an array, a scalar, or a pytree of those."""
+    """Whether a leaf's value is an array, a scalar, or a pytree of those.
+
+    JAX would take nodes and Variables, too, but by value: what is done to them would be lost.
+    """
     try:
-        jax.tree_util.tree_map(jax.api_util.shaped_abstractify, value)
+        jax.tree_util.tree_map(jax.api_util.shaped_abstractify, value, is_leaf=_core.is_node)
     except (TypeError, ValueError):
         return False
     return True
 
 
+def refuse_nodes(values: Iterable[Any], label: Callable[[int], str]) -> None:
+    """Raise a TypeError if a leaf's value is a node or a Variable, or holds some."""
+    for number, value in enumerate(values):
+        if isinstance(value, Tracer) or type(value) in _PLAIN:
+            continue
+        parts = jax.tree_util.tree_leaves(value, is_leaf=_core.is_node)
+        held = next(filter(_core.is_node, parts), None)
+        if held is not None:
+            raise TypeError(
+                f"{label(number)} is a {type(value).__name__!r}, which is not a valid JAX type"
+                f"{'' if held is value else f': it holds a {type(held).__name__!r}'}. Give the "
+                "Variable an array or a scalar, and keep other values in attributes of the node "
+                "itself."
+            )
+
+
 def part_label(label: str, value: Any, number: int) -> str:
     """What to call part number `number` (of `jax.tree_util.tree_leaves`) of a leaf's value.
+
+    Nodes count as parts.
 
     A Variable may hold a pytree, such as the tuple that `sow` makes, so that one leaf of a call is
     several arrays: ``model.seen[0]``. A value that is one array keeps the leaf's `label`.
     """
-    paths, _ = jax.tree_util.tree_flatten_with_path(value)
+    paths, _ = jax.tree_util.tree_flatten_with_path(value, is_leaf=_core.is_node)
     return label + jax.tree_util.keystr(paths[number][0])
 
 
@@ -132,7 +155,8 @@ def explain_call_error(
 
 def _bad_part(label: str, value: Any) -> str:
     """Which part of a value that holds several JAX cannot take."""
-    for number, part in enumerate(jax.tree_util.tree_leaves(value)):
+    parts = jax.tree_util.tree_leaves(value, is_leaf=_core.is_node)
+    for number, part in enumerate(parts):
         if part is not value and not is_jax_value(part):
             return f": {part_label(label, value, number)} is a {type(part).__name__!r}"
     return ""

@@ -6,8 +6,8 @@
 namespace treadle {
 namespace {
 
-// Type and metadata of a VariableState, as JAX compares them between trees. Invariant: `type` is owned and non-null;
-// `metadata` as in VariableState.
+// Variables and their states are pytrees whose one child is the value. This is the rest, type and metadata, as JAX
+// compares it between trees. Invariant: `type` is owned and non-null; `metadata` as in VariableState.
 struct StateAux {
   PyObject_HEAD PyObject *type;
   PyObject *metadata;
@@ -24,6 +24,14 @@ nb::object new_aux(PyObject *type, PyObject *metadata) {
   as_aux(self.ptr())->type = type;
   as_aux(self.ptr())->metadata = metadata;
   return self;
+}
+
+// Most Variables are of few types and without metadata. JAX keeps those types for good, so that one may be kept here.
+nb::object aux_of_variable(PyObject *type, PyObject *metadata) {
+  static PyObject *last = nullptr;
+  if (metadata != nullptr) return new_aux(type, metadata);
+  if (last == nullptr || as_aux(last)->type != type) replace(last, new_aux(type, nullptr).ptr());
+  return nb::borrow<nb::object>(last);
 }
 
 nb::object metadata_or_none(const StateAux *aux) {
@@ -109,45 +117,106 @@ const VariableState &state_of(PyObject *object) {
   return *as_state(object);
 }
 
-PyObject *flatten(PyObject *, PyObject *object) {
+const VariableCell &cell_of(PyObject *object) {
+  if (!PyType_IsSubtype(Py_TYPE(object), variable_cell_type)) throw nb::type_error("expected a Variable");
+  return *as_cell(object);
+}
+
+nb::object pair(const nb::object &first, const nb::object &second) {
+  nb::object made = py::checked(PyTuple_New(2));
+  py::tuple_init(made.ptr(), 0, nb::object(first).release().ptr());
+  py::tuple_init(made.ptr(), 1, nb::object(second).release().ptr());
+  return made;
+}
+
+nb::object child(PyObject *value) {
+  nb::object made = py::checked(PyTuple_New(1));
+  py::tuple_init(made.ptr(), 0, nb::borrow<nb::object>(value).release().ptr());
+  return made;
+}
+
+nb::object child_with_key(PyObject *value) {
+  return child(pair(settings().value_key, nb::borrow<nb::object>(value)).ptr());
+}
+
+// The arguments of an unflatten function, looked at: what is not of this file's making may be anything.
+struct Parts {
+  Parts(PyObject *const *args, Py_ssize_t count) {
+    if (count != 2 || Py_TYPE(args[0]) != state_aux_type) throw nb::type_error("expected structure and children");
+    children = py::checked(PySequence_Tuple(args[1]));
+    if (py::tuple_size(children.ptr()) != 1) throw nb::value_error("there is one child, the value");
+    aux = as_aux(args[0]);
+    value = py::tuple_item(children.ptr(), 0);
+  }
+  nb::object children;
+  const StateAux *aux;  // borrowed from the arguments
+  PyObject *value;      // borrowed from `children`
+};
+
+PyObject *flatten_state(PyObject *, PyObject *object) {
   return guarded([&] {
     const VariableState &state = state_of(object);
-    nb::object children = nb::make_tuple(nb::borrow<nb::object>(state.value));
-    return nb::make_tuple(children, new_aux(state.type, state.metadata));
+    return pair(child(state.value), new_aux(state.type, state.metadata));
   });
 }
 
-PyObject *flatten_with_keys(PyObject *, PyObject *object) {
+PyObject *flatten_state_with_keys(PyObject *, PyObject *object) {
   return guarded([&] {
     const VariableState &state = state_of(object);
-    nb::object child = nb::make_tuple(settings().value_key, nb::borrow<nb::object>(state.value));
-    return nb::make_tuple(nb::make_tuple(child), new_aux(state.type, state.metadata));
+    return pair(child_with_key(state.value), new_aux(state.type, state.metadata));
   });
 }
 
-PyObject *unflatten(PyObject *, PyObject *const *args, Py_ssize_t count) {
+PyObject *unflatten_state(PyObject *, PyObject *const *args, Py_ssize_t count) {
   return guarded([&] {
-    if (count != 2 || Py_TYPE(args[0]) != state_aux_type) {
-      throw nb::type_error("_unflatten_variable_state takes the structure and the children");
-    }
-    nb::object children = py::checked(PySequence_Tuple(args[1]));
-    if (py::tuple_size(children.ptr()) != 1) throw nb::value_error("a VariableState has one child, its value");
-    const StateAux *aux = as_aux(args[0]);
-    return new_variable_state(aux->type, py::tuple_item(children.ptr(), 0), aux->metadata);
+    Parts parts(args, count);
+    return new_variable_state(parts.aux->type, parts.value, parts.aux->metadata);
   });
+}
+
+PyObject *flatten_variable(PyObject *, PyObject *object) {
+  return guarded([&] {
+    const VariableCell &cell = cell_of(object);
+    return pair(child(cell.value), aux_of_variable(py::as_object(Py_TYPE(object)), cell.metadata));
+  });
+}
+
+PyObject *flatten_variable_with_keys(PyObject *, PyObject *object) {
+  return guarded([&] {
+    const VariableCell &cell = cell_of(object);
+    return pair(child_with_key(cell.value), aux_of_variable(py::as_object(Py_TYPE(object)), cell.metadata));
+  });
+}
+
+// Runs no hook and looks at nothing: JAX puts anything where a value was.
+PyObject *unflatten_variable(PyObject *, PyObject *const *args, Py_ssize_t count) {
+  return guarded([&] {
+    Parts parts(args, count);
+    PyTypeObject *type = py::as_type(parts.aux->type);
+    if (!PyType_Check(parts.aux->type) || !PyType_IsSubtype(type, variable_cell_type))
+      throw nb::type_error("expected the structure of a Variable");
+    nb::object trace = current_trace();
+    return new_variable(type, parts.value, parts.aux->metadata, trace.ptr());
+  });
+}
+
+PyCFunction fast(PyObject *(*function)(PyObject *, PyObject *const *, Py_ssize_t)) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(function));
 }
 
 // Plain C functions: JAX calls one for each entry, and argument conversion would be a good part of its cost.
 PyMethodDef functions[] = {
-    {"_flatten_variable_state", flatten, METH_O, "(children, structure) of a VariableState."},
-    {"_flatten_variable_state_with_keys", flatten_with_keys, METH_O, "The same, with the children's keys."},
-    {"_unflatten_variable_state", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(unflatten)), METH_FASTCALL,
-     "A VariableState from structure and children."},
+    {"_flatten_variable_state", flatten_state, METH_O, "(children, structure) of a VariableState."},
+    {"_flatten_variable_state_with_keys", flatten_state_with_keys, METH_O, "The same, with the children's keys."},
+    {"_unflatten_variable_state", fast(unflatten_state), METH_FASTCALL, "A VariableState from structure and children."},
+    {"_flatten_variable", flatten_variable, METH_O, "(children, structure) of a Variable."},
+    {"_flatten_variable_with_keys", flatten_variable_with_keys, METH_O, "The same, with the children's keys."},
+    {"_unflatten_variable", fast(unflatten_variable), METH_FASTCALL, "A Variable from structure and children."},
 };
 
 }  // namespace
 
-void bind_state_pytree(nb::module_ &m) {
+void bind_cell_pytrees(nb::module_ &m) {
   state_aux_type = py::add_type(m, aux_spec, "VariableStateAux");
   for (PyMethodDef &function : functions) py::add_function(m, function);
 }
