@@ -16,6 +16,7 @@ void bind_cell_pytrees(nb::module_ &m);
 void bind_node_types(nb::module_ &m);
 void bind_callables(nb::module_ &m);
 void bind_variables(nb::module_ &m);
+void bind_definitions(nb::module_ &m);
 void bind_fingerprints(nb::module_ &m);
 void bind_graphdef(nb::module_ &m);
 void bind_pickling(nb::module_ &m);

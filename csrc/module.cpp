@@ -15,6 +15,7 @@ NB_MODULE(_core, m) {
   treadle::bind_node_types(m);
   treadle::bind_callables(m);
   treadle::bind_variables(m);
+  treadle::bind_definitions(m);
   treadle::bind_fingerprints(m);
   treadle::bind_graphdef(m);
   treadle::bind_walk(m);

@@ -6,8 +6,8 @@
 #include "objects/owners.h"
 #include "settings.h"
 #include "statics/hashing.h"
+#include "statics/held.h"
 #include "statics/snapshots.h"
-#include "statics/tracers.h"
 #include "structure/paths.h"
 #include "structure/traversal.h"
 

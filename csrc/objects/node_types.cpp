@@ -90,15 +90,11 @@ bool has_instance_dict(const nb::object &type) {
   return !offset.equal(nb::int_(0));
 }
 
-// True for what Python code defines below `object`: nothing of an instance is hidden in C structures.
+// True if nothing of an instance is hidden in C structures.
 bool is_written_in_python(const nb::object &type) {
-  nb::object of_a_class = settings().enum_type;
   for (nb::handle base : nb::object(type.attr("__mro__"))) {
     auto *as_type = py::as_type(base.ptr());
-    if (as_type == &PyBaseObject_Type) continue;
-    if ((PyType_GetFlags(as_type) & Py_TPFLAGS_HEAPTYPE) == 0) return false;
-    if (PyType_GetSlot(as_type, Py_tp_dealloc) != PyType_GetSlot(py::as_type(of_a_class.ptr()), Py_tp_dealloc))
-      return false;
+    if (as_type != &PyBaseObject_Type && !is_made_by_python(as_type)) return false;
   }
   return true;
 }
@@ -277,6 +273,13 @@ void register_node_type(nb::handle type, nb::object flatten, nb::object create, 
 }
 
 }  // namespace
+
+bool is_made_by_python(PyTypeObject *type) {
+  if ((PyType_GetFlags(type) & Py_TPFLAGS_HEAPTYPE) == 0) return false;
+  // Such classes have one deallocator.
+  auto *known = py::as_type(settings().enum_type.ptr());
+  return PyType_GetSlot(type, Py_tp_dealloc) == PyType_GetSlot(known, Py_tp_dealloc);
+}
 
 const NodeType *classify(PyObject *object) {
   PyTypeObject *type = Py_TYPE(object);

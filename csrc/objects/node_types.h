@@ -62,6 +62,9 @@ struct NodeType {
   const MappingLayout *mapping_layout() const { return std::get_if<MappingLayout>(layout.get()); }
 };
 
+// True for a class that a class statement made, whatever it is below: instances have no C structure of its own.
+bool is_made_by_python(PyTypeObject *type);
+
 // Cached by type; `object` is consulted the first time its type is met. The result lives as long as the type.
 const NodeType *classify(PyObject *object);
 // The entry of a type already met, or null: runs no Python.

@@ -14,6 +14,7 @@ constexpr Package kPackages[] = {
     {"ml_dtypes",   true,  true,  Stateless::All},
     {"optax",       true,  true,  Stateless::All},
     {"treadle",     true,  false, Stateless::All},
+    {"flax",        true,  false, Stateless::None},
     {"math",        true,  false, Stateless::None},
     {"cmath",       true,  false, Stateless::None},
     {"functools",   true,  false, Stateless::None},

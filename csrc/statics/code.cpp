@@ -1,5 +1,6 @@
 #include "statics/code.h"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 
@@ -17,6 +18,9 @@ constexpr size_t kMaxCodes = 4096;
 struct Instructions {
   nb::object list = nb::module_::import_("dis").attr("get_instructions");
   int import_name = number("IMPORT_NAME"), extended = number("EXTENDED_ARG"), load_global = number("LOAD_GLOBAL");
+  int cache = number("CACHE"), load_attribute = number("LOAD_ATTR"), load_method = number("LOAD_METHOD");
+  // From 3.12 on the lowest bit of the argument says whether it is a method.
+  int attribute_shift = nb::module_::import_("sys").attr("version_info") < nb::make_tuple(3, 12) ? 0 : 1;
   // In bodies of classes.
   int load_name = number("LOAD_NAME"), load_below = number("LOAD_FROM_DICT_OR_GLOBALS");
   // What the arguments of later versions mean is not known: there, each name may be a variable.
@@ -49,14 +53,67 @@ void collect_imports(const nb::object &code, Names &names) {
   }
 }
 
-// The names of variables and the others of one code object.
+// What a code object does with globals, instruction by instruction.
+class Loads {
+ public:
+  explicit Loads(std::vector<nb::object> names)
+      : names_(std::move(names)), is_variable_(names_.size(), !instructions().are_known) {}
+
+  void next(int operation, size_t argument) {
+    const Instructions &known = instructions();
+    if (operation == known.cache || operation == known.extended) return;
+    const bool is_attribute = operation == known.load_attribute;
+    if ((is_attribute || operation == known.load_method) && !chain_.empty()) {
+      const size_t at = is_attribute ? argument >> known.attribute_shift : argument;
+      if (at < names_.size()) chain_.push_back(at);
+      return;
+    }
+    end();
+    const bool is_global = operation == known.load_global;
+    if (!is_global && operation != known.load_name && operation != known.load_below) return;
+    const size_t at = is_global ? argument >> 1 : argument;
+    if (at >= names_.size()) return;
+    is_variable_[at] = true;
+    chain_.push_back(at);
+  }
+
+  void add_to(Names &names) {
+    end();
+    for (const std::vector<size_t> &chain : chains_) {
+      if (chain.size() == 1) names.whole.push_back(names_[chain[0]]);
+      std::vector<nb::object> dotted;
+      for (size_t at : chain) dotted.push_back(names_[at]);
+      if (chain.size() > 1) names.dotted.push_back(std::move(dotted));
+    }
+    for (size_t i = 0; i < names_.size(); ++i) {
+      if (!instructions().are_known) names.whole.push_back(names_[i]);
+      if (is_variable_[i] && is_effectful_builtin(py::text(names_[i]))) names.reaching.push_back(names_[i]);
+      (is_variable_[i] ? names.globals : names.attributes).push_back(names_[i]);
+    }
+    for (const std::vector<nb::object> &dotted : names.dotted) {
+      for (size_t i = 1; i < dotted.size(); ++i) names.attributes.push_back(dotted[i]);
+    }
+  }
+
+ private:
+  void end() {
+    if (!chain_.empty() && std::find(chains_.begin(), chains_.end(), chain_) == chains_.end())
+      chains_.push_back(chain_);
+    chain_.clear();
+  }
+
+  std::vector<nb::object> names_;
+  std::vector<bool> is_variable_;
+  std::vector<std::vector<size_t>> chains_;
+  std::vector<size_t> chain_;  // the global that was loaded last, and the attributes that were taken of it
+};
+
 void collect_loads(const nb::object &code, Names &names) {
   const Instructions &known = instructions();
-  std::vector<nb::object> named = py::to_objects(nb::object(code.attr("co_names")));
-  std::vector<bool> is_variable(named.size(), !known.are_known);
   nb::object bytes = code.attr("co_code");
   const char *text = PyBytes_AsString(bytes.ptr());
   if (text == nullptr) throw nb::python_error();
+  Loads loads(py::to_objects(nb::object(code.attr("co_names"))));
   size_t above = 0;
   bool imports = false;
   for (Py_ssize_t i = 0; i + 1 < PyBytes_Size(bytes.ptr()); i += 2) {
@@ -64,15 +121,9 @@ void collect_loads(const nb::object &code, Names &names) {
     const size_t argument = above << 8 | static_cast<unsigned char>(text[i + 1]);
     above = operation == known.extended ? argument : 0;
     imports = imports || operation == known.import_name;
-    const bool is_global = operation == known.load_global;
-    if (!is_global && operation != known.load_name && operation != known.load_below) continue;
-    const size_t at = is_global ? argument >> 1 : argument;
-    if (at < named.size()) is_variable[at] = true;
+    loads.next(operation, argument);
   }
-  for (size_t i = 0; i < named.size(); ++i) {
-    if (is_variable[i] && is_effectful_builtin(py::text(named[i]))) names.reaching.push_back(named[i]);
-    (is_variable[i] ? names.globals : names.attributes).push_back(std::move(named[i]));
-  }
+  loads.add_to(names);
   if (imports) collect_imports(code, names);
 }
 
@@ -91,6 +142,10 @@ void collect_names(const nb::object &code, Names &names) {
 }
 
 }  // namespace
+
+bool Names::takes_whole(const nb::object &global) const {
+  return std::any_of(whole.begin(), whole.end(), [&](const nb::object &name) { return name.equal(global); });
+}
 
 std::shared_ptr<const Names> names_read(const nb::object &globals, const nb::object &code) {
   static auto *known = new BoundedCache<Names>(kMaxCodes);

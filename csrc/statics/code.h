@@ -13,6 +13,10 @@ namespace treadle {
 struct Names {
   nb::object code;  // kept alive, so that its address stays its own
   std::vector<nb::object> globals;
+  // Globals with the attributes that are taken of them, one after the other: all that the code makes of such a global,
+  // unless it is among `whole`.
+  std::vector<std::vector<nb::object>> dotted;
+  std::vector<nb::object> whole;
   // Builtins that lead to variables which the code does not name, or have effects, unless a global hides them.
   std::vector<nb::object> reaching;
   // What it names besides, which may be attributes of modules.
@@ -21,6 +25,7 @@ struct Names {
   bool imports = false;
 
   bool empty() const { return globals.empty() && !imports; }
+  bool takes_whole(const nb::object &global) const;
 };
 
 // Remembered by code. Whether the package changes its globals is asked of these, as they come with the code: what the

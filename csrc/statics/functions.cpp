@@ -65,6 +65,11 @@ const StandardTypes &standard_types() { return py::made_once<StandardTypes>(); }
 
 bool is_module(const nb::object &value) { return PyObject_TypeCheck(value.ptr(), &PyModule_Type) != 0; }
 
+// One that is no more than what it defines.
+bool is_users_module(const nb::object &value) {
+  return py::is_exact(value.ptr(), &PyModule_Type) && package_of(value) == nullptr;
+}
+
 bool promises_constants(const Package *package) { return package != nullptr && package->constants; }
 
 // A builtin method is what it is called and bound to. Its own `==` takes an object that has changed for the same.
@@ -270,18 +275,19 @@ void FunctionReader::member(const nb::object &held) {
 // another one. Of known packages, classes stay as they are.
 void FunctionReader::type(const nb::object &held) {
   if (promises_constants(package_of(held))) return recorder_.identical(held);
-  if (recorder_.size() - begin_ > kMaxParts) return recorder_.unknown(held);
-  recorder_.unhashed(true, [&] {
-    recorder_.object(seen_, held, held, [&] {
-      nb::object meta = py::type_of(held);
-      if (!meta.is(py::type_object(&PyType_Type))) type(meta);
-      for (nb::handle base : nb::object(held.attr("__mro__"))) {
-        nb::object defining = nb::borrow<nb::object>(base);
-        recorder_.identical(defining);
-        if (!promises_constants(package_of(defining))) definitions(defining);
-      }
-    });
-  });
+  if (!starts(held)) return;
+  auto read = [&] {
+    nb::object meta = py::type_of(held);
+    if (!meta.is(py::type_object(&PyType_Type))) type(meta);
+    for (nb::handle base : nb::object(held.attr("__mro__"))) {
+      nb::object defining = nb::borrow<nb::object>(base);
+      recorder_.identical(defining);
+      if (promises_constants(package_of(defining))) continue;
+      // What functions in C read is not known.
+      is_made_by_python(py::as_type(base.ptr())) ? definitions(defining) : recorder_.unknown(defining);
+    }
+  };
+  recorder_.unhashed(true, [&] { recorder_.object(seen_, held, held, [&] { recorder_.read_by_callable(read); }); });
 }
 
 void FunctionReader::definitions(const nb::object &type) {
@@ -382,8 +388,8 @@ void FunctionReader::items(const nb::object &held) {
   recorder_.unhashed(changes, [&] { recorder_.items(seen_, held, [&](const nb::object &item) { value(item); }); });
 }
 
-// A function or partial that no other one reads is read by itself: what others read is no part of it. False, and it is
-// unknown, if it would make the reading too long.
+// A function, partial or class that no other one reads is read by itself: what others read is no part of it. False, and
+// it is unknown, if it would make the reading too long.
 bool FunctionReader::starts(const nb::object &held) {
   if (!recorder_.is_inside_callable()) {
     seen_.clear();
@@ -421,8 +427,29 @@ void FunctionReader::globals_read(const nb::object &globals, const nb::object &c
         continue;
       }
     }
+    if (found.is_valid() && is_users_module(found) && !read->takes_whole(name)) {
+      module(found, name, *read);
+      continue;
+    }
     optional(found);
     if (found.is_valid()) inner_modules(found, *read);
+  }
+}
+
+// A module of the user's of which the code takes nothing but attributes is what these are.
+void FunctionReader::module(const nb::object &held, const nb::object &name, const Names &read) {
+  recorder_.identical(held);
+  for (const std::vector<nb::object> &dotted : read.dotted) {
+    if (!dotted[0].equal(name)) continue;
+    nb::object found = held;
+    for (size_t i = 1; i < dotted.size() && found.is_valid() && is_users_module(found); ++i) {
+      nb::object entries = found.attr("__dict__");
+      found = py::dict_get(entries.ptr(), dotted[i].ptr());
+    }
+    // What is not there may be made when it is asked for.
+    if (!found.is_valid()) return recorder_.unknown(held);
+    value(found);
+    inner_modules(found, read);
   }
 }
 

@@ -41,6 +41,7 @@ class FunctionReader {
   void equal(const nb::object &held);
   void items(const nb::object &held);
   void inner_modules(const nb::object &found, const Names &read);
+  void module(const nb::object &held, const nb::object &name, const Names &read);
   void globals_read(const nb::object &globals, const nb::object &code);
 
   Recorder &recorder_;

@@ -3,6 +3,8 @@
 #include <nanobind/stl/string.h>
 
 #include "bindings.h"
+#include "id_table.h"
+#include "statics/held.h"
 #include "structure/paths.h"
 
 namespace treadle {
@@ -73,6 +75,22 @@ nb::tuple root_items(const GraphDef &def) {
   return py::to_tuple(std::move(result));
 }
 
+// Each once, in the order in which they are met.
+nb::tuple callables(const GraphDef &def) {
+  std::vector<nb::object> met, result;
+  for (uint32_t r = 0; r < def.n_refs(); ++r) met.push_back(py::type_object(def.ref_type(r)));
+  for (size_t i = 0; i < def.constants.size(); ++i) {
+    nb::object constant = def.constants[i];
+    if (def.constant_kinds[i] == ConstantKind::Static || def.constant_kinds[i] == ConstantKind::Metadata)
+      collect_callables(constant.ptr(), met);
+  }
+  IdTable seen;
+  for (nb::object &callable : met) {
+    if (seen.insert(callable.ptr(), 0).second) result.push_back(std::move(callable));
+  }
+  return py::to_tuple(std::move(result));
+}
+
 }  // namespace
 
 nb::object type_or_none(const GraphDef &def, uint32_t leaf) {
@@ -107,6 +125,7 @@ void bind_graphdef(nb::module_ &m) {
   cls.def("partition", &partition, nb::arg("filters"), nb::arg("leaves"));
   cls.def("reachable", &reachable, nb::arg("ref"));
   cls.def("root_items", &root_items);
+  cls.def("callables", &callables);
   cls.def("difference", &first_difference, nb::arg("other"));
   cls.def("__hash__", [](const GraphDef &def) { return static_cast<Py_ssize_t>(def.hash >> 1); });
   cls.def(

@@ -161,6 +161,9 @@ class Fingerprint:
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
 
+def definitions_below(root: Any) -> tuple[Any, ...]:
+    """Names and values of what the classes of a node and of those below define, but for known packages' own."""
+
 def fingerprint(*functions: Any) -> Fingerprint | None:
     """What such functions read now, at any depth. None if nobody can tell whether some of it will be the same."""
 
@@ -194,6 +197,8 @@ class GraphDef(Generic[N]):
         """Ids of all leaves reachable from reference `ref`, ascending."""
     def root_items(self) -> tuple[tuple[bool, int], ...]:
         """The root expression's leaves in pytree order: (True, reference id) or (False, leaf id)."""
+    def callables(self) -> tuple[Any, ...]:
+        """Classes of nodes and of static objects, and the functions and classes that statics and metadata hold."""
     def difference(self, other: GraphDef) -> tuple[Path, Any, Any] | None:
         """First difference as (path, value here, value there), None if equal."""
     def __hash__(self) -> int: ...

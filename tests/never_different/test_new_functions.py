@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import enum
 import functools
+import itertools
 import os
 import random
+import secrets
 import time
 import types
+import uuid
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,7 @@ import pytest
 
 import treadle as nnx
 from tests.open_points import cases, pairs
+from treadle import _core
 
 LAM = 1.0
 ITEMS = [1.0]
@@ -57,6 +62,18 @@ def by_table(w):
     return w * TABLE["rate"]
 
 
+COUNTER = itertools.count()
+USERS = types.ModuleType("users")
+USERS.inner = types.ModuleType("users.inner")
+USERS.clock = time.perf_counter_ns
+USERS.rate = 2.0
+USERS.scaled = USERS.inner.scaled = by_global
+
+
+def by_module(w):
+    return USERS.inner.scaled(w)
+
+
 def two_levels(w):
     return by_global(w)
 
@@ -76,6 +93,7 @@ INNER = {
     "namespace": by_namespace,
     "dict": by_table,
     "two levels": two_levels,
+    "module": by_module,
     "vmapped": jax.vmap(by_global, in_axes=None, axis_size=1),
     "jax gradient": jax.grad(lambda w: by_global(w) * 1.0),
     "jax checkpoint": jax.checkpoint(by_global),
@@ -279,6 +297,11 @@ class Config:
         return w * self.rate
 
 
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    value: Any
+
+
 class Pair(NamedTuple):
     a: float
 
@@ -303,6 +326,8 @@ COMMON = {
     "config": made_over(Config(3.0), lambda c, w: c.scaled(w)),
     "set": made_over({1.0, 2.0}, lambda c, w: w * len(c)),
     "member": made_over(Mode.TWO, lambda c, w: c.times(w)),
+    "module": lambda: lambda w: w * USERS.rate + USERS.scaled(w),
+    "package": lambda: lambda w: USERS.inner.scaled(w),
 }
 
 
@@ -338,6 +363,9 @@ CHANGES = {
     "forward": ("own module", Net, "__call__", lambda self, x: self.linear(x) + 1.0),
     "method of a member": ("enumeration", Mode, "times", lambda self, w: w + self.value),
     "method of a captured member": ("member", Mode, "times", lambda self, w: w + self.value),
+    "attribute of a module": ("module", USERS, "rate", 7.0),
+    "attribute of an inner module": ("package", USERS.inner, "scaled", lambda w: w + 1.0),
+    "inner module": ("package", USERS, "inner", types.SimpleNamespace(scaled=lambda w: w + 2.0)),
     "method of a dataclass": ("config", Config, "scaled", lambda self, w: w + self.rate),
 }
 
@@ -382,7 +410,7 @@ def test_a_metaclass_is_read_too(monkeypatch):
 
 UNKNOWN = {
     "Settings": made_over(Settings(), lambda s, w: w * s.rate),
-    "module": lambda: lambda w: w * time.monotonic(),
+    "module": lambda: lambda w: w * float(bool(USERS)),
     "ndarray": made_over(np.ones(2), lambda a, w: w * a.sum()),
     "list_iterator": made_over(iter([1.0]), lambda o, w: w),
 }
@@ -442,6 +470,16 @@ IMPURE = {
     "numpy.random": lambda: through(np.random.random),
     "iterator": lambda: through(NUMBERS.__next__),
     "os.urandom": lambda: (lambda c: lambda: int.from_bytes(c(2), "big"))(os.urandom),
+    "time of a module": lambda: lambda: time.time_ns() % 2**20,
+    "random of a module": lambda: lambda: random.random(),
+    "os of a module": lambda: lambda: int.from_bytes(os.urandom(2), "big"),
+    "a class in C": lambda: lambda: datetime.datetime.now().microsecond,
+    "its method": lambda: (lambda now: lambda: now().microsecond)(datetime.datetime.now),
+    "below a class in C": lambda: lambda: random.Random().random(),
+    "uuid": lambda: lambda: uuid.uuid4().int % 2**20,
+    "secrets": lambda: lambda: secrets.randbelow(2**20),
+    "counter": lambda: lambda: next(COUNTER),
+    "a module of the user's": lambda: lambda: USERS.clock() % 2**20,
 }
 
 
@@ -594,3 +632,94 @@ def test_back_references_after_a_global_has_grown():
         GROWN.append(1)
         assert float(step(nnx.Dict(f=over(b, c, c)), 1.0)) == 3.0
         assert float(step(nnx.Dict(f=over(b, c, b)), 1.0)) == 2.0
+
+
+# -- what operands bring along -----------------------------------------------------------------
+
+
+class Scaled(nnx.Module):
+    factor = 2.0
+
+    def __init__(self):
+        self.w = nnx.Param(jnp.array(3.0))
+        self.act = by_global
+
+    def __call__(self, x):
+        return self.act(x * self.w.value * self.factor)
+
+
+class ScaledConfig:
+    def scale(self):
+        return 1.0
+
+
+def called(m):
+    return m(1.0)
+
+
+def by_config(m):
+    return m["w"].value * m["config"].scale()
+
+
+EAGER = {
+    "cond": lambda f, m: nnx.cond(jnp.array(True), f, f, m),
+    "switch": lambda f, m: nnx.switch(0, [f], m),
+    "while_loop": lambda f, m: nnx.while_loop(
+        lambda c: c[0] < 1, lambda c: (c[0] + 1, f(c[2]), c[2]), (0, 0.0, m)
+    )[1],
+    "fori_loop": lambda f, m: nnx.fori_loop(0, 1, lambda i, c: (f(c[1]), c[1]), (0.0, m))[0],
+    "scan": lambda f, m: nnx.scan(lambda c, m: (c, f(m)), length=1, state_axes={})(0.0, m)[1],
+    "remat": lambda f, m: nnx.remat(f)(m),
+    "vmap": lambda f, m: nnx.vmap(f, state_axes={}, axis_size=1)(m),
+}
+every_eager = pytest.mark.parametrize("run", EAGER)
+
+
+@every_eager
+def test_a_patched_method_of_an_operand(run, monkeypatch):
+    m = Scaled()
+    assert first(EAGER[run](called, m)) == 6.0
+    monkeypatch.setattr(Scaled, "__call__", lambda self, x: x + self.w.value)
+    assert first(EAGER[run](called, m)) == 4.0
+
+
+@every_eager
+def test_a_class_attribute_of_an_operand(run, monkeypatch):
+    m = Scaled()
+    assert first(EAGER[run](called, m)) == 6.0
+    monkeypatch.setattr(Scaled, "factor", 5.0)
+    assert first(EAGER[run](called, m)) == 15.0
+
+
+@every_eager
+def test_a_global_that_a_function_in_an_operand_reads(run):
+    m = Scaled()
+    assert first(EAGER[run](called, m)) == 6.0
+    set_rate(5.0)
+    assert first(EAGER[run](called, m)) == 30.0
+
+
+@every_eager
+def test_a_method_of_a_config_in_an_operand(run, monkeypatch):
+    m = net()
+    m["config"] = ScaledConfig()
+    assert first(EAGER[run](by_config, m)) == 3.0
+    monkeypatch.setattr(ScaledConfig, "scale", lambda self: 5.0)
+    assert first(EAGER[run](by_config, m)) == 15.0
+
+
+def test_what_common_operands_bring_along_is_known():
+    class Block(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(2, 2, rngs=rngs)
+            self.norm = nnx.BatchNorm(2, rngs=rngs)
+            self.act = jax.nn.relu
+            self.mode = Mode.ONE
+            self.config = Fixed((1, 2.0, "a"))
+
+        def __call__(self, x):
+            return self.norm(self.act(self.linear(x)))
+
+    keys = [_core.fingerprint(*nnx.graphdef(Block(nnx.Rngs(0))).callables()) for _ in range(2)]
+    assert keys[0] is not None
+    assert keys[0] == keys[1]

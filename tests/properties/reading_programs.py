@@ -16,9 +16,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,6 +56,64 @@ class Rates:
         self.own = 1.0
 
 
+class Plain:
+    """A config with neither a hash of its own nor an equality."""
+
+    def __init__(self, rate: Any = 1.0, names: Any = ()) -> None:
+        self.rate = rate
+        self.names = list(names)
+
+
+class Slotted:
+    """The same without a dict."""
+
+    __slots__ = ("names", "rate")
+
+    def __init__(self, rate: Any = 1.0, names: Any = ()) -> None:
+        self.rate = rate
+        self.names = list(names)
+
+
+def namespace(rate: Any = 1.0, names: Any = ()) -> types.SimpleNamespace:
+    return types.SimpleNamespace(rate=rate, names=set(names))
+
+
+def nested(rate: Any = 1.0, names: Any = ()) -> Plain:
+    """Something that changes inside of what does not."""
+    return Plain(Boxed(Config(rate)), names)
+
+
+CONFIGS: tuple[Callable[..., Any], ...] = (Config, Plain, Slotted, namespace, nested)
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxed:
+    """A frozen dataclass around a config."""
+
+    inner: Any
+
+
+def rate_of(config: Any) -> Any:
+    """The number in a config."""
+    rate = config.rate
+    return rate.inner.rate if isinstance(rate, Boxed) else rate
+
+
+def set_rate_of(config: Any, value: float) -> None:
+    if isinstance(config, Frozen):
+        return
+    rate = config.rate
+    (rate.inner if isinstance(rate, Boxed) else config).rate = value
+
+
+def add_name(config: Any, name: str) -> None:
+    names = getattr(config, "names", None)
+    if isinstance(names, set):
+        names.add(name)
+    elif names is not None:
+        names.append(name)
+
+
 class Net(nnx.Module):
     """Variables in an order of the program's, a config, and a way to call itself."""
 
@@ -67,8 +127,11 @@ class Net(nnx.Module):
         self.count = nnx.BatchStat(jnp.asarray(0.0))
         self.table: Any = {"z": nnx.Param(jnp.asarray(2.0))}
         self.config: Any = config
+        self.act: Any = unchanged
         self.how = how
         self.impl: Any = HOW[how](self)
+
+    late: Any
 
     def step(self, x: Any) -> Any:
         """Reads the weights in the order of the attributes, and counts."""
@@ -79,6 +142,10 @@ class Net(nnx.Module):
         for value in self.table.values():
             x = x * 0.25 + value.value
         return x
+
+
+def unchanged(x: Any) -> Any:
+    return x
 
 
 def unbound(self: Any, x: Any) -> Any:
@@ -105,15 +172,26 @@ class World:
         self.themes = themes
         how = source.pick(tuple(HOW)) if "callables" in themes else "unbound"
         # Models taking turns.
-        config = Config if "configs" in themes else lambda: None
+        config = source.pick(CONFIGS) if "configs" in themes else lambda: None
         self.models = [Net(source, how, config(), "order" in themes) for _ in range(2)]
         self.items = [1.0]
         self.rates = Rates()
         set_global(1.0)
         Rates.rate = 1.0
+        Net.late = late_times
         by_function.rate = 1.0  # type: ignore[attr-defined]
         # Few of them, so that one is made again after what it reads has changed.
-        readers = (by_global, by_class, by_function, self.by_list, self.by_object, jnp.tanh)
+        Scaler.scale = Scaler.times  # type: ignore[method-assign]
+        set_config(1.0)
+        readers = (
+            *(by_global, by_class, by_function, by_method, by_config, jnp.tanh),
+            *(
+                self.by_list,
+                self.by_object,
+                functools.partial(by_global),
+                jax.checkpoint(by_method),
+            ),
+        )
         self.inner = [source.pick(readers) for _ in range(2)]
         self.make = source.pick(MAKERS)
 
@@ -149,6 +227,38 @@ def by_class(x: Any) -> Any:
     return x * Rates.rate
 
 
+class Scaler:
+    """A class whose method changes."""
+
+    def times(self, x: Any) -> Any:
+        return x * 3.0
+
+    def plus(self, x: Any) -> Any:
+        return x + 3.0
+
+    scale = times
+
+
+class Below(Scaler):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def by_method(x: Any) -> Any:
+    return Below().scale(x)
+
+
+CONFIG: Any = None
+
+
+def set_config(value: float) -> None:
+    globals()["CONFIG"] = Config(value)
+
+
+def by_config(x: Any) -> Any:
+    return x * CONFIG.rate
+
+
 def by_function(x: Any) -> Any:
     return x * by_function.rate  # type: ignore[attr-defined]
 
@@ -170,6 +280,17 @@ def change(world: World) -> None:
             lambda: setattr(Rates, "rate", value),
             lambda: setattr(world.rates, "own", value),
             lambda: setattr(by_function, "rate", value),
+            lambda: setattr(Scaler, "scale", source.pick((Scaler.times, Scaler.plus))),
+            lambda: set_config(value),
+            lambda: setattr(CONFIG, "rate", value),
+        ]
+    if "operands" in world.themes:
+        changes += [
+            lambda: setattr(m, "act", source.pick((by_global, by_method, by_config, jnp.tanh))),
+            lambda: setattr(Scaler, "scale", source.pick((Scaler.times, Scaler.plus))),
+            lambda: set_global(value),
+            lambda: set_config(value),
+            lambda: setattr(Net, "late", source.pick((late_times, late_plus))),
         ]
     if "order" in world.themes:
         changes += [
@@ -181,8 +302,9 @@ def change(world: World) -> None:
             lambda: setattr(m, "config", Config(value)),
             lambda: setattr(m, "config", Frozen(int(value))),
             lambda: setattr(m, "config", Frozen(value)),
-            lambda: isinstance(m.config, Config) and setattr(m.config, "rate", value),
-            lambda: setattr(m, "config", Config(value, ["a"])),
+            lambda: set_rate_of(m.config, value),
+            lambda: add_name(m.config, source.pick("ab")),
+            lambda: setattr(m, "config", source.pick(CONFIGS)(value, ["a"])),
         ]
     changes += [
         lambda: setattr(m.a, "value", jnp.asarray(value)),
@@ -213,10 +335,23 @@ def with_function(m: Any, x: Any, f: Callable[[Any], Any]) -> Any:
 
 
 def with_config(m: Any, x: Any, f: Any) -> Any:
-    y = called(m, x) * m.config.rate
+    y = called(m, x) * rate_of(m.config)
     names = len(getattr(m.config, "names", ()))
     # The type of the number is seen in the result's.
-    return y + names + (jnp.asarray(m.config.rate) * 2).astype(jnp.float32) / 3
+    return y + names + (jnp.asarray(rate_of(m.config)) * 2).astype(jnp.float32) / 3
+
+
+def late_times(self: Any, x: Any) -> Any:
+    return x * 7.0
+
+
+def late_plus(self: Any, x: Any) -> Any:
+    return x + 7.0
+
+
+def with_operands(m: Any, x: Any, f: Any) -> Any:
+    """What comes along with the module: a function that it holds, a method of its class."""
+    return m.late(m.act(called(m, x)))
 
 
 def with_clock(m: Any, x: Any, f: Any) -> Any:
@@ -262,6 +397,7 @@ def run(source: Source, themes: frozenset[str], transform: str, steps: int = 4) 
     world = World(source, themes)
     kinds = [with_function] if "functions" in themes else []
     kinds += [with_config] if "configs" in themes else []
+    kinds += [with_operands] if "operands" in themes else []
     kinds = kinds or [with_function]
     persistent = {kind: lifted(transform, kind) for kind in kinds}
     for _ in range(steps):

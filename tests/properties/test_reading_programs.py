@@ -64,6 +64,14 @@ def test_configs_with_and_without_a_hash(transform: str, data: bytes) -> None:
     program({"configs"})(data, transform)
 
 
+@pytest.mark.parametrize("transform", [t for t in TRANSFORMS if t != "jit"])
+@compiling(40)
+@given(data=program_bytes)
+def test_what_operands_bring_along(transform: str, data: bytes) -> None:
+    """A jitted function is taken at its word there, as by JAX."""
+    program({"operands"})(data, transform)
+
+
 @compiling(20)
 @given(data=program_bytes)
 def test_axes_of_nodes(data: bytes) -> None:

@@ -201,7 +201,7 @@ def cond(
     >>> float(m["w"].value)
     2.0
     """
-    if program := program_of(true_fun, false_fun):
+    if program := program_of(true_fun, false_fun, operands=operands):
         run = partial(_compiled_cond, program, pred, *operands)
         return run_program(run, "cond", true_fun, operands)
     return _cond(true_fun, false_fun, pred, *operands)
@@ -251,7 +251,7 @@ def switch(index: Any, branches: Sequence[Callable[[*Ts], R]], *operands: *Ts) -
     """
     if not branches:
         raise ValueError("switch needs at least one branch.")
-    if program := program_of(*branches):
+    if program := program_of(*branches, operands=operands):
         run = partial(_compiled_switch, program, index, *operands)
         return run_program(run, "switch", branches[0], operands)
     return _switch(tuple(branches), index, *operands)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
-from treadle import pickles
+from treadle import _core, pickles
 from treadle._modules.module import Module
 from treadle.transforms._arguments import Function
 from treadle.transforms._axes import Carry, StateAxes
@@ -235,7 +235,7 @@ class _Classes:
     __slots__ = ("_defined", "_hash")
 
     def __init__(self, module: Any) -> None:
-        self._defined = tuple(part for cls in _classes_below(module) for part in _definitions(cls))
+        self._defined = _core.definitions_below(module)
         self._hash = hash(tuple(map(id, self._defined)))
 
     def __eq__(self, other: object) -> bool:
@@ -247,32 +247,6 @@ class _Classes:
 
     def __hash__(self) -> int:
         return self._hash
-
-
-def _classes_below(module: Any) -> list[type]:
-    """The classes of all modules, in the order in which they are met."""
-    found: dict[type, None] = {}
-    seen: set[int] = set()
-    waiting = [module]
-    while waiting:
-        value = waiting.pop()
-        if not isinstance(value, (Module, dict, list, tuple)) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, Module):
-            found.update(dict.fromkeys(type(value).__mro__))
-            value = vars(value)
-        waiting.extend(value.values() if isinstance(value, dict) else value)
-    return [cls for cls in found if not cls.__module__.startswith(("treadle.", "builtins"))]
-
-
-def _definitions(cls: type) -> list[Any]:
-    return [
-        part
-        for name, value in vars(cls).items()
-        if callable(value) or not name.startswith("__")
-        for part in (name, value)
-    ]
 
 
 @functools.lru_cache(maxsize=256)

@@ -151,7 +151,7 @@ def while_loop(cond_fun: Callable[[T], Any], body_fun: Callable[[T], T], init_va
     >>> float(m["w"].value)
     128.0
     """
-    if program := program_of(cond_fun, body_fun):
+    if program := program_of(cond_fun, body_fun, operands=(init_val,)):
         run = partial(_compiled_while, program, init_val)
         return run_program(run, "while_loop", body_fun, (init_val,))
     return _while(cond_fun, body_fun, init_val)
@@ -212,7 +212,7 @@ def fori_loop(
     lower, upper = _bound(lower), _bound(upper)
     # Unrolling needs bounds that are known when tracing; otherwise one program serves all.
     known = isinstance(lower, int) and isinstance(upper, int)
-    if (unroll is None or known) and (program := program_of(body_fun)):
+    if (unroll is None or known) and (program := program_of(body_fun, operands=(init_val,))):
         compiled = _compiled_fori if unroll is None else _compiled_fori_unrolled
         run = partial(compiled, program, unroll, lower, upper, init_val)
         return run_program(run, "fori_loop", body_fun, (0, init_val))

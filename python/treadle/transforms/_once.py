@@ -35,23 +35,29 @@ _programs: OrderedDict[_core.Fingerprint, Program] = OrderedDict()
 _lock = threading.Lock()
 
 
-def program_of(*functions: Any) -> Program | None:
+def program_of(*functions: Any, operands: tuple[Any, ...]) -> Program | None:
     """The program of such functions, or None if each call has to trace them anew.
 
     What is compiled for a program serves all calls with it. There is one outside of any trace, if
     all that the functions read besides their arguments is constant at the moment: scalars, texts,
     other such functions, and what known packages define. Rebinding a variable that they read makes
     another program. A function that reads a node, an array or an attribute of the user's own object
-    has none: compiled code would go on with the value that was there when it was traced.
+    has none: compiled code would go on with the value that was there when it was traced. What the
+    operands bring along is read as well: methods of their classes, functions in their attributes.
 
     Args:
         *functions: the functions that a program is made from.
+        operands: what they will be called with.
     """
     if jax.config.jax_disable_jit or not jax_core.trace_state_clean():  # type: ignore[attr-defined]
         return None
     if not all(isinstance(f, (types.FunctionType, partial)) for f in functions):
         return None
-    key = _core.fingerprint(*functions)
+    try:
+        flat = _core.flatten_call(operands, {}, frozenset(), frozenset())
+    except Exception:  # The call without a program fails likewise, and says it better.
+        return None
+    key = _core.fingerprint(*functions, *flat.graphdef.callables())
     if key is None:
         return None
     with _lock:

@@ -1,7 +1,8 @@
-#include "statics/tracers.h"
+#include "statics/held.h"
 
 #include "id_table.h"
 #include "objects/node_types.h"
+#include "objects/packages.h"
 #include "settings.h"
 #include "statics/attributes.h"
 
@@ -11,22 +12,35 @@ namespace {
 // Statics that hold more are large tables, which are made once and not by a trace.
 constexpr size_t kMaxValues = 4096;
 
-class Search {
+class Held {
  public:
-  explicit Search(const nb::object &trace) : trace_(trace), tracer_(py::as_type(settings().tracer.ptr())) {}
+  explicit Held(PyObject *value) { add(nb::borrow<nb::object>(value)); }
 
-  bool finds(PyObject *value) {
-    add(nb::borrow<nb::object>(value));
-    while (!open_.empty()) {
-      nb::object next = std::move(open_.back());
-      open_.pop_back();
-      if (PyType_IsSubtype(Py_TYPE(next.ptr()), tracer_)) {
-        if (nb::getattr(next, "_trace", nb::none()).is(trace_)) return true;
-        continue;
-      }
-      expand(next);
+  // A value whose turn has come; null after the last.
+  nb::object next() {
+    if (open_.empty()) return {};
+    nb::object value = std::move(open_.back());
+    open_.pop_back();
+    return value;
+  }
+
+  // What the value holds has its turn too.
+  void expand(const nb::object &value) {
+    const NodeType *info = classify(value.ptr());
+    switch (info->kind) {
+      case Kind::Tuple:
+      case Kind::NamedTuple:
+      case Kind::List:
+        return add_items(value);
+      case Kind::Dict:
+        return add_values(value);
+      case Kind::Pytree:
+        return add_children(value);
+      case Kind::Static:
+        return expand_static(value, info->static_kind);
+      default:
+        return;
     }
-    return false;
   }
 
  private:
@@ -51,24 +65,6 @@ class Search {
   void add_attribute(const nb::object &object, const char *name) {
     nb::object found = nb::getattr(object, name, nb::object());
     if (found.is_valid()) add(std::move(found));
-  }
-
-  void expand(const nb::object &value) {
-    const NodeType *info = classify(value.ptr());
-    switch (info->kind) {
-      case Kind::Tuple:
-      case Kind::NamedTuple:
-      case Kind::List:
-        return add_items(value);
-      case Kind::Dict:
-        return add_values(value);
-      case Kind::Pytree:
-        return add_children(value);
-      case Kind::Static:
-        return expand_static(value, info->static_kind);
-      default:
-        return;
-    }
   }
 
   void add_children(const nb::object &value) {
@@ -119,8 +115,6 @@ class Search {
     for (const char *name : {"__defaults__", "__kwdefaults__", "__dict__"}) add_attribute(function, name);
   }
 
-  const nb::object &trace_;
-  PyTypeObject *tracer_;
   IdTable met_;
   std::vector<nb::object> kept_;  // so that their addresses stay theirs
   std::vector<nb::object> open_;
@@ -128,6 +122,31 @@ class Search {
 
 }  // namespace
 
-bool holds_tracer(PyObject *value, const nb::object &trace) { return Search(trace).finds(value); }
+bool holds_tracer(PyObject *value, const nb::object &trace) {
+  auto *tracer = py::as_type(settings().tracer.ptr());
+  Held held(value);
+  while (nb::object next = held.next()) {
+    if (PyType_IsSubtype(Py_TYPE(next.ptr()), tracer) == 0) {
+      held.expand(next);
+    } else if (nb::getattr(next, "_trace", nb::none()).is(trace)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void collect_callables(PyObject *value, std::vector<nb::object> &callables) {
+  Held held(value);
+  while (nb::object next = held.next()) {
+    if (is_reference(classify(next.ptr())->kind)) continue;
+    if (PyCallable_Check(next.ptr()) != 0) {
+      callables.push_back(std::move(next));
+      continue;
+    }
+    // What known packages define stays as it is.
+    if (package_of(py::type_of(next)) == nullptr) callables.push_back(py::type_of(next));
+    held.expand(next);
+  }
+}
 
 }  // namespace treadle
