@@ -135,6 +135,7 @@ if not TYPE_CHECKING:
     VariableState.set_metadata = _set_metadata
     VariableState.__setitem__ = _set_item
     # What acts on the value alone does so here, too. What has to do with identity, traces or hooks does not.
+    VariableState.__array_priority__ = property(lambda self: Variable.__array_priority__)
     for _name in VALUE_OPERATORS:
         setattr(VariableState, _name, vars(Variable)[_name])
     VariableState.__doc__ = """Type, value and metadata of a Variable, detached from it.

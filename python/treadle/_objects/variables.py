@@ -776,7 +776,7 @@ VALUE_OPERATORS = (
     *("__lt__", "__le__", "__gt__", "__ge__", "__neg__", "__pos__", "__invert__", "__abs__"),
     *("__bool__", "__int__", "__float__", "__complex__", "__index__", "__round__"),
     *("__getitem__", "__iter__", "__len__", "__contains__", "__array__", "__jax_array__"),
-    *("__array_priority__", "__format__"),
+    "__format__",
 )
 
 
