@@ -305,6 +305,7 @@ class Dispatcher:
     `api` is its Python side: `plan(graphdef, leaves)` gives the compiled function, the donated leaves
     and a list that the first trace puts its effects into, `on_error(graphdef, leaves, error)` a better
     error or None, `copy(array)` a copy; attributes the dispatcher lacks are looked up there.
+    `companions` are nodes that each call has as arguments by name, unless its caller gives others.
     """
 
     def __init__(
@@ -315,8 +316,7 @@ class Dispatcher:
         capacity: int,
         companions: dict[str, Any] = ...,
     ) -> None: ...
-    companions: dict[str, Any]
-    """Of `api`: nodes that each call has as arguments by name, unless its caller gives others."""
+    def __getattr__(self, name: str) -> Any: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
     def __get__(self, instance: Any, owner: Any = ..., /) -> Any:
         """As a method: bound to the instance."""

@@ -20,8 +20,8 @@ DEBUG = {"_live_counts", "_fail_allocation"}
 TYPES = {"N", "Path"}
 # What every class has.
 COMMON = {*dir(object), "__module__", "__doc__", "__dict__", "__weakref__", "__slots__"}
-# How an object of C++ is called, and where it keeps what.
-LAYOUT = {"__vectorcalloffset__", "__dictoffset__", "__weaklistoffset__"}
+# How an object of C++ is called, where it keeps what, and what walks look for.
+LAYOUT = {"_lifted_", "__vectorcalloffset__", "__dictoffset__", "__weaklistoffset__"}
 
 
 def names(body: list[ast.stmt]) -> set[str]:
