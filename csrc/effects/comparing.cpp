@@ -223,6 +223,7 @@ void refuse_tracers(const Effects &effects) {
                                 "', which would outlive the transform; keep arrays in the "
                                 "value of a Variable");
   }
+  refuse_tracers_in_statics(effects, trace);
 }
 
 // What the function made belongs to the current trace. Any other object that is new in its graph was captured: its
@@ -239,7 +240,6 @@ void refuse_captured(const Effects &effects, const std::vector<nb::object> &refs
             ": it was made outside of this transform, which could give back a copy of it only; pass it as "
             "an argument, or make it inside");
   }
-  refuse_tracers_in_statics(effects, trace);
 }
 
 }  // namespace
