@@ -189,11 +189,17 @@ def get_named_sharding(tree: Any, mesh: Mesh) -> State:
 
 def has_context_mesh() -> bool:
     """Whether a mesh was set by ``jax.set_mesh`` or ``with mesh:``."""
-    if not jax.sharding.get_abstract_mesh().empty:
-        return True
-    from jax._src.mesh import thread_resources
+    return not jax.sharding.get_abstract_mesh().empty or _context_mesh() is not None
 
-    return not thread_resources.env.physical_mesh.empty
+
+def _context_mesh() -> Mesh | None:
+    """The mesh in context with its devices; None if there is none, or an abstract one."""
+    from jax._src.mesh import get_concrete_mesh, thread_resources
+
+    for mesh in (get_concrete_mesh(), thread_resources.env.physical_mesh):
+        if isinstance(mesh, Mesh) and not mesh.empty:
+            return mesh
+    return None
 
 
 def with_sharding_constraint(
@@ -225,6 +231,9 @@ def with_sharding_constraint(
     """
     if sharding is None or (mesh is None and not has_context_mesh()):
         return x
+    if mesh is None and not isinstance(x, jax.core.Tracer):
+        # An array that is not on a mesh yet can be put on one with devices only.
+        mesh = _context_mesh()
     spec = _spec_of(sharding, rules)
     target = spec if mesh is None else NamedSharding(mesh, spec)
     kinds = (mesh or jax.sharding.get_abstract_mesh()).axis_types
