@@ -313,7 +313,12 @@ def set_item(node: Any, key: Any, child: Any) -> None:
     elif isinstance(node, nnx.List | nnx.Dict):
         node[key] = child
     else:
-        setattr(node, NUMBERED.get(key, key) if isinstance(node, Rack) else key, child)
+        name = NUMBERED.get(key, key) if isinstance(node, Rack) else key
+        if isinstance(getattr(node, name, None), nnx.Variable) and isinstance(
+            child, jax.Array | np.ndarray
+        ):
+            delattr(node, name)  # otherwise it is refused: the Variable's value may have been meant
+        setattr(node, name, child)
 
 
 def del_item(node: Any, key: Any) -> None:
