@@ -300,3 +300,12 @@ def test_a_shard_of_the_wrong_size_still_says_so():
     layer = nnx.Linear(8, 16, use_bias=False, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="8"):
         layer(jnp.ones((3, 4)))
+
+
+def test_an_array_that_is_nowhere_yet_is_constrained_under_a_mesh_in_context():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    with jax.set_mesh(mesh):
+        placed = nnx.with_sharding_constraint(jnp.ones((8, 2)), ("data", None))
+        assert placed.sharding.is_equivalent_to(NamedSharding(mesh, P("data")), 2)
+        inside = jax.jit(lambda x: nnx.with_sharding_constraint(x * 2, ("data", None)))(placed)
+        assert inside.sharding.is_equivalent_to(NamedSharding(mesh, P("data")), 2)

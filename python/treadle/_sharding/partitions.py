@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from treadle import _core
@@ -231,7 +232,7 @@ def with_sharding_constraint(
     """
     if sharding is None or (mesh is None and not has_context_mesh()):
         return x
-    if mesh is None and not isinstance(x, jax.core.Tracer):
+    if mesh is None and not isinstance(x, Tracer):
         # An array that is not on a mesh yet can be put on one with devices only.
         mesh = _context_mesh()
     spec = _spec_of(sharding, rules)
