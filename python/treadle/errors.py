@@ -92,10 +92,10 @@ class StaticError(GraphError, TypeError):
 
     >>> import treadle as nnx
     >>> try:
-    ...     nnx.graphdef(nnx.Dict(sizes={1, 2}))
+    ...     nnx.graphdef(nnx.Dict(raw=bytearray(2)))
     ... except nnx.StaticError as error:
-    ...     print(str(error)[:52])
-    model.sizes holds a static value of type 'set' that
+    ...     print(str(error)[:56])
+    model.raw holds a static value of type 'bytearray' that
     """
 
 

@@ -199,10 +199,12 @@ def test_a_stack_of_layers_is_not_a_layer(make, shape):
 def test_an_array_in_the_place_of_a_param_is_used_as_it_is():
     x = normal(2, 3)
     layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    del layer.kernel
     layer.kernel = normal(3, 4)
     assert_close(layer(x), x @ normal(3, 4))
     assert set(nnx.state(layer, nnx.Param)) == {"bias"}
     norm = nnx.BatchNorm(3, momentum=0.0, rngs=nnx.Rngs(0))
+    del norm.mean, norm.scale
     norm.mean = jnp.zeros(3)
     norm.scale = jnp.full(3, 2.0)
     expected = nnx.BatchNorm(3, rngs=nnx.Rngs(0))(x) * 2

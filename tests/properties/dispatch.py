@@ -44,7 +44,7 @@ class Direct:
                 return _core.Outputs(effects, out)
             return out[0] if len(out) == 1 and isinstance(out[0], jax.Array) else tuple(out)
 
-        return call, (), first
+        return call, (), first, None, (), None
 
     def on_error(self, graphdef: Any, leaves: Any, error: Exception) -> None:
         """No better error is known."""

@@ -250,8 +250,10 @@ def test_cycles_through_every_type_of_the_core_are_collected() -> None:
 
     def through_graphdef() -> Any:
         node = Watched()
-        node.f = lambda: node  # a static of the structure that is kept below
+        later: list[Any] = []
+        node.f = lambda: later  # a static of the structure that is kept below
         vars(node)["f"].kept = nnx.graphdef(node)
+        later.append(node)
         return node
 
     def through_flat() -> Any:

@@ -322,7 +322,7 @@ def test_statics_of_every_common_kind() -> None:
             len,
             "".join,
             jnp.sum,
-            lambda: model,
+            lambda: uuid,
             type,
             datetime.date(2020, 1, 1),
             decimal.Decimal("1.1"),

@@ -31,12 +31,27 @@ class Node(nnx.Module):
     """A plain module."""
 
 
+_CALLBACKS: dict[int, Callable[[], Any] | None] = {}
+
+
 class Trigger:
-    """A static that runs a callback when compared or hashed."""
+    """A static that runs a callback when compared or hashed.
+
+    The callback is kept elsewhere: statics that lead to nodes of their own graph are refused.
+    """
 
     def __init__(self) -> None:
-        self.run: Callable[[], Any] | None = None
+        self.number = len(_CALLBACKS)
+        self.run = None
         self.depth = 0
+
+    @property
+    def run(self) -> Callable[[], Any] | None:
+        return _CALLBACKS[self.number]
+
+    @run.setter
+    def run(self, callback: Callable[[], Any] | None) -> None:
+        _CALLBACKS[self.number] = callback
 
     def _fire(self) -> None:
         if self.run is not None and self.depth < 3:

@@ -388,7 +388,9 @@ def retyped(model):
 
 
 def made_an_array(model):
-    model.layers[0].kernel = model.layers[0].kernel.value
+    value = model.layers[0].kernel.value
+    del model.layers[0].kernel
+    model.layers[0].kernel = value
 
 
 def reshaped(model):

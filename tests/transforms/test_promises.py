@@ -155,10 +155,11 @@ def test_3_traced_again_only_for_another_structure_shape_or_dtype(name):
 
     run = THROUGH[name](f)
     run(make(), X)
-    other = nnx.Dict(note="".join(["st", "art"]), stat=nnx.BatchStat(jnp.array([9.0])))
-    other["bare"] = jnp.array([8.0])
+    other = nnx.Dict(a=nnx.Dict(w=nnx.Param(jnp.array([6.0]))))
     other["b"] = nnx.Dict(w=nnx.Param(jnp.array([7.0])))
-    other["a"] = nnx.Dict(w=nnx.Param(jnp.array([6.0])))
+    other["bare"] = jnp.array([8.0])
+    other["stat"] = nnx.BatchStat(jnp.array([9.0]))
+    other["note"] = "".join(["st", "art"])
     assert scalar(run(other, X)) == 6.0
     assert len(traces) == 1
     other["note"] = "other"

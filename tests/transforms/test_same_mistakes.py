@@ -102,7 +102,8 @@ def path(name, inner):
     return inner.replace("model", "carry[0]").replace("x", "carry[1]")
 
 
-@pytest.mark.parametrize("name", ALL)
+# Under None it is a constant of the mapped function, which then says what it cannot do with it.
+@pytest.mark.parametrize("name", [name for name in ALL if name != "pmap"])
 def test_a_text_as_an_argument(name):
     kind, message = error_of(name, make(jnp.array(1.0)), "text")
     expected = f"{path(name, 'x')} is a 'str', which is not a valid JAX type. Pass an array, a "

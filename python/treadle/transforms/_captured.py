@@ -104,8 +104,10 @@ def _plain(value: Any) -> types.FunctionType | None:
 
 
 def _is_library(function: types.FunctionType) -> bool:
-    root = str(function.__globals__.get("__name__", "")).partition(".")[0]
-    return root in _LIBRARIES
+    there = function.__globals__
+    root = str(there.get("__name__", "")).partition(".")[0]
+    # Examples in docstrings run among a module's globals and are not in its file.
+    return root in _LIBRARIES and function.__code__.co_filename == there.get("__file__")
 
 
 def _read(function: types.FunctionType, is_library: bool) -> Iterator[tuple[str, Any]]:
