@@ -18,22 +18,13 @@ PyObject *metadata_or_empty(PyObject *metadata) {
 PyObject *attribute_or_metadata(PyObject *self, PyObject *name, PyObject *const &slot) {
   PyObject *found = PyObject_GenericGetAttr(self, name);
   if (found != nullptr || slot == nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError)) return found;
-  PyObject *kind = nullptr, *error = nullptr, *traceback = nullptr;
-  PyErr_Fetch(&kind, &error, &traceback);
-  {
+  return found_instead([&] {
     // Names of the user's own str type compare as they like, and may replace the metadata meanwhile.
     nb::object metadata = nb::borrow<nb::object>(slot);
-    found = PyDict_GetItemWithError(metadata.ptr(), name);
-    Py_XINCREF(found);
-  }
-  if (found == nullptr && !PyErr_Occurred()) {
-    PyErr_Restore(kind, error, traceback);
-    return nullptr;
-  }
-  Py_XDECREF(kind);
-  Py_XDECREF(error);
-  Py_XDECREF(traceback);
-  return found;
+    PyObject *entry = PyDict_GetItemWithError(metadata.ptr(), name);
+    Py_XINCREF(entry);
+    return entry;
+  });
 }
 
 void refuse_abstract(PyTypeObject *type) {

@@ -58,6 +58,23 @@ inline void replace(PyObject *&slot, PyObject *value) {
 // New reference to the metadata of a Variable or a state; an empty mapping for none.
 PyObject *metadata_or_empty(PyObject *metadata);
 
+// What another lookup finds after an attribute was not found. Where it gives null without an error, the one that is set
+// already counts.
+template <typename Lookup>
+PyObject *found_instead(Lookup &&lookup) {
+  PyObject *kind = nullptr, *error = nullptr, *traceback = nullptr;
+  PyErr_Fetch(&kind, &error, &traceback);
+  PyObject *found = lookup();
+  if (found == nullptr && PyErr_Occurred() == nullptr) {
+    PyErr_Restore(kind, error, traceback);
+    return nullptr;
+  }
+  Py_XDECREF(kind);
+  Py_XDECREF(error);
+  Py_XDECREF(traceback);
+  return found;
+}
+
 // Generic lookup first, then the metadata under that name, which `slot` holds.
 PyObject *attribute_or_metadata(PyObject *self, PyObject *name, PyObject *const &slot);
 

@@ -106,23 +106,15 @@ bool is_protocol_name(PyObject *name) {
 PyObject *state_getattro(PyObject *self, PyObject *name) {
   PyObject *found = attribute_or_metadata(self, name, as_state(self)->metadata);
   if (found != nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError) || is_protocol_name(name)) return found;
-  PyObject *kind = nullptr, *error = nullptr, *traceback = nullptr;
-  PyErr_Fetch(&kind, &error, &traceback);
-  // The value may be a state again, and so on.
-  if (Py_EnterRecursiveCall(" while looking for an attribute of a VariableState's value") == 0) {
+  return found_instead([&]() -> PyObject * {
+    // The value may be a state again, and so on.
+    if (Py_EnterRecursiveCall(" while looking for an attribute of a VariableState's value") != 0) return nullptr;
     nb::object value = nb::borrow<nb::object>(as_state(self)->value);
-    found = PyObject_GetAttr(value.ptr(), name);
+    PyObject *attribute = PyObject_GetAttr(value.ptr(), name);
     Py_LeaveRecursiveCall();
-  }
-  if (found == nullptr && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-    PyErr_Clear();
-    PyErr_Restore(kind, error, traceback);
-    return nullptr;
-  }
-  Py_XDECREF(kind);
-  Py_XDECREF(error);
-  Py_XDECREF(traceback);
-  return found;
+    if (attribute == nullptr && PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_Clear();
+    return attribute;
+  });
 }
 
 PyObject *state_replace_value(PyObject *self, PyObject *value) {
