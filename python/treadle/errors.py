@@ -9,10 +9,10 @@ from __future__ import annotations
 from difflib import get_close_matches
 from itertools import islice
 from keyword import iskeyword
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
 __all__ = [
     "CapturedNodeWarning",
@@ -26,6 +26,8 @@ __all__ = [
     "TraceContextError",
     "format_path",
 ]
+
+T = TypeVar("T")
 
 
 class GraphError(ValueError):
@@ -143,12 +145,17 @@ def format_path(path: Iterable[Hashable], root: str = "model") -> str:
     return "".join(parts)
 
 
-def format_paths(paths: Iterable[Iterable[Hashable]], root: str = "model", limit: int = 5) -> str:
-    """Write the first `limit` paths separated by commas, and say how many more there are."""
-    remaining = iter(paths)
-    shown = ", ".join(format_path(path, root) for path in islice(remaining, limit))
+def listed(items: Iterable[T], limit: int, text: Callable[[T], str]) -> str:
+    """The texts of the first `limit` items separated by commas, and how many more there are."""
+    remaining = iter(items)
+    shown = ", ".join(map(text, islice(remaining, limit)))
     more = sum(1 for _ in remaining)
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def format_paths(paths: Iterable[Iterable[Hashable]], root: str = "model", limit: int = 5) -> str:
+    """Write the first `limit` paths separated by commas, and say how many more there are."""
+    return listed(paths, limit, lambda path: format_path(path, root))
 
 
 def known_names(wanted: object, names: Iterable[Hashable], limit: int = 10) -> str:
@@ -157,10 +164,8 @@ def known_names(wanted: object, names: Iterable[Hashable], limit: int = 10) -> s
     by_text = {str(name): name for name in known}
     alike = [by_text[text] for text in get_close_matches(str(wanted), by_text, n=3)]
     ordered = [*alike, *(name for name in known if name not in alike)]
-    shown = ", ".join(map(repr, ordered[:limit])) or "none"
-    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
     start = f"did you mean {alike[0]!r}? " if alike else ""
-    return f"{start}entries: {shown}{more}"
+    return f"{start}entries: {listed(ordered, limit, repr) or 'none'}"
 
 
 def located(error: TraceContextError, path: Iterable[Hashable]) -> TraceContextError:

@@ -13,6 +13,7 @@ import numpy as np
 from treadle import _core
 from treadle._graph.filters import Filter, OfType
 from treadle._objects.variables import Param
+from treadle.errors import listed
 from treadle.transforms._arguments import normalize_argnums
 from treadle.transforms._axes import DiffState
 from treadle.transforms._call import Call
@@ -88,15 +89,14 @@ class Selection:
         if not there:
             return
         types = self.call.graphdef.leaf_types()
-        shown = [
-            f"{self.call.label(leaf)} ({getattr(types[leaf], '__name__', 'array')})"
-            for leaf in sorted(there)[:_SHOWN]
-        ]
-        more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+
+        def shown(leaf: int) -> str:
+            return f"{self.call.label(leaf)} ({getattr(types[leaf], '__name__', 'array')})"
+
         wrt = " and ".join(dict.fromkeys(map(_filter_text, filters)))
         raise ValueError(
             f"{self.call.where}: wrt={wrt} selects nothing to differentiate. The arguments hold "
-            f"{', '.join(shown)}{more}. Pass a filter that selects some of it, such as wrt=... for "
+            f"{listed(sorted(there), _SHOWN, shown)}. Pass a filter that selects some of it, such as wrt=... for "
             "everything, or DiffState(position, filter) in argnums."
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from treadle import _core
-from treadle.errors import DonationWarning
+from treadle.errors import DonationWarning, listed
 from treadle.transforms._arguments import Function, argument_label, function_name, naming
 from treadle.transforms._bounded import Bounded
 from treadle.transforms._captured import Reported
@@ -80,11 +80,10 @@ class Compiler:
             return
         self._said_copies = True
         paths = graphdef.paths()
-        names = [argument_label(self.function, paths[leaf]) for leaf in leaves[:_SHOWN]]
-        more = f" and {len(leaves) - _SHOWN} more" if len(leaves) > _SHOWN else ""
+        names = listed(leaves, _SHOWN, lambda leaf: argument_label(self.function, paths[leaf]))
         size = sum(part.nbytes for part in jax.tree_util.tree_leaves([*values]))
         warn(
-            f"jit of {function_name(self.function)} copies {', '.join(names)}{more} ({size} bytes) "
+            f"jit of {function_name(self.function)} copies {names} ({size} bytes) "
             "instead of donating: other objects hold the same arrays, such as a clone, a State or a "
             "variable of yours. Give them arrays of their own, for example with "
             "nnx.clone(model, arrays=True), or let go of them before the call.",

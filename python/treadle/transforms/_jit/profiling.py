@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from treadle import _core
+from treadle.errors import listed
 from treadle.transforms._arguments import argument_label, function_name
 
 __all__ = ["Profile", "profile"]
@@ -241,7 +242,7 @@ def _advice(
     hosted = [i for i, leaf in enumerate(flat.leaves) if not isinstance(leaf, jax.Array)]
     if hosted:
         yield (
-            f"{_some(hosted, name)}: no jax.Array but a number or numpy array, which is put on the "
+            f"{listed(hosted, _NAMED, name)}: no jax.Array but a number or numpy array, which is put on the "
             f"device at each call. Put it there once where it does not change."
         )
     traced = plan.function.trace(*flat.leaves)
@@ -249,7 +250,7 @@ def _advice(
     unused = _unused(jaxpr)
     if unused:
         yield (
-            f"{_some(unused, name)}: not used by the computation, yet gathered and passed, about "
+            f"{listed(unused, _NAMED, name)}: not used by the computation, yet gathered and passed, about "
             f"0.2 µs each. Pass only the part of the model that is needed."
         )
     effects, _ = plan.read(plan.function.eval_shape(*flat.leaves))
@@ -269,12 +270,6 @@ def _advice(
             f"{path}: a static value that is hashed at every call because it might have changed, "
             f"{micros:.1f} µs. Make its class a frozen dataclass, or keep it out of the graph."
         )
-
-
-def _some(leaves: Sequence[int], name: Callable[[int], str]) -> str:
-    shown = ", ".join(name(leaf) for leaf in leaves[:_NAMED])
-    rest = len(leaves) - _NAMED
-    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def _unused(jaxpr: Any) -> list[int]:
@@ -301,17 +296,17 @@ def _output_advice(
             keys.append(leaf)
     if unchanged:
         yield (
-            f"{_some(unchanged, name)}: donated and not changed, so it must come back, about 1 µs "
+            f"{listed(unchanged, _NAMED, name)}: donated and not changed, so it must come back, about 1 µs "
             f"each. Donate only what changes."
         )
     if results:
         yield (
-            f"{_some(results, name)}: an input handed back as an output, about 1 µs each. Read it "
+            f"{listed(results, _NAMED, name)}: an input handed back as an output, about 1 µs each. Read it "
             f"from the caller's own objects instead."
         )
     if keys:
         yield (
-            f"{_some(keys, name)}: a random key that comes back changed, about 3 µs each. Let the "
+            f"{listed(keys, _NAMED, name)}: a random key that comes back changed, about 3 µs each. Let the "
             f"stream's count change instead of its key."
         )
 
