@@ -30,11 +30,9 @@ def to_pure_dict(state: State, extract_fn: Callable[[Any], Any] | None = None) -
     >>> nnx.to_pure_dict(nnx.state(model), lambda entry: entry.type.__name__)
     {'w': 'Param'}
     """
-    return state.to_pure_dict() if extract_fn is None else state.map(_of(extract_fn)).to_pure_dict()
-
-
-def _of(extract_fn: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    return lambda path, entry: extract_fn(entry)
+    if extract_fn is not None:
+        state = state.map(lambda path, entry: extract_fn(entry))
+    return state.to_pure_dict()
 
 
 def replace_by_pure_dict(
@@ -102,22 +100,13 @@ def as_pure(tree: T) -> T:
       'w': 1.0
     }), 'variable': 2.0}
     """
-    held = (Variable, VariableState)
 
-    def value_of(leaf: Any) -> Any:
-        return leaf.value if isinstance(leaf, held) else leaf
+    def holds_value(leaf: Any) -> bool:
+        return isinstance(leaf, (Variable, VariableState))
 
-    def is_leaf(leaf: Any) -> bool:
-        return isinstance(leaf, (*held, State))
-
-    def plain(leaf: Any) -> Any:
-        return (
-            leaf.map(lambda path, entry: value_of(entry))
-            if isinstance(leaf, State)
-            else value_of(leaf)
-        )
-
-    return jax.tree_util.tree_map(plain, tree, is_leaf=is_leaf)
+    return jax.tree_util.tree_map(
+        lambda leaf: leaf.value if holds_value(leaf) else leaf, tree, is_leaf=holds_value
+    )
 
 
 def pure(tree: T) -> T:

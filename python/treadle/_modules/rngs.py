@@ -298,8 +298,7 @@ class Rngs(RandomSource):
         >>> forked.default.key.shape, forked.dropout.key.shape
         ((), (4,))
         """
-        shape_of = _by_filter(split)
-        return self._made(lambda stream: stream.fork(split=shape_of(stream)))
+        return self._made(split, lambda stream, shape: stream.fork(split=shape))
 
     def split(self, k: Shape | Mapping[Filter, Shape | None], /) -> Rngs:
         """Streams of keys, to be mapped over: the next key of each stream here, split.
@@ -314,13 +313,7 @@ class Rngs(RandomSource):
         >>> rngs.params.key.shape, rngs.dropout.key.shape
         ((5,), ())
         """
-        shape_of = _by_filter(k)
-
-        def made(stream: RngStream) -> RngStream:
-            shape = shape_of(stream)
-            return stream if shape is None else stream.split(shape)
-
-        return self._made(made)
+        return self._made(k, _unless_none(RngStream.split))
 
     def broadcast(self, k: Shape | Mapping[Filter, Shape | None] | None, /) -> Rngs:
         """Streams that hold the next key of each stream here many times.
@@ -332,19 +325,26 @@ class Rngs(RandomSource):
         >>> nnx.Rngs(0).broadcast(5).default.key.shape
         (5,)
         """
-        shape_of = _by_filter(k)
+        return self._made(k, _unless_none(RngStream.broadcast))
 
-        def made(stream: RngStream) -> RngStream:
-            shape = shape_of(stream)
-            return stream if shape is None else stream.broadcast(shape)
-
-        return self._made(made)
-
-    def _made(self, of: Callable[[RngStream], RngStream]) -> Rngs:
+    def _made(
+        self,
+        shapes: Shape | Mapping[Filter, Shape | None] | None,
+        of: Callable[[RngStream, Shape | None], RngStream],
+    ) -> Rngs:
+        """What `of` makes of each stream and the shape that it gets."""
+        shape_of = _by_filter(shapes)
         made = Rngs()
         for name, stream in self.items():
-            setattr(made, name, of(stream))
+            setattr(made, name, of(stream, shape_of(stream)))
         return made
+
+
+def _unless_none(
+    change: Callable[[RngStream, Shape], RngStream],
+) -> Callable[[RngStream, Shape | None], RngStream]:
+    """`change`, for streams that get a shape."""
+    return lambda stream, shape: stream if shape is None else change(stream, shape)
 
 
 def _by_filter(
