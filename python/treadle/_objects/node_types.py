@@ -123,7 +123,8 @@ def iter_children(value: Any) -> Iterator[tuple[Hashable, Any]]:
 
 def is_walked_callable(value: Any) -> bool:
     """True for a bound method, a partial or a transformed function that leads to a node."""
-    return bool(_core.callable_parts(value)) and _core.holds_node(value)
+    # Most of what lies in a graph is no callable, which is told fastest.
+    return callable(value) and bool(_core.callable_parts(value)) and _core.holds_node(value)
 
 
 def static_part(node: Any) -> Hashable:
