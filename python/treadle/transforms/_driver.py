@@ -17,6 +17,7 @@ Whatever JAX raises about a leaf in steps 2 and 3 is said again with the leaf's 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -114,7 +115,7 @@ def read_tail(tail: Tail) -> tuple[_core.Effects, list[Any]]:
     return held.effects, out
 
 
-class Rule:
+class Rule(ABC):
     """What one transform of one function does to the leaves of a call. Stateless.
 
     A subclass overrides `run`, and what else differs from: each leaf goes in as it is, and comes
@@ -150,9 +151,9 @@ class Rule:
         """What `run` runs, of what is the same for all calls of the structure."""
         return Body(call.outline())
 
+    @abstractmethod
     def run(self, call: Call, inputs: Any, body: Any) -> tuple[Any, Any]:
         """Have JAX transform and run the body: what it gives besides, and the tail."""
-        raise NotImplementedError
 
     def explain(self, call: Call, inputs: Any, body: Any, error: Exception) -> Exception | None:
         """What is wrong with the call, if it is what only this transform asks of arguments."""
