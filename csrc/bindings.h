@@ -28,5 +28,6 @@ void bind_update(nb::module_ &m);
 void bind_effects(nb::module_ &m);
 void bind_outputs(nb::module_ &m);
 void bind_dispatcher(nb::module_ &m);
+void bind_donation(nb::module_ &m);
 
 }  // namespace treadle

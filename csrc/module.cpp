@@ -26,5 +26,6 @@ NB_MODULE(_core, m) {
   treadle::bind_effects(m);
   treadle::bind_outputs(m);
   treadle::bind_dispatcher(m);
+  treadle::bind_donation(m);
   treadle::bind_debug(m);
 }

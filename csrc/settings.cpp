@@ -73,12 +73,12 @@ nb::object current_trace() {
   return py::checked(PyWeakref_NewRef(trace.ptr(), nullptr));
 }
 
-void check_trace(PyObject *owner, PyObject *object, PyObject *attribute) {
+void check_trace(PyObject *owner, PyObject *object, PyObject *part, const char *kind) {
   nb::object now = current_trace();
   if (owner == now.ptr() || owner == nullptr) return;
   nb::object name = py::type_of(object).attr("__name__");
-  nb::object what = attribute == nullptr ? nb::object(nb::str(""))
-                                         : py::checked(PyUnicode_FromFormat(" (its attribute %R)", attribute));
+  nb::object what =
+      part == nullptr ? nb::object(nb::str("")) : py::checked(PyUnicode_FromFormat(" (its %s %R)", kind, part));
   PyErr_Format(settings().trace_error.ptr(),
                "Cannot mutate '%S' from different trace level%S: it was made outside of the function that is being "
                "transformed, or inside of one that has ended. Pass it to that function as an argument, or return it.",

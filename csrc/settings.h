@@ -49,6 +49,6 @@ nb::object current_trace();
 
 // "Cannot mutate 'Dict' from different trace level", unless `owner` is the current trace. `attribute` is what was to be
 // set, if it was one.
-void check_trace(PyObject *owner, PyObject *object, PyObject *attribute = nullptr);
+void check_trace(PyObject *owner, PyObject *object, PyObject *part = nullptr, const char *kind = "attribute");
 
 }  // namespace treadle

@@ -10,12 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 RUNS = 4
+
+# Half of the suite's time is XLA compiling small programs, most of which other tests, processes and runs compile too.
+# Before anything imports jax, and for the scripts that tests run as well.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).resolve().parents[1] / "build" / "compiled"),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -196,7 +196,7 @@ PlanRef find_plan(DispatcherState &state, const Arguments &arguments, CallFrame 
 
 // What somebody else holds, or the call itself uses twice, is copied instead of given away.
 void separate_donated(DispatcherState &state, const Plan &plan, CallFrame &frame) {
-  const Separation found = separate(plan.donation, frame);
+  const Separation found = separate(plan.donation, frame.leaves, 1);
   if (!found.shared.empty()) {
     nb::list leaves, arrays;
     for (uint32_t leaf : found.shared) {

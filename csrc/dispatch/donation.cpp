@@ -3,13 +3,11 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "bindings.h"
 #include "settings.h"
 
 namespace treadle {
 namespace {
-
-// A leaf in a node is held by what it was found in, and by the frame.
-constexpr Py_ssize_t kHolders = 2;
 
 bool is_array(PyObject *value) { return py::has_type(value, settings().concrete_array.ptr()); }
 
@@ -41,8 +39,8 @@ bool has_shared_part(PyObject *container) {
   return false;
 }
 
-bool has_one_holder(PyObject *leaf) {
-  return Py_REFCNT(leaf) <= kHolders && (is_array(leaf) || !has_shared_part(leaf));
+bool has_no_other_holder(PyObject *leaf, Py_ssize_t holders) {
+  return Py_REFCNT(leaf) <= 1 + holders && (is_array(leaf) || !has_shared_part(leaf));
 }
 
 // Where a call has an array.
@@ -51,9 +49,9 @@ struct Uses {
   bool outside = false;
 };
 
-bool has_other_owner(PyObject *leaf, const Uses &uses) {
+bool has_other_owner(PyObject *leaf, const Uses &uses, Py_ssize_t holders) {
   if (is_tracer(leaf)) return false;
-  return uses.outside || Py_REFCNT(leaf) > kHolders * uses.in_nodes || (!is_array(leaf) && has_shared_part(leaf));
+  return uses.outside || Py_REFCNT(leaf) > (1 + holders) * uses.in_nodes || (!is_array(leaf) && has_shared_part(leaf));
 }
 
 }  // namespace
@@ -65,26 +63,26 @@ Donation::Donation(std::vector<uint32_t> donated, const GraphDef &def) : leaves(
   }
 }
 
-Separation separate(const Donation &donation, const CallFrame &frame) {
+Separation separate(const Donation &donation, const std::vector<PyObject *> &leaves, Py_ssize_t holders) {
   Separation found;
   // What a node alone holds is met once in a call, so mostly there is nothing to look up.
   bool all_alone = true;
   for (uint32_t leaf : donation.leaves) {
-    all_alone = all_alone && donation.in_node[leaf] && has_one_holder(frame.leaves[leaf]);
+    all_alone = all_alone && donation.in_node[leaf] && has_no_other_holder(leaves[leaf], holders);
   }
   if (all_alone) return found;
   std::unordered_map<PyObject *, Uses> uses;
-  std::vector<bool> donated(frame.leaves.size(), false);
+  std::vector<bool> donated(leaves.size(), false);
   for (uint32_t leaf : donation.leaves) donated[leaf] = true;
   std::unordered_set<PyObject *> used;
-  for (size_t leaf = 0; leaf < frame.leaves.size(); ++leaf) {
-    Uses &of_array = uses[frame.leaves[leaf]];
+  for (size_t leaf = 0; leaf < leaves.size(); ++leaf) {
+    Uses &of_array = uses[leaves[leaf]];
     donation.in_node[leaf] ? void(++of_array.in_nodes) : void(of_array.outside = true);
-    if (!donated[leaf]) used.insert(frame.leaves[leaf]);
+    if (!donated[leaf]) used.insert(leaves[leaf]);
   }
   for (uint32_t leaf : donation.leaves) {
-    PyObject *array = frame.leaves[leaf];
-    if (donation.in_node[leaf] && has_other_owner(array, uses[array])) {
+    PyObject *array = leaves[leaf];
+    if (donation.in_node[leaf] && has_other_owner(array, uses[array], holders)) {
       found.shared.push_back(leaf);
     } else if (used.insert(array).second) {
       continue;
@@ -92,6 +90,21 @@ Separation separate(const Donation &donation, const CallFrame &frame) {
     found.copied.push_back(leaf);
   }
   return found;
+}
+
+void bind_donation(nb::module_ &m) {
+  m.def("separate", [](const Flat &flat, const nb::object &ids) {
+    std::vector<uint32_t> donated;
+    for (nb::handle leaf : ids) donated.push_back(nb::cast<uint32_t>(leaf));
+    std::vector<PyObject *> leaves;
+    for (const nb::object &leaf : flat.leaves) leaves.push_back(leaf.ptr());
+    // Held by the walk, and by the list that Python has of its leaves.
+    const Separation found = separate(Donation(std::move(donated), graphdef_of(flat.graphdef)), leaves, 2);
+    nb::list shared, copied;
+    for (uint32_t leaf : found.shared) shared.append(leaf);
+    for (uint32_t leaf : found.copied) copied.append(leaf);
+    return nb::make_tuple(shared, copied);
+  });
 }
 
 }  // namespace treadle

@@ -23,7 +23,8 @@ struct Separation {
   std::vector<uint32_t> copied;  // all that need a copy: those, and what the call itself uses twice
 };
 
-// Looks at reference counts. An argument's own array is its caller's to give away, whoever else holds it.
-Separation separate(const Donation &donation, const CallFrame &frame);
+// Looks at reference counts: a leaf in a node is held by what it was found in and by the `holders` that the caller
+// knows of, one for each leaf of `leaves`. An argument's own array is its caller's to give away, whoever else holds it.
+Separation separate(const Donation &donation, const std::vector<PyObject *> &leaves, Py_ssize_t holders);
 
 }  // namespace treadle

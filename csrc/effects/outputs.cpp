@@ -10,8 +10,8 @@ namespace {
 // for.
 class NewPaths {
  public:
-  // `result` comes before all paths in the result, if it is given.
-  explicit NewPaths(const Effects &effects, const nb::object &result = {})
+  // `result` comes before all paths in the result.
+  NewPaths(const Effects &effects, const nb::object &result)
       : effects_(effects), after_(effects.after_def()), leaves_(after_.n_leaves(), kNone) {
     const GraphDef &before = effects.before_def();
     std::vector<bool> changed(before.n_refs(), false);
@@ -21,8 +21,23 @@ class NewPaths {
     for (uint32_t r = 0; r < effects.n_known(); ++r) {
       if (changed[r]) define(r);
     }
-    expression(after_.root_begin, result.is_valid() ? tree_.add(PathTree::kRoot, result) : PathTree::kRoot);
+    in_result_ = true;
+    expression(after_.root_begin, tree_.add(PathTree::kRoot, result));
+    in_result_ = false;
     define_new();
+  }
+
+  // Per leaf the object of the result, counted with its arrays, that reached it first; kNone if an argument did.
+  std::vector<uint32_t> reached_by() const {
+    std::vector<uint32_t> of_path(tree_.size(), kNone), of_leaf(leaves_.size(), kNone);
+    for (const auto &[path, item] : result_items_) of_path[path] = item;
+    for (uint32_t path = 1; path < tree_.size(); ++path) {
+      if (of_path[path] == kNone) of_path[path] = of_path[tree_.parent(path)];
+    }
+    for (size_t leaf = 0; leaf < leaves_.size(); ++leaf) {
+      if (leaves_[leaf] != kNone) of_leaf[leaf] = of_path[leaves_[leaf]];
+    }
+    return of_leaf;
   }
 
   nb::tuple of_reference(uint32_t r) const { return tree_.tuple(refs_[r] != kNone ? refs_[r] : PathTree::kRoot); }
@@ -51,7 +66,11 @@ class NewPaths {
                                                      : nb::object(nb::int_(index)));
       }
       if (item.op == Op::Leaf) leaves_[item.n] = path;
-      if (item.op == Op::Ref && refs_[item.n] == kNone) refs_[item.n] = path;
+      if (item.op == Op::Ref && refs_[item.n] == kNone) {
+        refs_[item.n] = path;
+        if (in_result_) result_items_.emplace_back(path, n_items_);
+      }
+      if (in_result_ && (item.op == Op::Leaf || item.op == Op::Ref)) ++n_items_;
       if (item.info().has_children) levels.push_back({&item, 0, path});
     }
   }
@@ -92,6 +111,9 @@ class NewPaths {
   const GraphDef &after_;
   PathTree tree_;
   std::vector<uint32_t> leaves_, refs_;  // paths, by leaf and by reference of `after`
+  bool in_result_ = false;
+  uint32_t n_items_ = 0;                                     // arrays and objects of the result so far
+  std::vector<std::pair<uint32_t, uint32_t>> result_items_;  // path and number of each object that it reached first
 };
 
 }  // namespace
@@ -102,7 +124,7 @@ nb::tuple path_of_new_reference(const Effects &effects, uint32_t r) {
 
 nb::tuple output_rows(const Effects &effects) {
   const GraphDef &after = effects.after_def();
-  const NewPaths new_paths(effects);
+  const NewPaths new_paths(effects, nb::str("result"));
   std::vector<bool> in_result(after.n_leaves(), false);
   std::vector<uint32_t> position(after.n_leaves(), 0);
   uint32_t count = 0;
@@ -111,16 +133,20 @@ nb::tuple output_rows(const Effects &effects) {
     in_result[after.items[at].n] = true;
     position[after.items[at].n] = count++;
   }
+  const std::vector<uint32_t> reached_by = new_paths.reached_by();
   nb::list rows;
   for (uint32_t leaf : effects.out_leaf) {
     uint32_t known = effects.input_of[leaf];
     nb::object path = known != kNone ? nb::object(leaf_paths(effects.before_def())[known]) : new_paths.of(leaf);
+    if (known == kNone && (in_result[leaf] || reached_by[leaf] != kNone))
+      path = nb::steal<nb::object>(PyTuple_GetSlice(path.ptr(), 1, PyTuple_Size(path.ptr())));
     if (in_result[leaf]) {
       rows.append(nb::make_tuple("result", position[leaf], path));
     } else if (known != kNone) {
       rows.append(nb::make_tuple("leaf", known, path));
     } else {
-      rows.append(nb::make_tuple("new", -1, path));
+      const int64_t item = reached_by[leaf] == kNone ? -1 : int64_t{reached_by[leaf]};
+      rows.append(nb::make_tuple("new", item, path));
     }
   }
   return nb::tuple(rows);

@@ -176,6 +176,14 @@ void bind_callables(nb::module_ &m) {
       },
       nb::arg("made").none(), nb::arg("recipe"), nb::arg("function").none());
   m.def(
+      "recipe_of",
+      [](const nb::object &value) {
+        const CallableKind kind = classify(value.ptr())->callable;
+        if (kind != CallableKind::Lifted || parts_of(value.ptr(), kind).count == 0) return nb::object(nb::none());
+        return nb::borrow<nb::object>(recipe_of(value.ptr()));
+      },
+      nb::arg("value").none());
+  m.def(
       "callable_parts",
       [](const nb::object &value) {
         const CallableKind kind = classify(value.ptr())->callable;

@@ -65,26 +65,28 @@ void node_dealloc(PyObject *self) {
   py::free_instance(self);
 }
 
-// Most likely the Variable's value was meant. Without a word the attribute would be state of another kind, which
-// filters, gradients and optimizers pass over.
-void refuse_array_for_variable(PyObject *self, PyObject *name, PyObject *value) {
-  if (value == nullptr || as_node(self)->dict == nullptr) return;
-  nb::object current = py::dict_get(as_node(self)->dict, name);
-  if (!current.is_valid() || PyType_IsSubtype(Py_TYPE(current.ptr()), variable_cell_type) == 0) return;
+// Most likely the Variable's value was meant. Without a word the attribute or item would be state of another kind,
+// which filters, gradients and optimizers pass over. `format` writes the part's name as its user does behind the owner.
+void refuse_array_for_variable(PyObject *self, const char *format, PyObject *part, PyObject *current, PyObject *value) {
+  if (PyType_IsSubtype(Py_TYPE(current), variable_cell_type) == 0) return;
   if (!nb::cast<bool>(settings().is_array(nb::handle(value)))) return;
-  const std::string owner = py::type_name(Py_TYPE(self)), kind = py::type_name(Py_TYPE(current.ptr()));
+  nb::object place = py::checked(PyUnicode_FromFormat(format, part));
+  const std::string owner = py::type_name(Py_TYPE(self)), kind = py::type_name(Py_TYPE(current));
   PyErr_Format(
       PyExc_TypeError,
-      "%s.%U is a %s, and an array cannot take its place. Set its value, `.%U.value = ...`; to hold a bare array "
-      "instead, delete the attribute first.",
-      owner.c_str(), name, kind.c_str(), name);
+      "%s%U is a %s, and an array cannot take its place. Set its value, `%U.value = ...`; to hold a bare array "
+      "instead, delete what is there first.",
+      owner.c_str(), place.ptr(), kind.c_str(), place.ptr());
   throw nb::python_error();
 }
 
 int node_setattro(PyObject *self, PyObject *name, PyObject *value) {
   return guarded([&] {
     check_trace(as_node(self)->trace, self, name);
-    refuse_array_for_variable(self, name, value);
+    if (value != nullptr && as_node(self)->dict != nullptr) {
+      nb::object current = py::dict_get(as_node(self)->dict, name);
+      if (current.is_valid()) refuse_array_for_variable(self, ".%U", name, current.ptr(), value);
+    }
     return PyObject_GenericSetAttr(self, name, value);
   });
 }
@@ -96,7 +98,19 @@ PyObject *node_check_mutable(PyObject *self, PyObject *) {
   });
 }
 
+PyObject *node_check_item(PyObject *self, PyObject *args) {
+  PyObject *key = nullptr, *current = nullptr, *value = nullptr;
+  if (!PyArg_ParseTuple(args, "O|OO:_check_item", &key, &current, &value)) return nullptr;
+  return guarded([&] {
+    check_trace(as_node(self)->trace, self, key, "item");
+    if (value != nullptr) refuse_array_for_variable(self, "[%R]", key, current, value);
+    return nb::none();
+  });
+}
+
 PyMethodDef node_methods[] = {
+    {"_check_item", node_check_item, METH_VARARGS,
+     "Raise unless a container's item may be set or removed: (key, item there now, new item)."},
     {"_check_mutable", node_check_mutable, METH_NOARGS, "Raise TraceContextError if owned by another trace."},
     {nullptr, nullptr, 0, nullptr}};
 

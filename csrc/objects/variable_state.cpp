@@ -102,11 +102,24 @@ bool is_protocol_name(PyObject *name) {
          PyUnicode_ReadChar(name, 1) == '_';
 }
 
+// What another library's Variables call their value and metadata, so that its functions read states as its own; null
+// for other names. May run Python.
+nb::object by_layout(VariableState *state, PyObject *name) {
+  const VariableLayout *layout = node_type(reinterpret_cast<PyTypeObject *>(state->type))->variable_layout();
+  if (layout == nullptr) return {};
+  nb::handle asked(name);
+  if (layout->value.descriptor().attr("__name__").equal(asked)) return nb::borrow<nb::object>(state->value);
+  if (!layout->metadata.descriptor().attr("__name__").equal(asked)) return {};
+  return nb::steal<nb::object>(metadata_or_empty(state->metadata));
+}
+
 // Type, metadata, then the value: a state has a shape where its value has one.
 PyObject *state_getattro(PyObject *self, PyObject *name) {
   PyObject *found = attribute_or_metadata(self, name, as_state(self)->metadata);
   if (found != nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError) || is_protocol_name(name)) return found;
   return found_instead([&]() -> PyObject * {
+    PyObject *own = guarded([&] { return by_layout(as_state(self), name); });
+    if (own != nullptr || PyErr_Occurred() != nullptr) return own;
     // The value may be a state again, and so on.
     if (Py_EnterRecursiveCall(" while looking for an attribute of a VariableState's value") != 0) return nullptr;
     nb::object value = nb::borrow<nb::object>(as_state(self)->value);

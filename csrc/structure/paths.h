@@ -24,6 +24,9 @@ class PathTree {
 
   uint32_t add(uint32_t parent, nb::object key);
   nb::tuple tuple(uint32_t path) const;
+  uint32_t size() const { return static_cast<uint32_t>(steps_.size()) + 1; }
+  // Of a path that is not the root. A parent's number is smaller than its children's.
+  uint32_t parent(uint32_t path) const { return steps_[path - 1].parent; }
 
  private:
   struct Step {

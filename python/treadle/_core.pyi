@@ -41,6 +41,8 @@ class ObjectNode:
     """
 
     def _check_mutable(self) -> None: ...
+    def _check_item(self, key: Any, current: Any = ..., value: Any = ..., /) -> None:
+        """Raise unless a container may set its item `key` from `current` to `value`, or remove it."""
 
 @final
 class VariableState:
@@ -265,7 +267,8 @@ class Effects:
         """True if both say the same of calls of one structure."""
     def outputs(self) -> tuple[tuple[str, int, Path], ...]:
         """For each output leaf: ("leaf", input leaf id, path) for a changed input leaf,
-        ("new", -1, path) for a leaf of a new Variable or a new bare array in state,
+        ("new", item, path) for a leaf of a new Variable or a new bare array in state, `item` counting the
+        arrays and objects of the result in pytree order, -1 where an argument reaches it,
         ("result", position, path) for a leaf of the function's result in pytree order."""
     def output_types(self) -> tuple[type[Any] | None, ...]: ...
     def output_metadata(self) -> tuple[Mapping[str, Any] | None, ...]: ...
@@ -297,6 +300,10 @@ class Outputs:
 
 def _flatten_outputs(outputs: Outputs, /) -> tuple[tuple[Any, ...], Effects]: ...
 def _unflatten_outputs(effects: Effects, leaves: Sequence[Any], /) -> Outputs: ...
+
+def separate(flat: Flat, donated: Iterable[int], /) -> tuple[list[int], list[int]]:
+    """Of the leaves to be donated, those in nodes whose arrays others hold as well, and all that need a
+    copy. To be asked where the walk and one list of its leaves hold them."""
 
 @final
 class Dispatcher:
@@ -375,6 +382,9 @@ def mark_lifted(
     made: Any, recipe: tuple[str, tuple[Any, ...], tuple[Any, ...]], function: Any
 ) -> None:
     """Say of what a transform made that it is of a function, by the transform's name and options."""
+
+def recipe_of(value: Any) -> tuple[str, tuple[Any, ...], tuple[Any, ...]] | None:
+    """What `mark_lifted` said of a transformed function: the transform's name, arguments and options."""
 
 def callable_parts(value: Any) -> list[tuple[str, Any]]:
     """What a bound method, a partial or a transformed function was made of; nothing for others."""

@@ -1,6 +1,6 @@
 """The functions that pickles name. Their names and what they take stay as they are.
 
-A pickle of a Variable, a module, a `VariableState`, a `GraphDef` or a lifted class calls one of these when it is
+A pickle of a Variable, a module, a `VariableState`, a `GraphDef`, a lifted class or a module's transformed function calls one of these when it is
 loaded. Each is given the format that the pickle was written in, and refuses one that it does not
 know. Nobody else needs to call them.
 
@@ -20,7 +20,15 @@ from treadle._core import _unpickle_graphdef as graphdef
 from treadle._core import _unpickle_variable_state as variable_state
 from treadle.errors import GraphError
 
-__all__ = ["VariableStateAux", "graphdef", "node", "options", "variable", "variable_state"]
+__all__ = [
+    "VariableStateAux",
+    "graphdef",
+    "node",
+    "options",
+    "transformed",
+    "variable",
+    "variable_state",
+]
 
 N = TypeVar("N", bound=ObjectNode)
 V = TypeVar("V", bound=VariableCell)
@@ -101,6 +109,37 @@ def options(version: int, arguments: dict[str, Any], by_default: tuple[str, ...]
     if version != VERSION:
         raise _other_version("lifted class", version)
     return Options.loaded(arguments, by_default)
+
+
+def transformed(
+    version: int,
+    name: str,
+    function: Any,
+    args: tuple[Any, ...],
+    options: tuple[tuple[str, Any], ...],
+    /,
+) -> Any:
+    """What a transform makes of a function, where a module held that.
+
+    Args:
+        version: the format.
+        name: the transform's, in `treadle`.
+        function: what is transformed.
+        args: the transform's other positional arguments.
+        options: its keyword arguments.
+
+    Raises:
+        GraphError: the format is another one than this treadle reads.
+
+    >>> from treadle import pickles
+    >>> pickles.transformed(1, "grad", lambda x: x**2, (), (("allow_int", True),))(3.0)
+    Array(6., dtype=float32, weak_type=True)
+    """
+    from treadle import transforms
+
+    if version != VERSION:
+        raise _other_version("transformed function", version)
+    return getattr(transforms, name)(function, *args, **dict(options))
 
 
 def _other_version(what: str, version: object) -> GraphError:

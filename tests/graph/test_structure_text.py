@@ -95,8 +95,8 @@ def test_outputs_have_the_path_that_reached_them_first() -> None:
     effects, _ = _core.trace_effects(refs, before.graphdef, before.leaves, result, True)
     assert sorted(effects.outputs(), key=repr) == [
         ("leaf", 0, ("kept",)),
-        ("new", -1, ("other", 0, "v")),
         ("new", -1, ("sub", 1, "made", "deep", 0, "k", 0)),
         ("new", -1, ("sub", 1, "made", "deep", 0, "k", 1)),
+        ("new", 1, ("other", 0, "v")),
         ("result", 0, ("other", 1)),
     ]

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 import treadle as nnx
-from tests.open_points import open_point
 
 
 def net():
@@ -153,7 +152,6 @@ def test_an_unchanged_model_is_optimized_as_by_optax():
 # -- custom_vjp --------------------------------------------------------------------------------
 
 
-@open_point(18, "14")
 def test_custom_vjp_that_returns_a_new_node():
     @nnx.custom_vjp
     def scaled(m, x):
@@ -163,7 +161,7 @@ def test_custom_vjp_that_returns_a_new_node():
         return scaled(m, x), (m["a"].value, x)
 
     def bwd(residual, g):
-        (a, x), (of_m, of_out) = residual, g
+        (a, x), ((of_m, _), of_out) = residual, g
         y = of_out["y"].value
         of_m["a"].value = y * x
         return of_m, y * a
@@ -175,7 +173,6 @@ def test_custom_vjp_that_returns_a_new_node():
     np.testing.assert_allclose(of_x, 6.0)
 
 
-@open_point(18, "14")
 def test_custom_vjp_that_returns_its_argument():
     @nnx.custom_vjp
     def touched(m, x):
@@ -185,7 +182,7 @@ def test_custom_vjp_that_returns_its_argument():
         return touched(m, x), (m["a"].value, x)
 
     def bwd(residual, g):
-        (a, x), (of_m, (_, y)) = residual, g
+        (a, x), ((of_m, _), (_, y)) = residual, g
         of_m["a"].value = of_m["a"].value + y * x
         return of_m, y * a
 
@@ -200,7 +197,6 @@ def test_custom_vjp_that_returns_its_argument():
     np.testing.assert_allclose(nnx.grad(loss)(m, 5.0)["a"].value, 6.0)
 
 
-@open_point(18, "14")
 def test_cotangents_of_unselected_state_say_so_or_are_used():
     """A rule for `a` alone: what else the function changes has no gradient through it."""
 
@@ -216,7 +212,7 @@ def test_cotangents_of_unselected_state_say_so_or_are_used():
             return full(m, x), (m["a"].value, m["s"].value, x)
 
         def bwd(residual, g):
-            (a, s, x), (of_m, y) = residual, g
+            (a, s, x), ((of_m, _), y) = residual, g
             of_m["a"].value = y * s * x
             if "s" in of_m:
                 of_m["s"].value = y * a * x

@@ -40,6 +40,7 @@ class Dict(_Container, MutableMapping[str, A]):
 
     Raises:
         TraceContextError: on any change at a trace level other than the one it was made at.
+        TypeError: an array is put in the place of a Variable; set the Variable's value.
 
     >>> import treadle as nnx
     >>> d = nnx.Dict(a=1)
@@ -63,11 +64,11 @@ class Dict(_Container, MutableMapping[str, A]):
         return self._items[key]
 
     def __setitem__(self, key: str, value: A) -> None:
-        self._check_mutable()
+        self._check_item(key, self._items.get(key), value)
         self._items[key] = value
 
     def __delitem__(self, key: str) -> None:
-        self._check_mutable()
+        self._check_item(key)
         del self._items[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -90,7 +91,7 @@ class Dict(_Container, MutableMapping[str, A]):
         >>> d.pop("a"), d.pop("a", None)
         (1, None)
         """
-        self._check_mutable()
+        self._check_item(key)
         return self._items.pop(key, *default)
 
     # A node is equal to itself only, also where a mapping would compare by content.
@@ -129,6 +130,7 @@ class List(_Container, MutableSequence[A], Generic[A]):
 
     Raises:
         TraceContextError: on any change at a trace level other than the one it was made at.
+        TypeError: an array is put in the place of a Variable; set the Variable's value.
 
     >>> import treadle as nnx
     >>> layers = nnx.List([1, 2])
@@ -151,10 +153,16 @@ class List(_Container, MutableSequence[A], Generic[A]):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._check_mutable()
+        if isinstance(index, slice):
+            value = list(value)
+            for i, new in zip(range(len(self._items))[index], value, strict=False):
+                self._check_item(i, self._items[i], new)
+        else:
+            self._check_item(index, self._items[index], value)
         self._items[index] = value
 
     def __delitem__(self, index: Any) -> None:
-        self._check_mutable()
+        self._check_item(index)
         del self._items[index]
 
     def __iter__(self) -> Iterator[A]:

@@ -17,6 +17,7 @@ from treadle._core import ObjectNode
 from treadle._graph.filters import Filter, Path, needs_path, predicate_of, to_filter_spec
 from treadle._graph.looking import visits
 from treadle._graph.popping import pop
+from treadle._modules.copying import copyable
 from treadle._modules.methods import kept_method
 from treadle._objects import pretty as _pretty
 from treadle._objects.node_types import is_walked_callable
@@ -83,7 +84,9 @@ class Object(ObjectNode):
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
         # Protocols 0 and 1 would make an object of the C++ base, which takes no part in them.
-        reduced = super().__reduce_ex__(max(operator.index(protocol), 2))
+        reduced: Any = super().__reduce_ex__(max(operator.index(protocol), 2))
+        if len(reduced) > 2:
+            reduced = (*reduced[:2], copyable(reduced[2]), *reduced[3:])
         if reduced[:2] == (copyreg.__newobj__, (type(self),)):  # type: ignore[attr-defined]
             return (pickles.node, (pickles.VERSION, type(self)), *reduced[2:])
         return reduced

@@ -95,9 +95,9 @@ def argument_label(function: Function, path: Path) -> str:
     return format_path(inner, root)
 
 
-def output_label(function: Function, kind: str, path: Path) -> str:
-    """Where an output leaf is, as the user would write it."""
-    if kind == "result":
+def output_label(function: Function, kind: str, item: int, path: Path) -> str:
+    """Where an output leaf is, as the user would write it; a row of `Effects.outputs`."""
+    if kind == "result" or (kind == "new" and item >= 0):
         return format_path(path, "the result")
     return argument_label(function, path)
 

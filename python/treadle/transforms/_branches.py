@@ -100,12 +100,12 @@ class _Branches:
 
     def _compare_types(self, other: int, index: int, names: str) -> None:
         rows = zip(self.outputs[other], self.outputs[index], strict=True)
-        for (kind, _, path, there), (_, _, _, here) in rows:
+        for (kind, item, path, there), (_, _, _, here) in rows:
             if there == here:
                 continue
             raise TypeError(
                 f"{self.outline.name}: the branches {names} give "
-                f"{output_label(self.outline.function, kind, path)} different types: {there} and "
+                f"{output_label(self.outline.function, kind, item, path)} different types: {there} and "
                 f"{here}. Convert one of them."
             )
 
@@ -119,7 +119,7 @@ class _Branches:
             if which < graphdef.num_refs:
                 at = graphdef.ref_path(which)
                 return argument_label(self.outline.function, (*at, *path[2:]))
-        return output_label(self.outline.function, "result", path[1:])
+        return output_label(self.outline.function, "result", -1, path[1:])
 
     def finish(self, call: Call, out: Sequence[Any]) -> Any:
         """Carry the chosen branch's outputs over to the caller's objects."""

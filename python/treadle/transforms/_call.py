@@ -16,6 +16,8 @@ from treadle.transforms._trees import tree_leaves
 
 Items = tuple[tuple[bool, int], ...]
 
+_NONE: Mapping[Path, Any] = {}
+
 
 class Outline:
     """What calls of one structure have in common: no values and none of the caller's objects.
@@ -51,27 +53,38 @@ class Outline:
             known = self._relative[ref] = _relative_paths(self.graphdef, ref)
         return known
 
-    def state(self, ref: int, values: Mapping[int, Any]) -> State | _core.VariableState:
+    def state(
+        self, ref: int, values: Mapping[int, Any], more: Mapping[Path, Any] = _NONE
+    ) -> State | _core.VariableState:
         """State, as seen from the object `ref`, of the leaves in `values` that it reaches.
 
         For an object that is itself a Variable it is the one `VariableState`.
+
+        Args:
+            ref: the object.
+            values: values by leaf.
+            more: entries that are no leaves of the call, by their path from the object.
         """
-        paths: list[Path] = []
-        entries: list[Any] = []
+        paths: list[Path] = [*more]
+        entries: list[Any] = [*more.values()]
         types, metadata = self.graphdef.leaf_types(), self.graphdef.leaf_metadata()
         for leaf, path in self.relative_paths(ref).items():
             if leaf not in values:
                 continue
             kind = types[leaf]
             paths.append(path)
-            entries.append(
-                values[leaf]
-                if kind is None
-                else _core.VariableState(kind, values[leaf], **(metadata[leaf] or {}))
-            )
-        if paths == [()]:
-            return entries[0]
-        return State._view(_core.nest(paths, entries))
+            entries.append(state_entry(kind, values[leaf], metadata[leaf]))
+        return state_of(paths, entries)
+
+
+def state_entry(kind: type[Any] | None, value: Any, metadata: Mapping[str, Any] | None) -> Any:
+    """What a State holds for a leaf: a `VariableState`, or the value itself where `kind` is None."""
+    return value if kind is None else _core.VariableState(kind, value, **(metadata or {}))
+
+
+def state_of(paths: Sequence[Path], entries: Sequence[Any]) -> Any:
+    """A State of entries by their paths; the entry itself if its path is empty."""
+    return entries[0] if list(paths) == [()] else State._view(_core.nest(paths, entries))
 
 
 class Call(Outline):

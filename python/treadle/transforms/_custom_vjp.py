@@ -14,19 +14,18 @@ import numpy as np
 from treadle import _core
 from treadle._graph.filters import All, Filter
 from treadle.errors import format_path
-from treadle.transforms._arguments import Function, function_name, normalize_argnums
+from treadle.transforms._arguments import Function, Path, function_name, normalize_argnums
 from treadle.transforms._aside import Aside
 from treadle.transforms._axes import DiffState
-from treadle.transforms._call import Call, Outline
+from treadle.transforms._call import Call, Outline, state_entry, state_of
 from treadle.transforms._companions import Brought, apart, bring, bring_together, named_after
 from treadle.transforms._decorator import custom_rule_transform
-from treadle.transforms._differentiated import Differentiated
 from treadle.transforms._driver import Rule, apply
 from treadle.transforms._inside import Inside
 from treadle.transforms._messages import returned
 from treadle.transforms._selection import Selection
-from treadle.transforms._tangents import scatter, zero_tangent
-from treadle.transforms._trees import tree_flatten, walk
+from treadle.transforms._tangents import instantiated, scatter, zero_tangent
+from treadle.transforms._trees import flatten_with_paths, tree_flatten, walk
 
 __all__ = ["CustomVjp", "custom_vjp"]
 
@@ -77,9 +76,11 @@ class CustomVjp(Generic[P, R]):
                 returns ``(out, residual)``. Both may refer to the nodes it was given.
             bwd: takes the arguments named by integers in `nondiff_argnums`, the residual, and
                 ``(inputs_g, out_g)``: cotangents of the updates that the function made to its
-                differentiated arguments (a State for a node, zero where nothing was updated), and
-                of its result. Returns a tuple with the gradient of each differentiated argument, a
-                State for a node; None and missing entries count as zero.
+                differentiated arguments (a State for a node, zero where nothing was updated; what
+                it updated without being differentiated, and what it added, is there too), and of
+                its result, where a node stands as a State of what is new in it. Returns a tuple
+                with the gradient of each differentiated argument, a State for a node; None and
+                missing entries count as zero.
         """
         self._rule = fwd, bwd
 
@@ -141,7 +142,9 @@ class _Done(NamedTuple):
 
     effects: _core.Effects
     structure: Any
-    """Of the result."""
+    """Of the result, whose nodes are leaves."""
+    nodes: tuple[Path | None, ...]
+    """For each leaf of the result its path if it is a node or Variable."""
 
 
 class _Residual(NamedTuple):
@@ -210,7 +213,8 @@ class _CustomVjp(Rule):
 
     def run(self, call: Call, inputs: _Inputs, body: _Bodies) -> Any:
         flat = jax.custom_vjp(body.primal)
-        flat.defvjp(body.forward, body.backward)
+        # JAX says which values are differentiated: those that the rule leaves out must not be.
+        flat.defvjp(body.forward, body.backward, symbolic_zeros=True)
         rest = tuple(call.leaves[leaf] for leaf in inputs.rest)
         return None, flat(inputs.selection.values(), rest)
 
@@ -231,8 +235,8 @@ class _Bodies:
         self.skipped = inputs.skipped
         self.rest = inputs.rest
         self.fwd, self.bwd = rule
-        # What the function itself gave, if it was traced: the forward rule must give the same.
-        self.rows: list[Any] | None = None
+        # What the function itself did, if it was traced: the forward rule must do the same.
+        self.effects: _core.Effects | None = None
 
     def _inside(self, outline: Outline, chosen: Sequence[Any], rest: Sequence[Any]) -> Inside:
         leaves = list(self.leaves)
@@ -242,20 +246,28 @@ class _Bodies:
         return Inside(outline, leaves)
 
     def _leave(self, inside: Inside, result: Any) -> tuple[Aside, tuple[Any, ...]]:
-        out, _ = Differentiated.split(self.where, False, result)
-        inside.leave(out)
-        _, structure = tree_flatten(out)
-        return Aside(_Done(inside.effects, structure)), tuple(inside.values)
+        inside.leave(result)
+        found = flatten_with_paths(result)
+        nodes = tuple(path if _core.is_node(leaf) else None for path, leaf in found)
+        _, structure = tree_flatten(result)
+        return Aside(_Done(inside.effects, structure, nodes)), tuple(inside.values)
 
     def primal(self, chosen: Sequence[Any], rest: Sequence[Any]) -> Any:
         """The function itself."""
         inside = self._inside(self.outline, chosen, rest)
         out = self._leave(inside, inside.run())
-        self.rows = [*inside.effects.outputs()]
+        self.effects = inside.effects
         return out
 
     def forward(self, chosen: Sequence[Any], rest: Sequence[Any]) -> Any:
-        """The forward rule: what the function gives, and a residual."""
+        """The forward rule: what the function gives, and a residual.
+
+        Args:
+            chosen: the differentiated leaves, as JAX gives them with ``symbolic_zeros``.
+            rest: the other arrays, likewise.
+        """
+        self._check_rest(rest)
+        chosen, rest = jax.custom_derivatives.custom_vjp_primal_tree_values((chosen, rest))
         inside = self._inside(self.outline.of(self.fwd), chosen, rest)
         result = inside.run()
         if not (isinstance(result, tuple) and len(result) == 2):
@@ -265,48 +277,143 @@ class _Bodies:
         out, kept = result
         residual = walk(kept, [inside.args[position] for position in self.skipped])
         given = self._leave(inside, out)
-        rows = [*inside.effects.outputs()]
-        if self.rows is not None and self.rows != rows:
+        if self.effects is not None and not self.effects.same_as(inside.effects):
+            rows, own = inside.effects.outputs(), self.effects.outputs()
             raise ValueError(
                 f"{self.where}: fwd must return and update what the function itself does. The "
-                f"function gives {_output_paths(self.rows)}, fwd gives {_output_paths(rows)}."
+                f"function gives {_output_paths(own)}, fwd gives {_output_paths(rows)}"
+                f"{', in other places or objects' if own == rows else ''}."
             )
         arrays = [i for i, leaf in enumerate(residual.leaves) if _is_jax_value(leaf)]
         others = [None if _is_jax_value(leaf) else leaf for leaf in residual.leaves]
         template = Aside(_Residual(residual.graphdef, others, arrays))
         return given, (tuple(residual.leaves[i] for i in arrays), chosen, template)
 
+    def _check_rest(self, rest: Sequence[Any]) -> None:
+        """Raise a ValueError if somebody differentiates a leaf for which the rule gives no gradient."""
+        for leaf, value in zip(self.rest, rest, strict=True):
+            # An array is there with whether it is differentiated; so is each of a pytree's.
+            if any(getattr(part, "perturbed", False) for part in _primals(value)):
+                raise ValueError(
+                    f"{self.where}: {self.outline.label(leaf)} is differentiated, but the rule leaves "
+                    "it out (nondiff_argnums, wrt), so its gradient would be zero without a word. "
+                    "Have wrt or nondiff_argnums leave it in, where None from bwd says zero, or "
+                    "pass jax.lax.stop_gradient of it."
+                )
+
     def backward(self, saved: Any, cotangents: Any) -> Any:
         """The backward rule: gradients of the arrays, from cotangents of what came out."""
         kept, chosen, template = saved
         graphdef, others, arrays = template.value
         aside, given = cotangents
-        done: _Done = aside.value
         leaves = list(others)
         for i, value in zip(arrays, kept, strict=True):
             leaves[i] = value
         ((residual, skipped), _), _ = _core.unflatten(graphdef, leaves)
-        selection = self.selection
-        updates = list(jax.tree_util.tree_map(zero_tangent, chosen))
-        results = []
-        for (kind, leaf, _), cotangent in zip(done.effects.outputs(), given, strict=True):
-            if kind == "result":
-                results.append(cotangent)
-            elif leaf in selection.positions:
-                updates[selection.positions[leaf]] = cotangent
-        inputs_g = tuple(selection.gather(updates))
-        out_g = jax.tree_util.tree_unflatten(done.structure, results)
-        gradients = self.bwd(*skipped, residual, (inputs_g, out_g))
+        came = _Cotangents(self.selection, aside.value, given, chosen)
+        inputs_g = tuple(self.selection.gather(came.updates, came.others, came.made))
+        gradients = self.bwd(*skipped, residual, (inputs_g, came.result()))
         if not isinstance(gradients, (tuple, list)) or len(gradients) != len(inputs_g):
             raise TypeError(
                 f"{self.where}: bwd must return a tuple with the gradient of each of the "
                 f"{len(inputs_g)} differentiated arguments, got {returned(gradients)}."
             )
-        filled = scatter(selection, gradients, chosen, "the result of bwd", add_up=True)
+        filled = scatter(
+            self.selection,
+            gradients,
+            chosen,
+            "the result of bwd",
+            add_up=True,
+            beside=came.without_gradient(),
+        )
         return filled, None
 
 
-def _output_paths(rows: Sequence[Any]) -> list[str]:
+class _Cotangents:
+    """Cotangents of what a function did, by where it did it.
+
+    Args:
+        selection: the leaves that the rule gives gradients for.
+        done: what the function did.
+        given: the cotangents of its outputs.
+        chosen: values of the selected leaves.
+    """
+
+    def __init__(
+        self, selection: Selection, done: _Done, given: Sequence[Any], chosen: Sequence[Any]
+    ) -> None:
+        self.selection, self.done = selection, done
+        self.updates = list(jax.tree_util.tree_map(zero_tangent, tuple(chosen)))
+        """Of the new values of the selected leaves."""
+        self.others: dict[int, Any] = {}
+        """Of the new values of other leaves that can be differentiated."""
+        self.made: dict[int, dict[Path, Any]] = {}
+        """Of new state, by the object among the arguments that has it, and the path there."""
+        self.of_arrays: list[Any] = []
+        """Of the arrays of the result."""
+        self.of_nodes: dict[int, dict[Path, Any]] = {}
+        """Of new state in the result, by the item there and the path in it."""
+        objects = dict(selection.objects())
+        types, metadata = done.effects.output_types(), done.effects.output_metadata()
+        for number, (kind, which, path) in enumerate(done.effects.outputs()):
+            value = jax.tree_util.tree_map(instantiated, given[number], is_leaf=_is_symbolic_zero)
+            if kind == "result":
+                self.of_arrays.append(value)
+            elif kind == "leaf" and which in selection.positions:
+                self.updates[selection.positions[which]] = value
+            elif kind == "leaf":
+                if _has_derivative(value):
+                    self.others[which] = value
+            else:
+                entry = state_entry(types[number], value, metadata[number])
+                if which >= 0:
+                    start = len(done.nodes[which] or ())
+                    self.of_nodes.setdefault(which, {})[path[start:]] = entry
+                    continue
+                start = next((n for n in range(len(path), 0, -1) if path[:n] in objects), 0)
+                if start:
+                    self.made.setdefault(objects[path[:start]], {})[path[start:]] = entry
+
+    def result(self) -> Any:
+        """The function's result, with a State for each node: what is new in it.
+
+        What the function returns of its arguments is among those.
+        """
+        arrays = iter(self.of_arrays)
+        parts = []
+        for item, path in enumerate(self.done.nodes):
+            if path is None:
+                parts.append(next(arrays))
+            else:
+                there = self.of_nodes.get(item, {})
+                parts.append(state_of([*there], [*there.values()]))
+        return jax.tree_util.tree_unflatten(self.done.structure, parts)
+
+    def without_gradient(self) -> dict[int, set[Path]]:
+        """For each object among the arguments, where there are cotangents but no gradients are due."""
+        found: dict[int, set[Path]] = {}
+        for _, ref in self.selection.objects():
+            paths = self.selection.call.relative_paths(ref)
+            found[ref] = {paths[leaf] for leaf in self.others if leaf in paths}
+            found[ref].update(self.made.get(ref, ()))
+        return found
+
+
+def _is_symbolic_zero(value: Any) -> bool:
+    return isinstance(value, jax.custom_derivatives.SymbolicZero)
+
+
+def _primals(value: Any) -> list[Any]:
+    is_leaf = jax.custom_derivatives.CustomVJPPrimal
+    return jax.tree_util.tree_leaves(value, is_leaf=lambda part: isinstance(part, is_leaf))
+
+
+def _has_derivative(cotangent: Any) -> bool:
+    parts = jax.tree_util.tree_leaves(cotangent)
+    return any(jnp.result_type(part) != jax.dtypes.float0 for part in parts)
+
+
+def _output_paths(rows: Iterable[tuple[str, int, Path]]) -> list[str]:
     return [f"{kind} {format_path(path, '')}" for kind, _, path in rows]
 
 
@@ -325,12 +432,12 @@ def custom_vjp(
     """Give a function over graph nodes its own rule for reverse-mode differentiation.
 
     Args:
-        fun: the function; its result holds arrays only.
+        fun: the function.
         nondiff_argnums: positions, in the signature of `fun`, of arguments that are not
             differentiated. An entry ``DiffState(position, filter)`` says which leaves of that
             argument are.
         wrt: filter that selects the differentiated leaves of the other nodes; only floating-point
-            and complex leaves are.
+            and complex leaves are. Differentiating a leaf that the rule leaves out is an error.
 
     Arguments given by keyword and defaults take their positions in the signature of `fun`, as with
     `jax.custom_vjp`; one that has no position (keyword-only, or in ``**kwargs``) cannot be given.

@@ -18,7 +18,7 @@ class Output(NamedTuple):
     kind: str
     """``"leaf"`` for a changed leaf of the call, ``"new"`` for new state, ``"result"``."""
     leaf: int
-    """Which leaf of the call it is, if it is one."""
+    """Which leaf of the call it is, if it is one; for new state in the result, the item there."""
     path: Path
     value: Any
 
@@ -66,7 +66,7 @@ class Inside:
 
     def label(self, output: Output) -> str:
         """Where an output is, as the user would write it."""
-        return output_label(self.outline.function, output.kind, output.path)
+        return output_label(self.outline.function, output.kind, output.leaf, output.path)
 
     def _label(self, path: Path) -> str:
         if path[:1] == ("result",) and "result" not in self.kwargs:

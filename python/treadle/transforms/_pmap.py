@@ -12,6 +12,7 @@ import numpy as np
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
 from treadle.transforms._constants import Constant, constants
+from treadle.transforms._copies import separated
 from treadle.transforms._decorator import P, R, transform
 from treadle.transforms._driver import lift
 from treadle.transforms._frozen import AXIS_0, DEFAULT_STATE_AXES, NO_METADATA, knowing_given
@@ -104,7 +105,8 @@ class _Pmap(MapRule):
         settings = _settings(inputs)
         # JAX wants something mapped to see the number of slices by.
         slices = np.zeros((settings.size, 0), np.int8)
-        return body(*_apart(inputs.slices(call.leaves), settings), slices)
+        leaves = separated(call, settings.donated) if settings.donated else call.leaves
+        return body(*_apart(inputs.slices(leaves), settings), slices)
 
 
 def _apart(leaves: Sequence[Any], settings: _Settings) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -163,7 +165,8 @@ def pmap(
         devices: the devices; default: the first ones that `jax.devices` gives.
         backend: their platform.
         axis_size: number of slices; needed when nothing is mapped.
-        donate_argnums: positions of arguments whose arrays may be overwritten.
+        donate_argnums: positions of arguments whose arrays may be overwritten; what others hold
+            too is copied instead, with a `DonationWarning`.
         in_axes_kwargs: axis of keyword arguments, as in `vmap`.
         state_axes: filter -> axis of the state of nodes, as in `vmap`.
         split_rngs: filter of the random streams to split, as in `vmap`.

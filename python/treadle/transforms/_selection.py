@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,11 @@ from treadle import _core
 from treadle._graph.filters import Filter, OfType
 from treadle._objects.variables import Param
 from treadle.errors import listed
-from treadle.transforms._arguments import normalize_argnums
+from treadle.transforms._arguments import Path, normalize_argnums
 from treadle.transforms._axes import DiffState
 from treadle.transforms._call import Call
 from treadle.transforms._messages import part_label, type_of
-from treadle.transforms._trees import tree_flatten
+from treadle.transforms._trees import leaf_paths, tree_flatten
 
 Argnums = int | DiffState | Sequence[int | DiffState]
 
@@ -27,6 +27,8 @@ PARAMETERS: Filter = OfType(Param)
 
 It is about what is inside of nodes: an argument that is itself a Variable was named by its position.
 """
+
+_NONE: Mapping[int, Any] = {}
 
 # Leaves that a message about an empty selection names.
 _SHOWN = 8
@@ -117,8 +119,19 @@ class Selection:
         outline.call = self.call.outline()  # type: ignore[assignment]
         return outline
 
-    def gather(self, values: Sequence[Any]) -> list[Any]:
-        """One pytree per argument, nodes in it replaced by States, of values of selected leaves."""
+    def gather(
+        self,
+        values: Sequence[Any],
+        others: Mapping[int, Any] = _NONE,
+        made: Mapping[int, Mapping[Path, Any]] = _NONE,
+    ) -> list[Any]:
+        """One pytree per argument, nodes in it replaced by States, of values of selected leaves.
+
+        Args:
+            values: of the selected leaves.
+            others: of other leaves, by leaf.
+            made: entries that are no leaves of the call, by the object they are in and their path there.
+        """
         gathered = []
         for _, structure, described in self.arguments:
             parts = []
@@ -126,11 +139,17 @@ class Selection:
                 if ref is None:
                     parts.append(values[self.positions[ids[0]]])
                 else:
-                    parts.append(
-                        self.call.state(ref, {leaf: values[self.positions[leaf]] for leaf in ids})
-                    )
+                    there = {leaf: values[self.positions[leaf]] for leaf in ids}
+                    parts.append(self.call.state(ref, {**others, **there}, made.get(ref, {})))
             gathered.append(jax.tree_util.tree_unflatten(structure, parts))
         return gathered
+
+    def objects(self) -> Iterator[tuple[Path, int]]:
+        """Path and reference id of each object outside others, for all arguments."""
+        for position, structure, described in self.arguments:
+            for path, (ref, _) in zip(leaf_paths(structure), described, strict=True):
+                if ref is not None:
+                    yield (position, *path), ref
 
     def check_dtypes(self, allow_int: bool, holomorphic: bool) -> None:
         """Raise a TypeError naming a selected leaf that cannot be differentiated."""

@@ -14,11 +14,20 @@ from treadle.transforms._arguments import Path, argument_label
 from treadle.transforms._call import Outline
 from treadle.transforms._messages import part_label, returned, structure_text, type_of
 from treadle.transforms._selection import Selection
-from treadle.transforms._trees import plain_path
+from treadle.transforms._trees import leaf_paths
+
+
+_NONE: Mapping[int, Container[Path]] = {}
 
 
 def scatter(
-    selection: Selection, trees: Sequence[Any], values: Sequence[Any], what: str, *, add_up: bool
+    selection: Selection,
+    trees: Sequence[Any],
+    values: Sequence[Any],
+    what: str,
+    *,
+    add_up: bool,
+    beside: Mapping[int, Container[Path]] = _NONE,
 ) -> tuple[Any, ...]:
     """Tangents of the selected leaves, from one pytree per argument as `gather` makes them.
 
@@ -32,6 +41,7 @@ def scatter(
         what: `trees` in words, for messages.
         add_up: `trees` are gradients: add up what is given twice, and let JAX judge the dtypes,
             as it lets gradients have another one.
+        beside: for each object paths where `trees` may have entries that nobody asks for.
 
     Raises:
         ValueError: `trees` does not fit the arguments.
@@ -42,7 +52,7 @@ def scatter(
     flat = [jax.tree_util.tree_flatten(value) for value in values]
     found: list[list[Any]] = [[None] * len(arrays) for arrays, _ in flat]
     places: dict[tuple[int, int], Path] = {}
-    for place, leaf, value in _entries(selection, trees, what):
+    for place, leaf, value in _entries(selection, trees, what, beside):
         position = selection.positions[leaf]
         arrays, structure = flat[position]
         try:
@@ -93,7 +103,10 @@ def _place(call: Outline, path: Path) -> str:
 
 
 def _entries(
-    selection: Selection, trees: Sequence[Any], what: str
+    selection: Selection,
+    trees: Sequence[Any],
+    what: str,
+    beside: Mapping[int, Container[Path]],
 ) -> Iterator[tuple[Path, int, Any]]:
     """Path from the arguments, leaf and value of each entry of `trees` that is not None."""
     for (position, structure, items), tree in zip(selection.arguments, trees, strict=True):
@@ -106,25 +119,33 @@ def _entries(
                 f"{selection.call.where}: {what} must have the structure of the arguments, with a "
                 f"State for each node. {error}"
             ) from error
-        numbered = jax.tree_util.tree_unflatten(structure, range(len(parts)))
-        keys, _ = jax.tree_util.tree_flatten_with_path(numbered)
-        for (key, _), (ref, ids), part in zip(keys, items, parts, strict=True):
+        paths = leaf_paths(structure)
+        for start, (ref, ids), part in zip(paths, items, parts, strict=True):
             if part is None:
                 continue
-            place = (position, *plain_path(key))
+            place = (position, *start)
             if ref is None:
                 yield place, ids[0], part
                 continue
-            for path, leaf, entry in _entries_of_state(selection, ref, ids, part, what):
+            paths_beside = beside.get(ref, ())
+            found = _entries_of_state(selection, ref, ids, part, what, paths_beside)
+            for path, leaf, entry in found:
                 yield (*place, *path), leaf, entry
 
 
 def _entries_of_state(
-    selection: Selection, ref: int, ids: Sequence[int], state: Any, what: str
+    selection: Selection,
+    ref: int,
+    ids: Sequence[int],
+    state: Any,
+    what: str,
+    beside: Container[Path],
 ) -> Iterator[tuple[Path, int, Any]]:
     paths = selection.call.relative_paths(ref)
     by_path = {paths[leaf]: leaf for leaf in ids}
     for path, entry in _state_entries(state, by_path):
+        if path in beside:
+            continue
         if path not in by_path:
             raise ValueError(
                 f"{selection.call.where}: {what} has an entry at {path!r} that is not a "
@@ -153,6 +174,17 @@ def _bare(entry: Any) -> Any:
     if _core.is_variable(entry):
         return _core.raw_value(entry)
     return entry.value if isinstance(entry, _core.VariableState) else entry
+
+
+def instantiated(tangent: Any) -> Any:
+    """A tangent as an array, also where JAX says only that it is zero."""
+    if not isinstance(tangent, jax.custom_derivatives.SymbolicZero):
+        return tangent
+    if tangent.dtype == jax.dtypes.float0:
+        return np.zeros(tangent.shape, tangent.dtype)
+    zeros = jnp.zeros(tangent.shape, tangent.dtype)
+    varying = getattr(tangent.aval, "vma", None)
+    return jax.lax.pcast(zeros, tuple(varying), to="varying") if varying else zeros
 
 
 def zero_tangent(array: Any) -> Any:

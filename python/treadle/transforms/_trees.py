@@ -33,6 +33,12 @@ def flatten_with_paths(tree: Any) -> list[tuple[Path, Any]]:
     return [(plain_path(path), leaf) for path, leaf in found]
 
 
+def leaf_paths(structure: Any) -> list[Path]:
+    """Path of each leaf of a structure of `jax.tree_util`."""
+    numbered = jax.tree_util.tree_unflatten(structure, range(structure.num_leaves))
+    return [plain_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(numbered)[0]]
+
+
 def plain_path(path: Iterable[Any]) -> Path:
     """A key path of `jax.tree_util` as a tuple of the keys themselves."""
     return tuple(

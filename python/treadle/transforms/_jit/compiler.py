@@ -9,21 +9,18 @@ from typing import Any
 import jax
 
 from treadle import _core
-from treadle.errors import DonationWarning, listed
+from treadle.errors import listed
 from treadle.transforms._arguments import Function, argument_label, function_name, naming
 from treadle.transforms._bounded import Bounded
 from treadle.transforms._captured import Reported
 from treadle.transforms._companions import Companions
+from treadle.transforms._copies import SHOWN, copied, warn_of_copies
 from treadle.transforms._jit.copying import Recipe
 from treadle.transforms._jit.explanations import explain
 from treadle.transforms._jit.options import Options
 from treadle.transforms._jit.program import Plan, Program, donated_leaves
 from treadle.transforms._jit.retraces import Retrace, TraceLog
 from treadle.transforms._jit.stages import Lowered, Traced, arguments_of
-from treadle.transforms._warnings import warn
-
-# Leaves that a message names.
-_SHOWN = 8
 
 
 class Compiler:
@@ -68,9 +65,7 @@ class Compiler:
     @staticmethod
     def copy(array: Any) -> Any:
         """A copy of a leaf, whose buffers may be given away."""
-        return jax.tree_util.tree_map(
-            lambda part: part.copy() if isinstance(part, jax.Array) else part, array
-        )
+        return copied(array)
 
     def on_copies(
         self, graphdef: _core.GraphDef, leaves: Sequence[int], values: Sequence[Any]
@@ -80,15 +75,8 @@ class Compiler:
             return
         self._said_copies = True
         paths = graphdef.paths()
-        names = listed(leaves, _SHOWN, lambda leaf: argument_label(self.function, paths[leaf]))
-        size = sum(part.nbytes for part in jax.tree_util.tree_leaves([*values]))
-        warn(
-            f"jit of {function_name(self.function)} copies {names} ({size} bytes) "
-            "instead of donating: other objects hold the same arrays, such as a clone, a State or a "
-            "variable of yours. Give them arrays of their own, for example with "
-            "nnx.clone(model, arrays=True), or let go of them before the call.",
-            DonationWarning,
-        )
+        names = listed(leaves, SHOWN, lambda leaf: argument_label(self.function, paths[leaf]))
+        warn_of_copies(f"jit of {function_name(self.function)}", names, values)
 
     def plan(self, graphdef: _core.GraphDef, leaves: Sequence[Any]) -> Plan:
         """What calls of a structure need."""

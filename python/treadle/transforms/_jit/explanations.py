@@ -79,7 +79,7 @@ def no_jax_output(
     for number, value in enumerate(out):
         if isinstance(value, jax.Array) or is_jax_value(value):
             continue
-        kind, _, path = effects.outputs()[number]
+        row = effects.outputs()[number]
         if effects.output_types()[number] is None:
             remedy = "Return an array, a scalar, a graph node or a container of those."
         else:
@@ -90,7 +90,7 @@ def no_jax_output(
         code = getattr(source_of(function), "__code__", None)
         place = f" at {code.co_filename}:{code.co_firstlineno}" if code else ""
         return TypeError(
-            f"{output_label(function, kind, path)} of {function_name(function)}{place} is a "
+            f"{output_label(function, *row)} of {function_name(function)}{place} is a "
             f"{type(value).__name__!r}, which is not a valid JAX type. {remedy}"
         )
     return None
