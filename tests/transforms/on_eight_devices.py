@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -229,18 +231,29 @@ def test_pmap_parameters():
 def test_pmap_donates_the_buffers_it_is_told_to():
     mesh = Mesh(np.array(jax.devices()), ("i",))
 
-    def after(**parameters):
+    def after(holding=False, **parameters):
         value = jax.device_put(jnp.arange(8.0), NamedSharding(mesh, P("i")))
         m = nnx.Dict(w=nnx.Param(value), kept=nnx.Param(value + 1))
-        kept = m["kept"].value
+        was = weakref.ref(value)
+        if not holding:
+            del value
         run = nnx.pmap(lambda m, x: x, **parameters)
-        run(m, jnp.ones(8))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(m, jnp.ones(8))
         np.testing.assert_allclose(m["w"].value, np.arange(8.0))
         np.testing.assert_allclose(m["kept"].value, np.arange(8.0) + 1)
-        return value.is_deleted(), m["kept"].value is kept
+        if holding:
+            np.testing.assert_allclose(value, np.arange(8.0))
+        said = [str(w.message) for w in caught if w.category is nnx.DonationWarning]
+        return m["w"].value is was(), said
 
-    assert after() == (False, True)
-    assert after(donate_argnums=0) == (True, False)
+    assert after() == (True, [])
+    # What is donated comes back as another array.
+    assert after(donate_argnums=0) == (False, [])
+    came_back, (said,) = after(holding=True, donate_argnums=0)
+    assert not came_back
+    assert "copies m.w (32 bytes)" in said
 
 
 def test_shard_map_uses_the_current_mesh():
