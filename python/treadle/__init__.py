@@ -92,6 +92,7 @@ if _typing.TYPE_CHECKING:
     from treadle._modules.containers import Dict, List, Sequential
     from treadle._modules.module import Module, Object, first_from, iter_children, iter_modules
     from treadle._modules.rngs import RngCount, RngKey, Rngs, RngState, RngStream
+    from treadle._modules.views import view, view_info, with_attributes
     from treadle._objects.node_types import register_graph_node_type
     from treadle._objects.variable_names import (
         register_variable_name,
@@ -292,9 +293,12 @@ __all__ = [
     "variable_name_from_type",
     "variable_type_from_name",
     "variables",
+    "view",
+    "view_info",
     "vjp",
     "vmap",
     "while_loop",
+    "with_attributes",
     "with_metadata",
     "with_partitioning",
     "with_sharding_constraint",
@@ -325,6 +329,7 @@ _HOMES = {
     "_modules.containers": ("Dict", "List", "Sequential"),
     "_modules.module": ("Module", "Object", "first_from", "iter_children", "iter_modules"),
     "_modules.rngs": ("RngCount", "RngKey", "Rngs", "RngState", "RngStream"),
+    "_modules.views": ("view", "view_info", "with_attributes"),
     "_objects.node_types": ("register_graph_node_type",),
     "_objects.variable_names": (
         "register_variable_name",

@@ -411,6 +411,45 @@ class MultiHeadAttention(Module):
         self.cached_value: Cache[jax.Array] | None = None
         self.cache_index: Cache[jax.Array] | None = None
 
+    def set_view(
+        self,
+        deterministic: bool | None = None,
+        decode: bool | None = None,
+        batch_size: int | Sequence[int] | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        """Set the mode, as `view` does in a copy.
+
+        Args:
+            deterministic: do not drop; None: as before.
+            decode: take one position at a time and remember it; None: as before. Where there is no
+                cache yet it needs
+            batch_size: size or shape of a batch, and
+            max_length: how many positions there may be. Both together make an empty cache.
+
+        Raises:
+            ValueError: only one of batch_size and max_length is given, or they are missing.
+
+        >>> import treadle as nnx
+        >>> layer = nnx.MultiHeadAttention(2, in_features=4, decode=False, rngs=nnx.Rngs(0))
+        >>> decoding = nnx.view(layer, decode=True, batch_size=1, max_length=5)
+        >>> decoding.cached_key.value.shape, layer.cached_key
+        ((1, 5, 2, 2), None)
+        """
+        if (batch_size is None) != (max_length is None):
+            raise ValueError(
+                "batch_size and max_length make a cache together: give both or neither."
+            )
+        if batch_size is not None and max_length is not None:
+            batch = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)
+            self.init_cache((*batch, max_length, self.in_features))
+        elif decode and self.cached_key is None:
+            raise ValueError("decode=True needs a cache: give batch_size and max_length as well.")
+        if deterministic is not None:
+            self.deterministic = deterministic
+        if decode is not None:
+            self.decode = decode
+
     def __call__(
         self,
         inputs_q: jax.Array,

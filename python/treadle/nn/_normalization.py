@@ -279,6 +279,22 @@ class BatchNorm(_Norm):
         self.axis = axis
         self.momentum = momentum
 
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Set the mode, as `view` does in a copy.
+
+        Args:
+            use_running_average: normalize with the running statistics and leave them alone; None: as
+                before.
+
+        >>> import treadle as nnx
+        >>> layer = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+        >>> layer.set_view(use_running_average=True)
+        >>> layer.use_running_average
+        True
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
     def __call__(
         self,
         x: jax.Array,

@@ -58,6 +58,21 @@ class Dropout(Module):
         self.rng_collection = rng_collection
         self.rngs = checked_source(self, rngs)
 
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Set the mode, as `view` does in a copy.
+
+        Args:
+            deterministic: return the inputs as they are; None: as before.
+
+        >>> import treadle as nnx
+        >>> layer = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+        >>> layer.set_view(deterministic=True)
+        >>> layer.deterministic
+        True
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
     def __call__(
         self,
         inputs: jax.Array,
