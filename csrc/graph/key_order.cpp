@@ -1,6 +1,8 @@
 #include "graph/key_order.h"
 
+#include <array>
 #include <unordered_map>
+#include <utility>
 
 #include "bounded_cache.h"
 #include "hash.h"
@@ -65,13 +67,12 @@ std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys, const No
   return order;
 }
 
-}  // namespace
-
-std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layout) {
+// The order that dicts with these keys share; null if some of them are not names.
+std::shared_ptr<const KeyOrder> known_order(PyObject *dict, const NodeLayout *layout) {
   static auto *known = new BoundedCache<KeyOrder>(kMaxKeyOrders);
   size_t hash = static_cast<size_t>(py::dict_size(dict)) + pointer_hash(layout);
   for (auto [key, value] : py::DictItems(dict)) {
-    if (!py::is_exact(key, &PyUnicode_Type)) return sort_keys(dict_keys(dict), layout);
+    if (!py::is_exact(key, &PyUnicode_Type)) return nullptr;
     hash = mix(hash, pointer_hash(key));
   }
   auto same = [&](const KeyOrder &order) { return order.layout == layout && has_keys_in_order(dict, order.inserted); };
@@ -79,6 +80,26 @@ std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layo
   auto order = sort_keys(dict_keys(dict), layout);
   known->add(hash, order);
   return order;
+}
+
+}  // namespace
+
+std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layout) {
+  // Blocks of a model follow each other with the same names: before all of them are hashed, the first one is tried.
+  constexpr size_t kRecent = 256;
+  static auto *recent = new std::array<std::shared_ptr<const KeyOrder>, kRecent>();
+  const auto size = static_cast<size_t>(py::dict_size(dict));
+  PyObject *first = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  PyDict_Next(dict, &position, &first, &value);
+  auto &likely = (*recent)[(pointer_hash(first) ^ (pointer_hash(first) >> 8) ^ (size * 31)) % kRecent];
+  if (likely != nullptr && likely->layout == layout && has_keys_in_order(dict, likely->inserted)) return likely;
+  auto order = known_order(dict, layout);
+  if (order != nullptr) {
+    auto dropped = std::exchange(likely, order);
+    return order;
+  }
+  return sort_keys(dict_keys(dict), layout);
 }
 
 }  // namespace treadle

@@ -61,6 +61,13 @@ uint32_t Walker::add_constant(ConstantKind kind, nb::object value) {
   return static_cast<uint32_t>(def_->constants.size() - 1);
 }
 
+// The constant of a reference's type, one for all of that type.
+uint32_t Walker::type_constant(PyTypeObject *type) {
+  auto [constant, fresh] = types_.insert(py::as_object(type), static_cast<uint32_t>(def_->constants.size()));
+  if (fresh) add_constant(ConstantKind::Type, nb::borrow<nb::object>(py::as_object(type)));
+  return constant;
+}
+
 void Walker::add_leaf(PyObject *value, uint32_t owner) {
   leaves.push_back(nb::borrow<nb::object>(value));
   def_->leaf_owner.push_back(owner);
@@ -290,7 +297,7 @@ void Walker::add_extra(uint32_t ref, const nb::object &value) {
 }
 
 void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
-  const uint32_t type = add_constant(ConstantKind::Type, py::type_of(value));
+  const uint32_t type = type_constant(Py_TYPE(value));
   def_->refs[ref] = {info->kind, type, kNone, kNone, kNone, 0, 0};
   if (info->kind == Kind::Variable) {
     if (const VariableLayout *layout = info->variable_layout()) return define_variable(ref, value, *layout);

@@ -118,6 +118,7 @@ class Walker {
   template <typename Predicate>
   uint32_t find_holder(nb::object &path, Predicate &&is_wanted) const;
   uint32_t add_constant(ConstantKind kind, nb::object value);
+  uint32_t type_constant(PyTypeObject *type);
   nb::object current_path() const;
   nb::object path_to(size_t end) const;
 
@@ -141,6 +142,7 @@ class Walker {
   const Pending *defining_ = nullptr;
   std::vector<uint32_t> suspects_;  // statics in nodes that may lead to nodes
   const Variables variables_;
+  IdTable types_;  // of references, by their constant
   IdTable variable_leaves_;
   std::map<std::pair<const GraphDef *, uint32_t>, std::pair<PyObject *, uint32_t>> places_;  // what is there, its leaf
 };
