@@ -82,24 +82,32 @@ std::shared_ptr<const KeyOrder> known_order(PyObject *dict, const NodeLayout *la
   return order;
 }
 
+// Where the order found last for a dict of this beginning is kept.
+std::shared_ptr<const KeyOrder> &recent_order(PyObject *dict) {
+  constexpr size_t kRecent = 256;
+  static auto *recent = new std::array<std::shared_ptr<const KeyOrder>, kRecent>();
+  // Two keys tell the parameters of most layers apart.
+  PyObject *first = nullptr, *second = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  if (PyDict_Next(dict, &position, &first, &value)) PyDict_Next(dict, &position, &second, &value);
+  const size_t hash =
+      pointer_hash(first) ^ (3 * pointer_hash(second)) ^ (static_cast<size_t>(py::dict_size(dict)) * 31);
+  return (*recent)[(hash ^ (hash >> 8)) % kRecent];
+}
+
 }  // namespace
 
 std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layout) {
-  // Blocks of a model follow each other with the same names: before all of them are hashed, the first one is tried.
-  constexpr size_t kRecent = 256;
-  static auto *recent = new std::array<std::shared_ptr<const KeyOrder>, kRecent>();
-  const auto size = static_cast<size_t>(py::dict_size(dict));
-  PyObject *first = nullptr, *value = nullptr;
-  Py_ssize_t position = 0;
-  PyDict_Next(dict, &position, &first, &value);
-  auto &likely = (*recent)[(pointer_hash(first) ^ (pointer_hash(first) >> 8) ^ (size * 31)) % kRecent];
-  if (likely != nullptr && likely->layout == layout && has_keys_in_order(dict, likely->inserted)) return likely;
-  auto order = known_order(dict, layout);
-  if (order != nullptr) {
-    auto dropped = std::exchange(likely, order);
-    return order;
-  }
-  return sort_keys(dict_keys(dict), layout);
+  std::shared_ptr<const KeyOrder> order = known_order(dict, layout);
+  if (order == nullptr) return sort_keys(dict_keys(dict), layout);
+  // Let go of last.
+  std::shared_ptr<const KeyOrder> before = std::exchange(recent_order(dict), order);
+  return order;
+}
+
+std::shared_ptr<const KeyOrder> likely_order(PyObject *dict, const NodeLayout *layout) {
+  const std::shared_ptr<const KeyOrder> &order = recent_order(dict);
+  return order != nullptr && order->layout == layout ? order : nullptr;
 }
 
 }  // namespace treadle

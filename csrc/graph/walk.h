@@ -94,7 +94,9 @@ class Walker {
   void open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks);
   Frame new_frame(PyObject *keys, size_t count, PyObject *object) const;
   uint32_t add_keys(const nb::object &order, const nb::object &keys);
-  Frame dict_frame(PyObject *dict, const KeyOrder &order);
+  Frame dict_frame(PyObject *dict, const KeyOrder &order) const;
+  bool take_values(PyObject *dict, const KeyOrder &order);
+  std::shared_ptr<const KeyOrder> take_sorted(PyObject *dict, const NodeLayout *layout);
   std::shared_ptr<const KeyOrder> sorted_order(PyObject *dict, const NodeLayout *layout);
   void open_sequence(PyObject *value, Op op, Scalars scalars);
   void open_pytree(PyObject *value, Scalars scalars);
@@ -142,7 +144,9 @@ class Walker {
   const Pending *defining_ = nullptr;
   std::vector<uint32_t> suspects_;  // statics in nodes that may lead to nodes
   const Variables variables_;
-  IdTable types_;  // of references, by their constant
+  IdTable types_;                            // of references, by their constant
+  const PyTypeObject *last_type_ = nullptr;  // the one met last; compared, never followed
+  uint32_t last_type_constant_ = kNone;
   IdTable variable_leaves_;
   std::map<std::pair<const GraphDef *, uint32_t>, std::pair<PyObject *, uint32_t>> places_;  // what is there, its leaf
 };
