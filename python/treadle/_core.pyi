@@ -300,7 +300,6 @@ class Outputs:
 
 def _flatten_outputs(outputs: Outputs, /) -> tuple[tuple[Any, ...], Effects]: ...
 def _unflatten_outputs(effects: Effects, leaves: Sequence[Any], /) -> Outputs: ...
-
 def separate(flat: Flat, donated: Iterable[int], /) -> tuple[list[int], list[int]]:
     """Of the leaves to be donated, those in nodes whose arrays others hold as well, and all that need a
     copy. To be asked where the walk and one list of its leaves hold them."""

@@ -1,8 +1,8 @@
 """The functions that pickles name. Their names and what they take stay as they are.
 
-A pickle of a Variable, a module, a `VariableState`, a `GraphDef`, a lifted class or a module's transformed function calls one of these when it is
-loaded. Each is given the format that the pickle was written in, and refuses one that it does not
-know. Nobody else needs to call them.
+A pickle of a Variable, a module, a `VariableState`, a `GraphDef`, a lifted class or a module's
+transformed function calls one of these when it is loaded. Each is given the format that the pickle
+was written in, and refuses one that it does not know. Nobody else needs to call them.
 
 >>> import pickle, pickletools
 >>> import treadle as nnx

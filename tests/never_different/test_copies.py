@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 import treadle as nnx
 from tests.open_points import cases, pairs
@@ -101,3 +103,64 @@ def test_every_protocol(make, protocol):
 def test_a_variable_state_needs_a_type_of_variable(kind):
     with pytest.raises(TypeError, match="Variable"):
         nnx.VariableState(kind, 1.0)
+
+
+class Stepping(nnx.Module):
+    """Holds what transforms make of its own methods, in each place where that may be."""
+
+    def __init__(self):
+        self.w = nnx.Param(jnp.array(3.0))
+        self.remat = nnx.remat(self.times)
+        self.jitted = nnx.jit(self.times)
+        self.inside = {"list": [nnx.vmap(self.times, in_axes=None, axis_size=1)]}
+        self.partial = functools.partial(nnx.remat(self.times), 2.0)
+        self.of_partial = nnx.remat(functools.partial(self.times, 2.0))
+        self.nested = nnx.jit(nnx.remat(self.times))
+        self.optioned = nnx.checkify(self.times, errors=checkify.float_checks)
+
+    def times(self, x):
+        return self.w.value * x
+
+    def results(self):
+        return [
+            float(self.remat(2.0)),
+            float(self.jitted(2.0)),
+            float(self.inside["list"][0](2.0)[0]),
+            float(self.partial()),
+            float(self.of_partial()),
+            float(self.nested(2.0)),
+            float(self.optioned(2.0)[1]),
+        ]
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda m: pickle.loads(pickle.dumps(m)),
+    "protocol 0": lambda m: pickle.loads(pickle.dumps(m, 0)),
+    "clone": nnx.clone,
+    "deepcopy in a list": lambda m: copy.deepcopy([m, m])[1],
+}
+
+
+@pytest.mark.parametrize("again", cases(COPIES))
+def test_a_copy_calls_its_own_transformed_methods(again):
+    m = Stepping()
+    assert m.results() == [6.0] * 7
+    twin = again(m)
+    twin.w.value = jnp.array(4.0)
+    assert twin.results() == [8.0] * 7
+    assert m.results() == [6.0] * 7
+
+
+def test_copying_leaves_the_original_as_it_is():
+    m = Stepping()
+    before = dict(vars(m))
+    copy.deepcopy(m)
+    pickle.dumps(m)
+    assert all(vars(m)[name] is value for name, value in before.items())
+
+
+def test_a_copied_closure_is_shared_as_python_has_it():
+    m = Stepping()
+    m.closure = lambda x: x
+    assert copy.deepcopy(m).closure is m.closure

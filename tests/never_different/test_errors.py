@@ -351,3 +351,83 @@ def test_our_update_of_a_flax_model_from_our_state():
     nnx.update(b, nnx.state(a))
     assert isinstance(b.kernel[...], jax.Array)
     np.testing.assert_allclose(b(jnp.ones(2)), a(jnp.ones(2)))
+
+
+def flax_pair():
+    flax = pytest.importorskip("flax.nnx", reason="flax has no release for this Python")
+    a, b = (flax.Linear(2, 2, rngs=flax.Rngs(i)) for i in (0, 1))
+    a.kernel.set_metadata(tag="scale")
+    return flax, a, b
+
+
+def test_flax_reads_metadata_and_values_of_our_entries():
+    flax, a, b = flax_pair()
+    entry = nnx.state(a)["kernel"]
+    assert entry._raw_value is a.kernel.get_raw_value()
+    flax.update(b, nnx.state(a))
+    assert b.kernel.get_metadata()["tag"] == "scale"
+    with pytest.raises(AttributeError):
+        nnx.state(net())["w"]._raw_value
+
+
+CONTAINERS = {
+    "an item of a Dict": (lambda: net(), lambda c: c.__setitem__("w", jnp.ones(3)), "w"),
+    "an attribute of a Dict": (lambda: net(), lambda c: setattr(c, "w", np.ones(3)), "w"),
+    "update of a Dict": (lambda: net(), lambda c: c.update(w=jnp.ones(3)), "w"),
+    "an item of a List": (
+        lambda: nnx.List([nnx.Param(1.0)]),
+        lambda c: c.__setitem__(0, jnp.ones(3)),
+        0,
+    ),
+    "a slice of a List": (
+        lambda: nnx.List([1, nnx.Param(1.0)]),
+        lambda c: c.__setitem__(slice(None), [2, jnp.ones(3)]),
+        1,
+    ),
+    "an item of a Sequential": (
+        lambda: nnx.Sequential(nnx.Param(1.0)),
+        lambda c: c.__setitem__(-1, jnp.ones(3)),
+        -1,
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "put", "key"), cases(CONTAINERS))
+def test_an_array_in_a_variables_place_is_refused(make, put, key):
+    container = make()
+    before = list(container.values() if isinstance(container, nnx.Dict) else container)
+    with pytest.raises(
+        TypeError, match=rf"\[{key!r}\] is a Param, and an array cannot take its place"
+    ):
+        put(container)
+    after = list(container.values() if isinstance(container, nnx.Dict) else container)
+    assert all(x is y for x, y in zip(before, after, strict=True))
+    # Other values may.
+    container[key] = nnx.Param(2.0)
+    container[key] = "text"
+    container[key] = jnp.ones(3)
+    assert isinstance(container[key], jax.Array)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d, xs: d.__setitem__("k", 1),
+        lambda d, xs: d.__delitem__("w"),
+        lambda d, xs: d.pop("w"),
+        lambda d, xs: xs.__setitem__(0, 1),
+        lambda d, xs: xs.append(1),
+        lambda d, xs: xs.__delitem__(0),
+    ],
+)
+def test_a_change_of_a_captured_container_is_refused(change):
+    d, xs = net(), nnx.List([0])
+
+    def f(x):
+        change(d, xs)
+        return x
+
+    with pytest.raises(nnx.TraceContextError, match="argument"), pytest.warns():
+        nnx.jit(f)(1.0)
+    assert list(d) == ["w"]
+    assert list(xs) == [0]

@@ -233,6 +233,134 @@ def test_cotangents_of_unselected_state_say_so_or_are_used():
         nnx.grad(lambda m: selected(m, 5.0), wrt=nnx.BatchStat)(m)
 
 
+def test_cotangents_of_new_state_and_of_unselected_updates_reach_the_rule():
+    seen = {}
+
+    @nnx.custom_vjp(wrt=nnx.Param)
+    def f(m, x):
+        y = m["a"].value * x
+        m["s"].value = 2.0 * y
+        m["made"] = nnx.Dict(v=nnx.Variable(3.0 * y))
+        return y
+
+    def bwd(residual, g):
+        (a, x), ((of_m, _), of_y) = residual, g
+        seen.update({path: float(entry.value) for path, entry in of_m.flat_state().items()})
+        total = of_y + 2.0 * of_m["s"].value + 3.0 * of_m["made"]["v"].value
+        of_m["a"].value = total * x
+        return of_m, total * a
+
+    f.defvjp(lambda m, x: (f(m, x), (m["a"].value, x)), bwd)
+
+    def loss(m, x):
+        y = f(m, x)
+        return y + 10.0 * m["s"].value + 100.0 * m["made"]["v"].value
+
+    m = net()
+    grads = nnx.grad(loss)(m, 5.0)
+    # y + 20 y + 300 y, of y = a x
+    np.testing.assert_allclose(grads["a"].value, 321.0 * 5.0)
+    assert seen == {("a",): 0.0, ("s",): 10.0, ("made", "v"): 100.0}
+
+
+def test_cotangents_of_what_nobody_differentiates_are_zero_arrays():
+    """JAX says of them only that they are zero; a rule may compute with them."""
+
+    @nnx.custom_vjp
+    def f(m, x):
+        m["s"].value = m["a"].value + x
+        return nnx.Dict(unused=nnx.Variable(x), count=nnx.Variable(jnp.array(1))), x * 2
+
+    kinds = []
+
+    def bwd(residual, g):
+        (of_m, _), (of_node, of_out) = g
+        kinds.append((of_node["unused"].value + 0.0, of_node["count"].value.dtype))
+        return of_m, of_out * 2 + of_node["unused"].value
+
+    f.defvjp(lambda m, x: (f(m, x), None), bwd)
+    assert float(nnx.grad(lambda m, x: f(m, x)[1], argnums=1)(net(), 3.0)) == 2.0
+    ((zero, dtype),) = kinds
+    assert (float(zero), dtype) == (0.0, jax.dtypes.float0)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda m: m, set()),
+        (lambda m: {"again": m, "new": nnx.Dict(m=m, v=nnx.Param(m["a"].value))}, {("v",)}),
+        (lambda m: [nnx.Param(m["a"].value * 2)], {()}),
+    ],
+)
+def test_nodes_in_results_of_custom_vjp_show_what_is_new(make, expected):
+    shown = []
+
+    @nnx.custom_vjp
+    def f(m):
+        return make(m)
+
+    def bwd(residual, g):
+        (of_m,), of_out = g
+        for part in jax.tree.leaves(
+            of_out, is_leaf=lambda x: isinstance(x, (nnx.State, nnx.VariableState))
+        ):
+            shown.extend([()] if isinstance(part, nnx.VariableState) else part.flat_state())
+        return (of_m,)
+
+    f.defvjp(lambda m: (f(m), None), bwd)
+
+    def loss(m):
+        f(m)
+        return m["a"].value
+
+    assert float(nnx.grad(loss)(net())["a"].value) == 1.0
+    assert {path if isinstance(path, tuple) else path[0] for path in shown} <= expected
+
+
+def test_fwd_that_returns_another_object_is_refused():
+    @nnx.custom_vjp
+    def f(m):
+        return m["part"], m["a"].value
+
+    f.defvjp(lambda m: ((m, m["a"].value), None), lambda residual, g: (g[0][0],))
+    m = net()
+    m["part"] = nnx.Dict(w=nnx.Param(1.0))
+    with pytest.raises(
+        ValueError, match="fwd must return and update what the function itself does"
+    ):
+        nnx.grad(lambda m: nnx.jit(f)(m)[1])(m)
+
+
+@pytest.mark.parametrize("outer", ["jit", "remat", "vmap", "scan"])
+def test_what_a_rule_leaves_out_is_refused_under_other_transforms(outer):
+    @nnx.custom_vjp(wrt=nnx.Param)
+    def f(m, x):
+        return m["a"].value * m["s"].value * x
+
+    f.defvjp(
+        lambda m, x: (f(m, x), (m["a"].value, m["s"].value, x)),
+        lambda residual, g: (
+            {"a": g[1] * residual[1] * residual[2]},
+            g[1] * residual[0] * residual[1],
+        ),
+    )
+    lift = {
+        "jit": nnx.jit,
+        "remat": nnx.remat,
+        "vmap": lambda f: lambda m, x: nnx.vmap(f, in_axes=(None, 0))(m, x[None])[0],
+        "scan": lambda f: (
+            lambda m, x: nnx.scan(lambda c, m: (c, f(m, c)), in_axes=(nnx.Carry, None), length=1)(
+                x, m
+            )[1][0]
+        ),
+    }[outer]
+    loss = lift(f)
+    x = jnp.array(5.0)
+    np.testing.assert_allclose(nnx.grad(loss)(net(), x)["a"].value, 10.0)
+    with pytest.raises(ValueError, match=r"\bs\b.* is differentiated, but the rule leaves"):
+        nnx.grad(loss, wrt=...)(net(), x)
+
+
 def test_gradients_agree_with_jax():
     m = nnx.Dict(w=nnx.Param(jnp.arange(3.0)))
     x = jnp.arange(3.0) + 1

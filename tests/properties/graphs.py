@@ -308,16 +308,24 @@ def pytree(
 
 def set_item(node: Any, key: Any, child: Any) -> None:
     """Set a child of any node."""
+    is_array = isinstance(child, jax.Array | np.ndarray)
+    # An array in the place of a Variable is refused, whose value may have been meant: delete it first.
     if isinstance(node, Box):
         node.items[key] = child
-    elif isinstance(node, nnx.List | nnx.Dict):
+    elif isinstance(node, nnx.List):
+        if is_array and isinstance(node[key], nnx.Variable):
+            del node[key]
+            node.insert(key, child)
+        else:
+            node[key] = child
+    elif isinstance(node, nnx.Dict):
+        if is_array and isinstance(node.get(key), nnx.Variable):
+            del node[key]
         node[key] = child
     else:
         name = NUMBERED.get(key, key) if isinstance(node, Rack) else key
-        if isinstance(getattr(node, name, None), nnx.Variable) and isinstance(
-            child, jax.Array | np.ndarray
-        ):
-            delattr(node, name)  # otherwise it is refused: the Variable's value may have been meant
+        if is_array and isinstance(getattr(node, name, None), nnx.Variable):
+            delattr(node, name)
         setattr(node, name, child)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -229,24 +231,59 @@ def test_pmap_parameters():
 def test_pmap_donates_the_buffers_it_is_told_to():
     mesh = Mesh(np.array(jax.devices()), ("i",))
 
-    def after(**parameters):
+    def after(holding=False, **parameters):
         value = jax.device_put(jnp.arange(8.0), NamedSharding(mesh, P("i")))
         m = nnx.Dict(w=nnx.Param(value), kept=nnx.Param(value + 1))
-        kept = m["kept"].value
+        was = weakref.ref(value)
+        if not holding:
+            del value
         run = nnx.pmap(lambda m, x: x, **parameters)
-        run(m, jnp.ones(8))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(m, jnp.ones(8))
         np.testing.assert_allclose(m["w"].value, np.arange(8.0))
         np.testing.assert_allclose(m["kept"].value, np.arange(8.0) + 1)
-        return value.is_deleted(), m["kept"].value is kept
+        if holding:
+            np.testing.assert_allclose(value, np.arange(8.0))
+        said = [str(w.message) for w in caught if w.category is nnx.DonationWarning]
+        return m["w"].value is was(), said
 
-    assert after() == (False, True)
-    assert after(donate_argnums=0) == (True, False)
+    assert after() == (True, [])
+    # What is donated comes back as another array.
+    assert after(donate_argnums=0) == (False, [])
+    came_back, (said,) = after(holding=True, donate_argnums=0)
+    assert not came_back
+    assert "copies m.w (32 bytes)" in said
 
 
 def test_shard_map_uses_the_current_mesh():
     with jax.set_mesh(Mesh(np.array(jax.devices()), ("data",))):
         run = nnx.shard_map(lambda x: x.shape[0] * x, in_specs=P("data"), out_specs=P("data"))
         np.testing.assert_allclose(nnx.jit(run)(jnp.ones(16)), np.full(16, 2.0))
+
+
+def test_custom_vjp_that_leaves_state_out_inside_shard_map():
+    @nnx.custom_vjp(wrt=nnx.Param)
+    def f(m, x):
+        m["s"].value = m["w"].value * x
+        return x * m["w"].value
+
+    def bwd(residual, g):
+        (w, x), ((of_m, _), of_out) = residual, g
+        of_m["w"].value = jax.lax.psum((of_out * x).sum(), "i")
+        return of_m, of_out * w
+
+    f.defvjp(lambda m, x: (f(m, x), (m["w"].value, x)), bwd)
+    mesh = Mesh(np.array(jax.devices()), ("i",))
+    run = nnx.shard_map(
+        lambda m, x: nnx.grad(lambda m, x: f(m, x).sum())(m, x)["w"].value,
+        mesh=mesh,
+        in_specs=(nnx.StateSharding({nnx.Param: P(), ...: P("i")}), P("i")),
+        out_specs=P(),
+    )
+    m = nnx.Dict(w=nnx.Param(jnp.array(3.0)), s=nnx.BatchStat(jnp.zeros(8)))
+    assert float(run(m, jnp.arange(8.0))) == 28.0
+    np.testing.assert_allclose(m["s"].value, 3 * np.arange(8.0))
 
 
 def test_pmap_compiles_once():

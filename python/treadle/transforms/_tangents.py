@@ -16,7 +16,6 @@ from treadle.transforms._messages import part_label, returned, structure_text, t
 from treadle.transforms._selection import Selection
 from treadle.transforms._trees import leaf_paths
 
-
 _NONE: Mapping[int, Container[Path]] = {}
 
 
@@ -174,17 +173,6 @@ def _bare(entry: Any) -> Any:
     if _core.is_variable(entry):
         return _core.raw_value(entry)
     return entry.value if isinstance(entry, _core.VariableState) else entry
-
-
-def instantiated(tangent: Any) -> Any:
-    """A tangent as an array, also where JAX says only that it is zero."""
-    if not isinstance(tangent, jax.custom_derivatives.SymbolicZero):
-        return tangent
-    if tangent.dtype == jax.dtypes.float0:
-        return np.zeros(tangent.shape, tangent.dtype)
-    zeros = jnp.zeros(tangent.shape, tangent.dtype)
-    varying = getattr(tangent.aval, "vma", None)
-    return jax.lax.pcast(zeros, tuple(varying), to="varying") if varying else zeros
 
 
 def zero_tangent(array: Any) -> Any:
