@@ -1,5 +1,7 @@
 #include "graph/walk.h"
 
+#include <algorithm>
+
 #include "bindings.h"
 #include "graph/holders.h"
 #include "objects/callables.h"
@@ -53,7 +55,8 @@ Walker::Walker(Variables variables)
   def_->leaf_owner.reserve(g_hint.leaves);
   leaves.reserve(g_hint.leaves);
   refs.reserve(g_hint.refs);
-  ids.reserve(g_hint.refs);
+  // Unlike the others it is filled at once: a small walk behind a large one would pay for that.
+  ids.reserve(std::min(g_hint.refs, size_t{2048}));
 }
 
 uint32_t Walker::add_constant(ConstantKind kind, nb::object value) {
