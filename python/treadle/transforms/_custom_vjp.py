@@ -13,6 +13,7 @@ import numpy as np
 
 from treadle import _core
 from treadle._graph.filters import All, Filter
+from treadle._public import publish
 from treadle.errors import format_path
 from treadle.transforms._arguments import Function, Path, function_name, normalize_argnums
 from treadle.transforms._aside import Aside
@@ -456,3 +457,6 @@ def custom_vjp(
     1.0
     """
     return CustomVjp(fun, nondiff_argnums, wrt)
+
+
+publish(__all__, globals())
