@@ -22,10 +22,9 @@ bool wait(PyObject *owned) noexcept {
 
 }  // namespace
 
-void release_nested(PyObject *owned) noexcept {
-  if (owned == nullptr) return;
-  // An object that others hold too is not freed here. Without memory to wait in, the C stack has to do.
-  if (g_nesting >= kMaxNesting && Py_REFCNT(owned) == 1 && wait(owned)) return;
+void release_last_nested(PyObject *owned) noexcept {
+  // Without memory to wait in, the C stack has to do.
+  if (g_nesting >= kMaxNesting && wait(owned)) return;
   ++g_nesting;
   Py_DECREF(owned);
   while (g_nesting == 1 && !g_waiting.empty()) {

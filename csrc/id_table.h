@@ -32,6 +32,13 @@ class IdTable {
 
   size_t size() const { return count_; }
 
+  // Room for so many, of an empty table.
+  void reserve(size_t count) {
+    size_t n = 16;
+    while (2 * n < 3 * (count + 1)) n *= 2;
+    slots_.resize(n);
+  }
+
   void clear() {
     slots_.clear();
     count_ = 0;

@@ -1,6 +1,8 @@
 #include "graph/key_order.h"
 
+#include <array>
 #include <unordered_map>
+#include <utility>
 
 #include "bounded_cache.h"
 #include "hash.h"
@@ -65,13 +67,12 @@ std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys, const No
   return order;
 }
 
-}  // namespace
-
-std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layout) {
+// The order that dicts with these keys share; null if some of them are not names.
+std::shared_ptr<const KeyOrder> known_order(PyObject *dict, const NodeLayout *layout) {
   static auto *known = new BoundedCache<KeyOrder>(kMaxKeyOrders);
   size_t hash = static_cast<size_t>(py::dict_size(dict)) + pointer_hash(layout);
   for (auto [key, value] : py::DictItems(dict)) {
-    if (!py::is_exact(key, &PyUnicode_Type)) return sort_keys(dict_keys(dict), layout);
+    if (!py::is_exact(key, &PyUnicode_Type)) return nullptr;
     hash = mix(hash, pointer_hash(key));
   }
   auto same = [&](const KeyOrder &order) { return order.layout == layout && has_keys_in_order(dict, order.inserted); };
@@ -79,6 +80,34 @@ std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layo
   auto order = sort_keys(dict_keys(dict), layout);
   known->add(hash, order);
   return order;
+}
+
+// Where the order found last for a dict of this beginning is kept.
+std::shared_ptr<const KeyOrder> &recent_order(PyObject *dict) {
+  constexpr size_t kRecent = 256;
+  static auto *recent = new std::array<std::shared_ptr<const KeyOrder>, kRecent>();
+  // Two keys tell the parameters of most layers apart.
+  PyObject *first = nullptr, *second = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  if (PyDict_Next(dict, &position, &first, &value)) PyDict_Next(dict, &position, &second, &value);
+  const size_t hash =
+      pointer_hash(first) ^ (3 * pointer_hash(second)) ^ (static_cast<size_t>(py::dict_size(dict)) * 31);
+  return (*recent)[(hash ^ (hash >> 8)) % kRecent];
+}
+
+}  // namespace
+
+std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layout) {
+  std::shared_ptr<const KeyOrder> order = known_order(dict, layout);
+  if (order == nullptr) return sort_keys(dict_keys(dict), layout);
+  // Let go of last.
+  std::shared_ptr<const KeyOrder> before = std::exchange(recent_order(dict), order);
+  return order;
+}
+
+std::shared_ptr<const KeyOrder> likely_order(PyObject *dict, const NodeLayout *layout) {
+  const std::shared_ptr<const KeyOrder> &order = recent_order(dict);
+  return order != nullptr && order->layout == layout ? order : nullptr;
 }
 
 }  // namespace treadle

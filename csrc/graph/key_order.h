@@ -20,4 +20,8 @@ struct KeyOrder {
 };
 std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layout = nullptr);
 
+// One that `key_order` found for a dict that began as this one does, or null: looking at all keys tells whether it is
+// this one's too. Blocks of a model follow each other with the same names.
+std::shared_ptr<const KeyOrder> likely_order(PyObject *dict, const NodeLayout *layout);
+
 }  // namespace treadle

@@ -1,5 +1,7 @@
 #include "graph/walk.h"
 
+#include <algorithm>
+
 #include "bindings.h"
 #include "graph/holders.h"
 #include "objects/callables.h"
@@ -53,12 +55,24 @@ Walker::Walker(Variables variables)
   def_->leaf_owner.reserve(g_hint.leaves);
   leaves.reserve(g_hint.leaves);
   refs.reserve(g_hint.refs);
+  // Unlike the others it is filled at once: a small walk behind a large one would pay for that.
+  ids.reserve(std::min(g_hint.refs, size_t{2048}));
 }
 
 uint32_t Walker::add_constant(ConstantKind kind, nb::object value) {
   def_->constants.push_back(std::move(value));
   def_->constant_kinds.push_back(kind);
   return static_cast<uint32_t>(def_->constants.size() - 1);
+}
+
+// The constant of a reference's type, one for all of that type.
+uint32_t Walker::type_constant(PyTypeObject *type) {
+  if (type == last_type_) return last_type_constant_;
+  auto [constant, fresh] = types_.insert(py::as_object(type), static_cast<uint32_t>(def_->constants.size()));
+  if (fresh) add_constant(ConstantKind::Type, nb::borrow<nb::object>(py::as_object(type)));
+  last_type_ = type;
+  last_type_constant_ = constant;
+  return constant;
 }
 
 void Walker::add_leaf(PyObject *value, uint32_t owner) {
@@ -120,19 +134,40 @@ std::shared_ptr<const KeyOrder> Walker::sorted_order(PyObject *dict, const NodeL
   }
 }
 
-// Takes the values of `dict` by sorted key, for a frame that walks them.
-Walker::Frame Walker::dict_frame(PyObject *dict, const KeyOrder &order) {
-  Frame frame = new_frame(order.sorted.ptr(), static_cast<size_t>(py::tuple_size(order.sorted.ptr())), dict);
-  values_.resize(frame.values_begin + frame.count);
+// Puts the values of `dict` by sorted key behind those that wait already. False, with nothing done, if its keys are not
+// those of the order.
+bool Walker::take_values(PyObject *dict, const KeyOrder &order) {
+  const size_t begin = values_.size();
+  values_.resize(begin + static_cast<size_t>(py::tuple_size(order.sorted.ptr())));
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
   for (size_t i = 0; i < order.rank.size(); ++i) {
-    // Comparing keys to sort them may have run code that moved them.
-    if (!PyDict_Next(dict, &position, &key, &value) || key != order.inserted[i].ptr())
-      raise_graph_error(current_path(), "changed while it was walked");
-    if (order.rank[i] != kNone) values_[frame.values_begin + order.rank[i]] = nb::borrow<nb::object>(value);
+    if (!PyDict_Next(dict, &position, &key, &value) || key != order.inserted[i].ptr()) {
+      values_.resize(begin);
+      return false;
+    }
+    if (order.rank[i] != kNone) values_[begin + order.rank[i]] = nb::borrow<nb::object>(value);
   }
-  if (PyDict_Next(dict, &position, &key, &value)) raise_graph_error(current_path(), "changed while it was walked");
+  if (!PyDict_Next(dict, &position, &key, &value)) return true;
+  values_.resize(begin);
+  return false;
+}
+
+// The order of the keys of `dict`, whose values are taken for the frame that is opened next.
+std::shared_ptr<const KeyOrder> Walker::take_sorted(PyObject *dict, const NodeLayout *layout) {
+  std::shared_ptr<const KeyOrder> likely = likely_order(dict, layout);
+  if (likely != nullptr && take_values(dict, *likely)) return likely;
+  std::shared_ptr<const KeyOrder> order = sorted_order(dict, layout);
+  // Comparing keys to sort them may have run code that moved them.
+  if (!take_values(dict, *order)) raise_graph_error(current_path(), "changed while it was walked");
+  return order;
+}
+
+// A frame for the children taken last by `take_sorted`.
+Walker::Frame Walker::dict_frame(PyObject *dict, const KeyOrder &order) const {
+  const auto count = static_cast<size_t>(py::tuple_size(order.sorted.ptr()));
+  Frame frame = new_frame(order.sorted.ptr(), count, dict);
+  frame.values_begin -= count;
   return frame;
 }
 
@@ -171,7 +206,7 @@ void Walker::open_mapping(PyObject *value, const MappingLayout &layout, Scalars 
 // A plain dict, or the dict inside another library's mapping, whose type then comes before the keys. Outside of nodes
 // they are JAX's, to whom order means nothing.
 void Walker::open_dict(Op op, PyObject *dict, const nb::object &type, Scalars scalars) {
-  std::shared_ptr<const KeyOrder> order = sorted_order(dict, nullptr);
+  std::shared_ptr<const KeyOrder> order = take_sorted(dict, nullptr);
   Frame frame = dict_frame(dict, *order);
   const auto first = static_cast<uint32_t>(def_->constants.size());
   if (type.is_valid()) add_constant(ConstantKind::Type, type);
@@ -182,7 +217,7 @@ void Walker::open_dict(Op op, PyObject *dict, const nb::object &type, Scalars sc
 // The attributes of a node.
 void Walker::open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks) {
   const NodeLayout *layout = info.node_layout();
-  std::shared_ptr<const KeyOrder> order = sorted_order(dict, layout);
+  std::shared_ptr<const KeyOrder> order = take_sorted(dict, layout);
   Frame frame = dict_frame(dict, *order);
   def_->refs[ref].keys = add_keys(order->children, order->sorted);
   def_->refs[ref].n_children = frame.count;
@@ -290,7 +325,7 @@ void Walker::add_extra(uint32_t ref, const nb::object &value) {
 }
 
 void Walker::define(uint32_t ref, PyObject *value, const NodeType *info) {
-  const uint32_t type = add_constant(ConstantKind::Type, py::type_of(value));
+  const uint32_t type = type_constant(Py_TYPE(value));
   def_->refs[ref] = {info->kind, type, kNone, kNone, kNone, 0, 0};
   if (info->kind == Kind::Variable) {
     if (const VariableLayout *layout = info->variable_layout()) return define_variable(ref, value, *layout);

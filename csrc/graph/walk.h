@@ -94,7 +94,9 @@ class Walker {
   void open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks);
   Frame new_frame(PyObject *keys, size_t count, PyObject *object) const;
   uint32_t add_keys(const nb::object &order, const nb::object &keys);
-  Frame dict_frame(PyObject *dict, const KeyOrder &order);
+  Frame dict_frame(PyObject *dict, const KeyOrder &order) const;
+  bool take_values(PyObject *dict, const KeyOrder &order);
+  std::shared_ptr<const KeyOrder> take_sorted(PyObject *dict, const NodeLayout *layout);
   std::shared_ptr<const KeyOrder> sorted_order(PyObject *dict, const NodeLayout *layout);
   void open_sequence(PyObject *value, Op op, Scalars scalars);
   void open_pytree(PyObject *value, Scalars scalars);
@@ -118,6 +120,7 @@ class Walker {
   template <typename Predicate>
   uint32_t find_holder(nb::object &path, Predicate &&is_wanted) const;
   uint32_t add_constant(ConstantKind kind, nb::object value);
+  uint32_t type_constant(PyTypeObject *type);
   nb::object current_path() const;
   nb::object path_to(size_t end) const;
 
@@ -141,6 +144,9 @@ class Walker {
   const Pending *defining_ = nullptr;
   std::vector<uint32_t> suspects_;  // statics in nodes that may lead to nodes
   const Variables variables_;
+  IdTable types_;                            // of references, by their constant
+  const PyTypeObject *last_type_ = nullptr;  // the one met last; compared, never followed
+  uint32_t last_type_constant_ = kNone;
   IdTable variable_leaves_;
   std::map<std::pair<const GraphDef *, uint32_t>, std::pair<PyObject *, uint32_t>> places_;  // what is there, its leaf
 };

@@ -23,6 +23,19 @@ std::unordered_map<PyTypeObject *, Entry> &table() {
   return *entries;
 }
 
+// In front of the table, by address: a walk asks for each object it meets. Invariant: what is here is in the table.
+struct Recent {
+  PyTypeObject *type = nullptr;
+  const NodeType *info = nullptr;
+};
+constexpr size_t kRecent = 256;
+Recent g_recent[kRecent];
+
+Recent &recent(PyTypeObject *type) {
+  const size_t hash = reinterpret_cast<size_t>(type) >> 4;
+  return g_recent[(hash ^ (hash >> 8)) % kRecent];
+}
+
 bool has_attribute(const nb::object &object, const char *name) {
   PyObject *found = PyObject_GetAttrString(object.ptr(), name);
   if (found == nullptr) {
@@ -195,6 +208,7 @@ PyObject *forget(PyObject *self, PyObject *) {
     // Taken out first: the entry's members may run code when released.
     Entry dropped = std::move(entry->second);
     table().erase(entry);
+    if (recent(type).type == type) recent(type) = {};
   }
   Py_RETURN_NONE;
 }
@@ -288,9 +302,13 @@ const NodeType *classify(PyObject *object) {
 }
 
 const NodeType *known_type(PyTypeObject *type) {
+  Recent &front = recent(type);
+  if (front.type == type) return front.info;
   auto &entries = table();
   auto found = entries.find(type);
-  return found == entries.end() ? nullptr : found->second.info.get();
+  if (found == entries.end()) return nullptr;
+  front = {type, found->second.info.get()};
+  return front.info;
 }
 
 const NodeType *node_type(PyTypeObject *type) {

@@ -7,6 +7,27 @@
 #include "statics/snapshots.h"
 
 namespace treadle {
+namespace {
+
+// Hashes of objects that stay where they are meanwhile, most of which are asked for again and again.
+class ContentHashes {
+ public:
+  size_t of(PyObject *value) {
+    Known &known = known_[pointer_hash(value) % kSize];
+    if (known.object != value) known = {value, content_hash(value)};
+    return known.hash;
+  }
+
+ private:
+  struct Known {
+    PyObject *object = nullptr;
+    size_t hash = 0;
+  };
+  static constexpr size_t kSize = 64;
+  Known known_[kSize];
+};
+
+}  // namespace
 
 uint32_t GraphDef::skip(uint32_t begin) const {
   uint64_t open = 1;
@@ -25,7 +46,11 @@ GraphDef::~GraphDef() {
 void GraphDef::finish(size_t statics) {
   size_t seed = mix(static_cast<size_t>(root_kind), statics);
   for (const Item &item : items) seed = mix(seed, (static_cast<size_t>(item.op) << 32) | item.n);
-  for (const RefDef &ref : refs) seed = mix(seed, (static_cast<size_t>(ref.kind) << 32) | ref.n_children);
+  // References share the constants of their types: which of them is whose is in the numbers.
+  for (const RefDef &ref : refs) {
+    seed = mix(seed, (static_cast<size_t>(ref.type) << 40) ^ (static_cast<size_t>(ref.kind) << 32) ^ ref.n_children);
+  }
+  ContentHashes known;
   for (size_t i = 0; i < constants.size(); ++i) {
     PyObject *constant = constants[i].ptr();
     switch (constant_kinds[i]) {
@@ -33,7 +58,7 @@ void GraphDef::finish(size_t statics) {
         seed = mix(seed, pointer_hash(constant));
         break;
       case ConstantKind::Order:
-        seed = mix(seed, content_hash(constant));
+        seed = mix(seed, known.of(constant));
         break;
       case ConstantKind::Metadata:
         seed = mix(seed, read(static_cast<uint32_t>(i)));
