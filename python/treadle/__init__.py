@@ -53,9 +53,17 @@ from treadle._graph.splitting import (
 )
 from treadle._graph.state import State
 from treadle._modules.containers import Dict, List, Sequential
-from treadle._modules.module import Module, Object, first_from, iter_children, iter_modules
+from treadle._modules.module import (
+    Module,
+    Object,
+    Pytree,
+    first_from,
+    iter_children,
+    iter_modules,
+)
 from treadle._modules.rngs import RngCount, RngKey, Rngs, RngState, RngStream
 from treadle._objects.axis_names import PARTITION_NAME
+from treadle._objects.marks import data, dataclass, is_data, static
 from treadle._objects.node_types import register_graph_node_type
 from treadle._objects.variable_names import (
     register_variable_name,
@@ -155,6 +163,7 @@ __all__ = [
     "PathContains",
     "Perturbation",
     "Profile",
+    "Pytree",
     "RMSNorm",
     "RefMap",
     "Remat",
@@ -192,6 +201,8 @@ __all__ = [
     "combine_masks",
     "cond",
     "custom_vjp",
+    "data",
+    "dataclass",
     "dot_product_attention",
     "dot_product_attention_weights",
     "elu",
@@ -217,6 +228,7 @@ __all__ = [
     "hard_tanh",
     "identity",
     "initializers",
+    "is_data",
     "is_graph_node",
     "iter_children",
     "iter_graph",
@@ -270,6 +282,7 @@ __all__ = [
     "spmd",
     "standardize",
     "state",
+    "static",
     "swish",
     "switch",
     "tanh",

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
+from treadle._objects.marks import Mark
+
 __all__ = ["Description", "MappingLayout", "NodeLayout", "Refused", "VariableLayout", "adapt"]
 
 # Root package of a library -> the module that describes its types, with the functions `describe` and `adapt_filter`.
@@ -106,11 +108,19 @@ class Refused:
 
 Description: TypeAlias = VariableLayout | NodeLayout | MappingLayout | Refused
 
+# Assigned to an attribute, it would be the value.
+_MARK = (
+    "is marked by treadle.data or treadle.static, which mark a whole attribute of a node: assign what they "
+    "give to the attribute itself, outside of containers"
+)
+
 _described: WeakKeyDictionary[type[Any], Description] = WeakKeyDictionary()
 
 
 def adapt(kind: type[Any]) -> Description | None:
     """What an adapter says about a type; None for types of no library that has one."""
+    if kind is Mark:
+        return Refused(_MARK)
     for adapter in _adapters_of(kind):
         description = adapter.describe(kind)
         if description is not None:
