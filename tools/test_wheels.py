@@ -132,6 +132,8 @@ def bare_environment(scratch: Path, compiler: bool) -> dict[str, str]:
         "PATH": os.environ["PATH"] if compiler else bare_path(scratch),
         "JAX_PLATFORMS": "cpu",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # The suite keeps compiled programs, here too for the next environment with the same jaxlib.
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / "build" / "compiled"),
     }
 
 

@@ -1,7 +1,7 @@
 """Object-graph transforms over JAX: modules with identity at the cost of hand-written `jax.jit`.
 
-This is the table of contents: every public name, `import treadle as nnx` reads naturally. Layers and
-training come when first asked for, so that importing treadle stays quick.
+This is the table of contents: every public name, `import treadle as nnx` reads naturally. Most names
+are imported when they are first asked for, so that importing treadle stays quick.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 from treadle import _requirements as _requirements  # first: says why the rest cannot be imported
-from treadle import errors, spmd
+from treadle import errors
 from treadle._core import GraphDef
-from treadle._graph.calling import call
-from treadle._graph.context import GraphUpdates, UpdateContext
 from treadle._graph.filters import (
     All,
     Filter,
@@ -25,20 +23,6 @@ from treadle._graph.filters import (
     to_predicate,
 )
 from treadle._graph.filters import Any_ as Any
-from treadle._graph.flat_state import (
-    FlatState,
-    filter_state,
-    from_flat_state,
-    map_state,
-    merge_state,
-    split_state,
-    to_flat_state,
-)
-from treadle._graph.looking import find_duplicates, iter_graph
-from treadle._graph.mapping import map
-from treadle._graph.popping import pop
-from treadle._graph.pure import as_pure, pure, replace_by_pure_dict, restore_int_paths, to_pure_dict
-from treadle._graph.references import RefMap
 from treadle._graph.splitting import (
     clone,
     flatten,
@@ -52,24 +36,8 @@ from treadle._graph.splitting import (
     variables,
 )
 from treadle._graph.state import State
-from treadle._modules.containers import Dict, List, Sequential
-from treadle._modules.module import (
-    Module,
-    Object,
-    Pytree,
-    first_from,
-    iter_children,
-    iter_modules,
-)
-from treadle._modules.rngs import RngCount, RngKey, Rngs, RngState, RngStream
 from treadle._objects.axis_names import PARTITION_NAME
 from treadle._objects.marks import data, dataclass, is_data, static
-from treadle._objects.node_types import register_graph_node_type
-from treadle._objects.variable_names import (
-    register_variable_name,
-    variable_name_from_type,
-    variable_type_from_name,
-)
 from treadle._objects.variables import (
     BatchStat,
     Cache,
@@ -83,14 +51,8 @@ from treadle._objects.variables import (
     VariableState,
     with_metadata,
 )
+from treadle._public import later as _later
 from treadle._public import publish as _publish
-from treadle._sharding.partitions import (
-    get_named_sharding,
-    get_partition_spec,
-    logical_axis_rules,
-    with_partitioning,
-    with_sharding_constraint,
-)
 from treadle._version import __version__
 from treadle.errors import (
     CapturedNodeWarning,
@@ -105,7 +67,52 @@ from treadle.errors import (
 )
 
 if _typing.TYPE_CHECKING:
-    from treadle import nn, training, transforms
+    from treadle import nn, spmd, training, transforms
+    from treadle._graph.calling import call
+    from treadle._graph.context import GraphUpdates, UpdateContext
+    from treadle._graph.flat_state import (
+        FlatState,
+        filter_state,
+        from_flat_state,
+        map_state,
+        merge_state,
+        split_state,
+        to_flat_state,
+    )
+    from treadle._graph.looking import find_duplicates, iter_graph
+    from treadle._graph.mapping import map
+    from treadle._graph.popping import pop
+    from treadle._graph.pure import (
+        as_pure,
+        pure,
+        replace_by_pure_dict,
+        restore_int_paths,
+        to_pure_dict,
+    )
+    from treadle._graph.references import RefMap
+    from treadle._modules.containers import Dict, List, Sequential
+    from treadle._modules.module import (
+        Module,
+        Object,
+        Pytree,
+        first_from,
+        iter_children,
+        iter_modules,
+    )
+    from treadle._modules.rngs import RngCount, RngKey, Rngs, RngState, RngStream
+    from treadle._objects.node_types import register_graph_node_type
+    from treadle._objects.variable_names import (
+        register_variable_name,
+        variable_name_from_type,
+        variable_type_from_name,
+    )
+    from treadle._sharding.partitions import (
+        get_named_sharding,
+        get_partition_spec,
+        logical_axis_rules,
+        with_partitioning,
+        with_sharding_constraint,
+    )
     from treadle.nn import *
     from treadle.nn.activations import *  # not all checkers see that `nn` has them
     from treadle.training import *
@@ -309,13 +316,59 @@ __all__ = [
 # Packages whose public names belong here too, and are imported when first used.
 _LAZY = ("treadle.transforms", "treadle.nn", "treadle.training")
 
+# Modules of this package that are, with the public names in each.
+_HOMES = {
+    "spmd": ("spmd",),
+    "_graph.calling": ("call",),
+    "_graph.context": ("GraphUpdates", "UpdateContext"),
+    "_graph.flat_state": (
+        "FlatState",
+        "filter_state",
+        "from_flat_state",
+        "map_state",
+        "merge_state",
+        "split_state",
+        "to_flat_state",
+    ),
+    "_graph.looking": ("find_duplicates", "iter_graph"),
+    "_graph.mapping": ("map",),
+    "_graph.popping": ("pop",),
+    "_graph.pure": ("as_pure", "pure", "replace_by_pure_dict", "restore_int_paths", "to_pure_dict"),
+    "_graph.references": ("RefMap",),
+    "_modules.containers": ("Dict", "List", "Sequential"),
+    "_modules.module": (
+        "Module",
+        "Object",
+        "Pytree",
+        "first_from",
+        "iter_children",
+        "iter_modules",
+    ),
+    "_modules.rngs": ("RngCount", "RngKey", "Rngs", "RngState", "RngStream"),
+    "_objects.node_types": ("register_graph_node_type",),
+    "_objects.variable_names": (
+        "register_variable_name",
+        "variable_name_from_type",
+        "variable_type_from_name",
+    ),
+    "_sharding.partitions": (
+        "get_named_sharding",
+        "get_partition_spec",
+        "logical_axis_rules",
+        "with_partitioning",
+        "with_sharding_constraint",
+    ),
+}
+
 _publish((name for name in __all__ if name in globals()), globals())
 
 
 if not _typing.TYPE_CHECKING:  # or a misspelt name would be Any
+    _own, _ = _later(__name__, __all__, _HOMES)
+    _homed = frozenset(name for names in _HOMES.values() for name in names)
 
     def __getattr__(name: str) -> _typing.Any:
-        if name in __all__:
+        if name in __all__ and name not in _homed:
             for place in _LAZY:
                 package = _import_module(place)
                 if package.__name__ == f"treadle.{name}":
@@ -323,7 +376,7 @@ if not _typing.TYPE_CHECKING:  # or a misspelt name would be Any
                 if name in package.__all__:
                     found = globals()[name] = getattr(package, name)
                     return found
-        raise AttributeError(f"module 'treadle' has no attribute {name!r}")
+        return _own(name)
 
 
 def __dir__() -> list[str]:

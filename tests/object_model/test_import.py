@@ -30,6 +30,41 @@ def test_layers_come_when_asked_for() -> None:
     run("import treadle; treadle.Linear; treadle.nn.Linear is treadle.Linear or exit(1)")
 
 
+def test_a_name_brings_its_own_module_and_what_that_needs() -> None:
+    run(
+        """
+        import sys, treadle
+        assert "treadle._modules.module" not in sys.modules
+        treadle.Linear, treadle.jit, treadle.Optimizer
+        names = "transforms._scan transforms._lifted transforms._checkify nn._attention training.metrics"
+        others = {f"treadle.{name}" for name in names.split()} & set(sys.modules)
+        assert not others, others
+        """
+    )
+
+
+@pytest.mark.parametrize("package", ["", ".transforms", ".nn", ".training"])
+def test_every_listed_name_comes_alone(package: str) -> None:
+    """Whatever is asked for first in a process."""
+    run(
+        f"""
+        import importlib, os, sys
+        package = importlib.import_module("treadle{package}")
+        names = list(package.__all__)
+        for start in range(0, len(names), 7):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    getattr(package, names[start])
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, names[start]
+        """
+    )
+
+
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="module 'treadle' has no attribute 'nonsense'"):
         _ = nnx.nonsense

@@ -10,7 +10,8 @@ import numpy as np
 
 from tests.reference.kinds import TREADLE
 from tests.reference.model import Expr, Node, Tree, Walk, first_difference, walk
-from treadle._objects.adapters import NodeLayout, description_of
+from treadle._objects.adapters import description_of
+from treadle._objects.descriptions import NodeLayout
 
 if TYPE_CHECKING:
     from .graphs import Graph

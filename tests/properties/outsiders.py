@@ -19,7 +19,7 @@ from tests.reference.kinds import teach, teach_mapping, teach_variable
 from tests.reference.model import NodeKind, VariableKind
 from treadle._bootstrap import _trace_source
 from treadle._objects import adapters as _adapters
-from treadle._objects.adapters import Description, MappingLayout, NodeLayout, VariableLayout
+from treadle._objects.descriptions import Description, MappingLayout, NodeLayout, VariableLayout
 
 
 class Memory:
@@ -232,9 +232,9 @@ def describe(kind: type[Any]) -> Description | None:
             pop_key=lambda node, key: vars(node).pop(key),
         )
     if issubclass(kind, Ledger):
-        return MappingLayout("entries")
+        return MappingLayout(items="entries")
     if issubclass(kind, Folio):
-        return MappingLayout("entries", Folio)
+        return MappingLayout(items="entries", make=Folio)
     return None
 
 

@@ -262,6 +262,30 @@ def test_shard_map_uses_the_current_mesh():
         np.testing.assert_allclose(nnx.jit(run)(jnp.ones(16)), np.full(16, 2.0))
 
 
+def test_custom_vjp_that_leaves_state_out_inside_shard_map():
+    @nnx.custom_vjp(wrt=nnx.Param)
+    def f(m, x):
+        m["s"].value = m["w"].value * x
+        return x * m["w"].value
+
+    def bwd(residual, g):
+        (w, x), ((of_m, _), of_out) = residual, g
+        of_m["w"].value = jax.lax.psum((of_out * x).sum(), "i")
+        return of_m, of_out * w
+
+    f.defvjp(lambda m, x: (f(m, x), (m["w"].value, x)), bwd)
+    mesh = Mesh(np.array(jax.devices()), ("i",))
+    run = nnx.shard_map(
+        lambda m, x: nnx.grad(lambda m, x: f(m, x).sum())(m, x)["w"].value,
+        mesh=mesh,
+        in_specs=(nnx.StateSharding({nnx.Param: P(), ...: P("i")}), P("i")),
+        out_specs=P(),
+    )
+    m = nnx.Dict(w=nnx.Param(jnp.array(3.0)), s=nnx.BatchStat(jnp.zeros(8)))
+    assert float(run(m, jnp.arange(8.0))) == 28.0
+    np.testing.assert_allclose(m["s"].value, 3 * np.arange(8.0))
+
+
 def test_pmap_compiles_once():
     traces = []
 

@@ -8,6 +8,9 @@ from typing import Any
 from treadle._core import GraphDef
 from treadle._graph.splitting import merge, split
 from treadle._graph.state import State
+from treadle._public import publish
+
+__all__ = ["call"]
 
 
 class _Call:
@@ -53,3 +56,6 @@ def call(graphdef_and_state: tuple[Any, ...], /) -> Any:
     (0, 1)
     """
     return _Call(tuple(graphdef_and_state))
+
+
+publish(__all__, globals())

@@ -10,6 +10,7 @@ from treadle import _bootstrap as _bootstrap
 from treadle import _core
 from treadle._graph.leaves import build
 from treadle._graph.splitting import states_of, walk
+from treadle._public import publish
 from treadle.errors import GraphError, format_path
 
 if TYPE_CHECKING:
@@ -200,3 +201,6 @@ class UpdateContext:
         if collected is not graphdef and collected != graphdef:
             raise GraphError(_another_structure(graphdef, collected))
         return _core.apply_effects(updates.effects, refs, leaves, list(updates.leaves))
+
+
+publish(__all__, globals())

@@ -9,6 +9,7 @@ import jax
 
 from treadle._graph.filters import Filter
 from treadle._graph.state import Path, State
+from treadle._public import publish
 
 __all__ = [
     "FlatState",
@@ -203,3 +204,6 @@ def merge_state(
     first, *others = (each if isinstance(each, State) else State(each) for each in (state, *states))
     merged = first.merge(*others) if others else first
     return cast("S", merged if isinstance(merged, cls) else cls(merged))
+
+
+publish(__all__, globals())

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from treadle import _core
 from treadle._graph.filters import Filter, to_predicate
 from treadle._objects.node_types import is_walked_callable, iter_children
+from treadle._public import publish
+
+__all__ = ["find_duplicates", "iter_graph"]
 
 Path = tuple[Hashable, ...]
 
@@ -131,3 +134,6 @@ def find_duplicates(node: Any, /, *, only: Filter = ...) -> list[list[Path]]:
         children = [((*path, key), child) for key, child in iter_children(value)]
         pending.extend(reversed(children))
     return [found for found in paths.values() if len(found) > 1]
+
+
+publish(__all__, globals())

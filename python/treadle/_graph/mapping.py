@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 from treadle._graph.splitting import merge, split
 from treadle._graph.state import Path
+from treadle._public import publish
+
+__all__ = ["map"]
 
 N = TypeVar("N")
 
@@ -27,3 +30,6 @@ def map(f: Callable[[Path, Any], Any], node: N, /) -> N:
     """
     graphdef, state = split(node)
     return merge(graphdef, state.map(f))
+
+
+publish(__all__, globals())

@@ -11,7 +11,10 @@ from treadle._graph.state import State
 from treadle._objects.node_types import iter_children, node_functions
 from treadle._objects.variable_state import state_of_variable
 from treadle._objects.variables import Variable
+from treadle._public import publish
 from treadle.errors import GraphError, TraceContextError, format_path, located
+
+__all__ = ["pop"]
 
 Path = tuple[Hashable, ...]
 
@@ -135,3 +138,6 @@ def _remove(removals: list[_Removal]) -> None:
         for holder, key, variable in reversed(done):
             node_functions(holder).set_key(holder, key, variable)
         raise
+
+
+publish(__all__, globals())

@@ -10,6 +10,7 @@ import jax
 from treadle._graph.state import State
 from treadle._objects.variable_state import VariableState
 from treadle._objects.variables import Variable
+from treadle._public import publish
 
 __all__ = ["as_pure", "pure", "replace_by_pure_dict", "restore_int_paths", "to_pure_dict"]
 
@@ -117,3 +118,6 @@ def pure(tree: T) -> T:
     [2.0]
     """
     return as_pure(tree)
+
+
+publish(__all__, globals())

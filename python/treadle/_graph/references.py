@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from treadle._public import publish
+
+__all__ = ["RefMap"]
+
 
 class RefMap:
     """The nodes and Variables of a graph by reference id, and their ids.
@@ -60,3 +64,6 @@ class RefMap:
         if self._ids is None:
             self._ids = {id(obj): ref for ref, obj in enumerate(self._objects)}
         return self._ids
+
+
+publish(__all__, globals())

@@ -20,6 +20,7 @@ from treadle._graph.filters import Filter, group_leaves
 from treadle._graph.leaves import Metadata, build, leaves_by_path, shared_leaves
 from treadle._graph.references import RefMap
 from treadle._graph.state import State, gather
+from treadle._public import publish
 from treadle.errors import GraphError, TraceContextError, located
 
 N = TypeVar("N")
@@ -38,6 +39,19 @@ True
 if not TYPE_CHECKING:
     # What `split` is annotated with, `GraphDef[Model]`, can then be written anywhere.
     GraphDef.__class_getitem__ = classmethod(GenericAlias)
+
+__all__ = [
+    "clone",
+    "flatten",
+    "graphdef",
+    "is_graph_node",
+    "merge",
+    "split",
+    "state",
+    "unflatten",
+    "update",
+    "variables",
+]
 
 # A GraphDef is all structure: passed through a JAX transform it is static data.
 jax.tree_util.register_pytree_node(GraphDef, lambda graph: ((), graph), lambda graph, _: graph)
@@ -294,3 +308,6 @@ def unflatten(graphdef: GraphDef[N], state: Any, /, *states: Any) -> tuple[N, Re
     """
     root, refs, _ = build(graphdef, (state, *states))
     return root, RefMap(refs)
+
+
+publish(__all__, globals())

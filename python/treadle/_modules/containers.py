@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, SupportsIndex, TypeVar, overload
 
 from treadle._modules.methods import kept_method
 from treadle._modules.module import Module
+from treadle._public import publish
 
 __all__ = ["Dict", "List", "Sequential"]
 
@@ -287,3 +288,6 @@ def _takes_rngs(layer: Any) -> bool:
         return "rngs" in inspect.signature(layer).parameters
     except (TypeError, ValueError):  # builtins without a signature
         return False
+
+
+publish(__all__, globals())

@@ -24,6 +24,7 @@ from treadle._objects.marks import MARK_NAMES, declare_marks
 from treadle._objects.node_types import is_walked_callable
 from treadle._objects.node_types import iter_children as children_of
 from treadle._objects.variables import Perturbation, Variable
+from treadle._public import publish
 from treadle.errors import GraphError, LeafTypeError, TraceContextError, located
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from treadle._graph.state import State
 
-__all__ = ["Module", "Object", "Pytree", "first_from"]
+__all__ = ["Module", "Object", "Pytree", "first_from", "iter_children", "iter_modules"]
 
 A = TypeVar("A")
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -466,3 +467,6 @@ def first_from(*args: A | None, error_msg: str) -> A:
         if arg is not None:
             return arg
     raise ValueError(error_msg)
+
+
+publish(__all__, globals())

@@ -16,6 +16,7 @@ import numpy as np
 from treadle._graph.filters import Filter, to_predicate
 from treadle._modules.draws import RandomSource
 from treadle._objects.variables import A, Variable
+from treadle._public import publish
 from treadle.errors import TraceContextError
 
 __all__ = ["RngCount", "RngKey", "RngState", "RngStream", "RngValue", "Rngs"]
@@ -359,3 +360,6 @@ def _by_filter(
         return next((shape for matches, shape in choices if matches((), stream.key)), None)
 
     return chosen
+
+
+publish(__all__, globals())

@@ -11,9 +11,11 @@ import jax
 from treadle import _bootstrap as _bootstrap
 from treadle import _core
 from treadle._core import ObjectNode, VariableCell
-from treadle._objects.adapters import NodeLayout, VariableLayout, adapt, description_of
+from treadle._objects.adapters import adapt, description_of
+from treadle._objects.descriptions import NodeLayout, VariableLayout
 from treadle._objects.keys import sorted_keys
 from treadle._objects.pytrees import is_registered
+from treadle._public import publish
 from treadle.errors import NodeTypeError
 
 __all__ = ["register_graph_node_type"]
@@ -278,3 +280,6 @@ def _checked_create(kind: type[Any], create: Callable[[Any], Any]) -> Callable[[
         return node
 
     return checked
+
+
+publish(__all__, globals())

@@ -13,6 +13,7 @@ from treadle._objects.variables import (
     Perturbation,
     Variable,
 )
+from treadle._public import publish
 
 __all__ = ["register_variable_name", "variable_name_from_type", "variable_type_from_name"]
 
@@ -117,3 +118,6 @@ def variable_name_from_type(typ: type[Variable[Any]], /, *, allow_register: bool
         )
     register_variable_name(typ.__name__, typ)
     return typ.__name__
+
+
+publish(__all__, globals())

@@ -19,7 +19,7 @@ from treadle import _bootstrap as _bootstrap
 from treadle import pickles
 from treadle._core import VariableCell, VariableState
 from treadle._objects import pretty as _pretty
-from treadle._objects.adapters import VariableLayout, description_of
+from treadle._objects.adapters import description_of
 from treadle._objects.axis_names import (
     NO_NAME,
     PARTITION_NAME,
@@ -27,6 +27,7 @@ from treadle._objects.axis_names import (
     insert_axis_name,
     partition_name,
 )
+from treadle._objects.descriptions import VariableLayout
 from treadle.errors import LeafTypeError
 
 if TYPE_CHECKING:

@@ -22,10 +22,12 @@ from treadle._graph.splitting import flatten
 from treadle._graph.splitting import state as state_of
 from treadle._graph.state import State
 from treadle._objects import variables
-from treadle._objects.adapters import VariableLayout, description_of
+from treadle._objects.adapters import description_of
 from treadle._objects.axis_names import PARTITION_NAME
+from treadle._objects.descriptions import VariableLayout
 from treadle._objects.variable_state import state_of_variable
 from treadle._objects.variables import Variable, as_hooks, with_metadata
+from treadle._public import publish
 from treadle._sharding.rules import AxisName, Rules, rules_in_force, setting
 
 __all__ = [
@@ -294,3 +296,16 @@ def with_partitioning(
         create_value_hooks=(*as_hooks(create_value_hooks), _constrain),
         **metadata,
     )
+
+
+publish(
+    (
+        "get_named_sharding",
+        "get_partition_spec",
+        "logical_axis_rules",
+        "with_partitioning",
+        "with_sharding_constraint",
+    ),
+    globals(),
+)
+publish(("add_axis", "remove_axis"), globals(), "treadle.spmd")

@@ -18,7 +18,7 @@ import jax
 from treadle._graph import filters
 from treadle._modules import rngs
 from treadle._objects import variables
-from treadle._objects.adapters import (
+from treadle._objects.descriptions import (
     Description,
     MappingLayout,
     NodeLayout,
@@ -127,17 +127,17 @@ def describe(kind: type[Any]) -> Description | None:
         return None
     library = _library()
     if library.hijax_variable is not None and issubclass(kind, library.hijax_variable):
-        return Refused(_HIJAX)
+        return Refused(reason=_HIJAX)
     if issubclass(kind, library.bridge_module):
-        return Refused(_BRIDGE)
+        return Refused(reason=_BRIDGE)
     if issubclass(kind, library.variable):
         return _describe_variable(library, kind)
     if issubclass(kind, library.node):
         return _describe_node(library, kind)
     if issubclass(kind, library.state):
-        return MappingLayout("_mapping")
+        return MappingLayout(items="_mapping")
     if kind is library.frozen_dict:
-        return MappingLayout("_dict", kind)
+        return MappingLayout(items="_dict", make=kind)
     return None
 
 

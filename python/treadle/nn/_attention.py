@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from treadle._modules.module import Module
 from treadle._modules.rngs import Rngs
 from treadle._objects.variables import Cache, Intermediate
+from treadle._public import publish
 from treadle.nn._dtypes import promote_dtype as default_promote_dtype
 from treadle.nn._linear import (
     NO_METADATA,
@@ -31,6 +32,8 @@ from treadle.nn._options import (
     first_given,
     held,
 )
+
+__all__ = ["MultiHeadAttention", "dot_product_attention", "dot_product_attention_weights"]
 
 
 def dot_product_attention_weights(
@@ -549,3 +552,6 @@ class MultiHeadAttention(Module):
         self.cache_index.value = index + 1
         seen = jnp.broadcast_to(jnp.arange(length) <= index, (*batch, 1, 1, length))
         return keys, values, seen
+
+
+publish(__all__, globals())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from treadle._modules.module import Module
+from treadle._public import publish
 from treadle.nn._dtypes import promote_dtype as default_promote_dtype
 from treadle.nn._linear import NO_METADATA, default_bias_init, default_kernel_init
 from treadle.nn._options import (
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from treadle._modules.rngs import Rngs
     from treadle._objects.variables import Param
+
+__all__ = ["Conv", "ConvTranspose"]
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 
@@ -391,3 +394,6 @@ def _channels_last(ndim: int) -> lax.ConvDimensionNumbers:
     images = (0, ndim - 1, *range(1, ndim - 1))
     kernels = (ndim - 1, ndim - 2, *range(ndim - 2))
     return lax.ConvDimensionNumbers(images, kernels, images)
+
+
+publish(__all__, globals())

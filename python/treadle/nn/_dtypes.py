@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from treadle._public import publish
+
+__all__ = ["promote_dtype"]
+
 
 def computation_dtype(
     *values: Any, dtype: DTypeLike | None = None, inexact: bool = True
@@ -76,3 +80,6 @@ def _cast(value: Any, dtype: jnp.dtype) -> jax.Array:
     if isinstance(value, jax.Array) and value.dtype == dtype:
         return value
     return jnp.asarray(value, dtype)
+
+
+publish(__all__, globals())

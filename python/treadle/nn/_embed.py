@@ -9,10 +9,13 @@ from jax.typing import DTypeLike
 
 from treadle._modules.module import Module
 from treadle._modules.rngs import Rngs
+from treadle._public import publish
 from treadle.nn import initializers
 from treadle.nn._dtypes import promote_dtype as default_promote_dtype
 from treadle.nn._linear import NO_METADATA
 from treadle.nn._options import Initializer, PromoteDtype, held, make_param
+
+__all__ = ["Embed"]
 
 default_embedding_init = initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 
@@ -112,3 +115,6 @@ class Embed(Module):
             )
         query, embedding = self.promote_dtype((query, embedding), dtype=self.dtype)
         return jnp.dot(query, embedding.T)
+
+
+publish(__all__, globals())

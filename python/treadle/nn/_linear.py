@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from treadle._modules.module import Module
 from treadle._modules.rngs import Rngs
 from treadle._objects.variables import Param, VariableMetadata
+from treadle._public import publish
 from treadle.nn import initializers
 from treadle.nn._dtypes import promote_dtype as default_promote_dtype
 from treadle.nn._options import (
@@ -27,6 +28,8 @@ from treadle.nn._options import (
     make_param,
     normalize_axes,
 )
+
+__all__ = ["Einsum", "Linear", "LinearGeneral"]
 
 default_kernel_init = initializers.lecun_normal()
 default_bias_init = initializers.zeros
@@ -447,3 +450,6 @@ def _reshaped(value: Any, shape: tuple[int, ...]) -> Any:
     if isinstance(value, VariableMetadata):
         return VariableMetadata(jnp.reshape(value.raw_value, shape), value.metadata)
     return jnp.reshape(value, shape)
+
+
+publish(__all__, globals())

@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from treadle._public import publish
+
+__all__ = ["combine_masks", "make_attention_mask", "make_causal_mask"]
+
 
 def make_attention_mask(
     query_input: jax.Array,
@@ -90,3 +94,6 @@ def combine_masks(*masks: jax.Array | None, dtype: DTypeLike = jnp.float32) -> j
     for mask in given[1:]:
         combined = jnp.logical_and(combined, mask)
     return combined.astype(dtype)
+
+
+publish(__all__, globals())

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from treadle._modules.module import Module
 from treadle._modules.rngs import Rngs
 from treadle._objects.variables import BatchStat, Param
+from treadle._public import publish
 from treadle.nn import initializers
 from treadle.nn._dtypes import computation_dtype
 from treadle.nn._linear import NO_METADATA
@@ -26,6 +27,8 @@ from treadle.nn._options import (
     make_param,
     normalize_axes,
 )
+
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 IndexGroups = Sequence[Sequence[int]] | None
 
@@ -687,3 +690,6 @@ class InstanceNorm(_Norm):
         axes = tuple(a for a in range(1, x.ndim) if a not in features)
         mean, variance = self._statistics(x, axes, mask)
         return self._normalize(x, mean, variance, features)
+
+
+publish(__all__, globals())

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from treadle._public import publish
 from treadle.nn._options import as_tuple, per_dimension
+
+__all__ = ["avg_pool", "max_pool", "min_pool"]
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -160,3 +163,6 @@ def _limit(dtype: Any, which: str) -> Any:
     if jnp.issubdtype(dtype, jnp.floating):
         return -np.inf if which == "min" else np.inf
     return getattr(np.iinfo(dtype), which)
+
+
+publish(__all__, globals())

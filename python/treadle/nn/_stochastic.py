@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from treadle._modules.module import Module
+from treadle._public import publish
 from treadle.nn._options import RngSource, as_tuple, checked_source, draw_key, first_given
+
+__all__ = ["Dropout"]
 
 
 class Dropout(Module):
@@ -90,3 +93,6 @@ class Dropout(Module):
         keep = 1.0 - self.rate
         kept = jnp.broadcast_to(jax.random.bernoulli(key, keep, tuple(shape)), inputs.shape)
         return jnp.where(kept, inputs / keep, jnp.zeros_like(inputs))
+
+
+publish(__all__, globals())

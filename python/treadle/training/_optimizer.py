@@ -17,10 +17,13 @@ from treadle._graph.splitting import update as update_graph
 from treadle._graph.state import State
 from treadle._modules.module import Object
 from treadle._objects.variables import OptState, OptVariable, Param
+from treadle._public import publish
 from treadle.errors import StateError, format_path
 
 if TYPE_CHECKING:
     from treadle._graph.filters import Filter
+
+__all__ = ["ModelAndOptimizer", "Optimizer"]
 
 _NOT_GIVEN: Any = object()
 # Hooks of a parameter act on its own value; its momentum is no such value.
@@ -507,3 +510,6 @@ def _map_states(tree: Any) -> Any:
         tree,
         is_leaf=lambda value: _is_state(value) or _is_variable(value),
     )
+
+
+publish(__all__, globals())

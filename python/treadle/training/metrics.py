@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from treadle._modules.module import Object
 from treadle._objects.variables import A, Variable
+from treadle._public import publish
+
+__all__ = ["Metric", "MultiMetric"]
 
 
 class MetricState(Variable[A]):
@@ -321,3 +324,6 @@ class MultiMetric(Metric):
     def compute(self) -> dict[str, Any]:
         """The result of every metric by name, sorted by name."""
         return {name: metric.compute() for name, metric in self._metrics().items()}
+
+
+publish(__all__, globals())

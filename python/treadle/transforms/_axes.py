@@ -14,6 +14,7 @@ from typing import Any, final
 import numpy as np
 
 from treadle._graph.filters import Filter, to_filter_spec
+from treadle._public import publish
 
 __all__ = ["Carry", "DiffState", "StateAxes", "StateSharding"]
 
@@ -181,3 +182,6 @@ class DiffState:
 
     argnum: int
     filter: Filter
+
+
+publish(__all__, globals())

@@ -10,6 +10,7 @@ import numpy as np
 
 from treadle import _core
 from treadle._objects.node_types import iter_children
+from treadle._public import publish
 from treadle.transforms._arguments import (
     Function,
     Path,
@@ -270,3 +271,6 @@ def _switch(branches: tuple[Function, ...], index: Any, /, *operands: Any) -> An
 @partial(jit, static_argnums=0)
 def _compiled_switch(program: Program, index: Any, /, *operands: Any) -> Any:
     return _switch(program.functions, index, *operands)
+
+
+publish(__all__, globals())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jax.experimental import checkify as jax_checkify
 
+from treadle._public import publish
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
 from treadle.transforms._decorator import P, R, check_transform
@@ -67,3 +68,6 @@ def checkify(
     (True, -2.0)
     """
     return lift(f, _Checkify(errors))
+
+
+publish(__all__, globals())

@@ -13,6 +13,7 @@ import numpy as np
 
 from treadle import _core
 from treadle._graph.filters import All, Filter
+from treadle._public import publish
 from treadle.errors import format_path
 from treadle.transforms._arguments import Function, Path, function_name, normalize_argnums
 from treadle.transforms._aside import Aside
@@ -24,7 +25,7 @@ from treadle.transforms._driver import Rule, apply
 from treadle.transforms._inside import Inside
 from treadle.transforms._messages import returned
 from treadle.transforms._selection import Selection
-from treadle.transforms._tangents import instantiated, scatter, zero_tangent
+from treadle.transforms._tangents import scatter, zero_tangent
 from treadle.transforms._trees import flatten_with_paths, tree_flatten, walk
 
 __all__ = ["CustomVjp", "custom_vjp"]
@@ -213,9 +214,8 @@ class _CustomVjp(Rule):
 
     def run(self, call: Call, inputs: _Inputs, body: _Bodies) -> Any:
         flat = jax.custom_vjp(body.primal)
-        # JAX says which values are differentiated: those that the rule leaves out must not be.
-        flat.defvjp(body.forward, body.backward, symbolic_zeros=True)
-        rest = tuple(call.leaves[leaf] for leaf in inputs.rest)
+        flat.defvjp(body.forward, body.backward)
+        rest = tuple(_undifferentiated(call, leaf) for leaf in inputs.rest)
         return None, flat(inputs.selection.values(), rest)
 
     def finish(self, call: Call, body: _Bodies, tail: Any) -> Any:
@@ -260,14 +260,7 @@ class _Bodies:
         return out
 
     def forward(self, chosen: Sequence[Any], rest: Sequence[Any]) -> Any:
-        """The forward rule: what the function gives, and a residual.
-
-        Args:
-            chosen: the differentiated leaves, as JAX gives them with ``symbolic_zeros``.
-            rest: the other arrays, likewise.
-        """
-        self._check_rest(rest)
-        chosen, rest = jax.custom_derivatives.custom_vjp_primal_tree_values((chosen, rest))
+        """The forward rule: what the function gives, and a residual."""
         inside = self._inside(self.outline.of(self.fwd), chosen, rest)
         result = inside.run()
         if not (isinstance(result, tuple) and len(result) == 2):
@@ -288,18 +281,6 @@ class _Bodies:
         others = [None if _is_jax_value(leaf) else leaf for leaf in residual.leaves]
         template = Aside(_Residual(residual.graphdef, others, arrays))
         return given, (tuple(residual.leaves[i] for i in arrays), chosen, template)
-
-    def _check_rest(self, rest: Sequence[Any]) -> None:
-        """Raise a ValueError if somebody differentiates a leaf for which the rule gives no gradient."""
-        for leaf, value in zip(self.rest, rest, strict=True):
-            # An array is there with whether it is differentiated; so is each of a pytree's.
-            if any(getattr(part, "perturbed", False) for part in _primals(value)):
-                raise ValueError(
-                    f"{self.where}: {self.outline.label(leaf)} is differentiated, but the rule leaves "
-                    "it out (nondiff_argnums, wrt), so its gradient would be zero without a word. "
-                    "Have wrt or nondiff_argnums leave it in, where None from bwd says zero, or "
-                    "pass jax.lax.stop_gradient of it."
-                )
 
     def backward(self, saved: Any, cotangents: Any) -> Any:
         """The backward rule: gradients of the arrays, from cotangents of what came out."""
@@ -356,7 +337,7 @@ class _Cotangents:
         objects = dict(selection.objects())
         types, metadata = done.effects.output_types(), done.effects.output_metadata()
         for number, (kind, which, path) in enumerate(done.effects.outputs()):
-            value = jax.tree_util.tree_map(instantiated, given[number], is_leaf=_is_symbolic_zero)
+            value = given[number]
             if kind == "result":
                 self.of_arrays.append(value)
             elif kind == "leaf" and which in selection.positions:
@@ -399,13 +380,24 @@ class _Cotangents:
         return found
 
 
-def _is_symbolic_zero(value: Any) -> bool:
-    return isinstance(value, jax.custom_derivatives.SymbolicZero)
+def _undifferentiated(call: Call, leaf: int) -> Any:
+    """The value of a leaf for which a rule gives no gradient; differentiating it is an error."""
+    value = call.leaves[leaf]
+    if not _differentiable((), value):
+        return value
+    message = (
+        f"{call.where}: {call.label(leaf)} is differentiated, but the rule leaves it out "
+        "(nondiff_argnums, wrt), so its gradient would be zero without a word. Have wrt or "
+        "nondiff_argnums leave it in, where None from bwd says zero, or pass jax.lax.stop_gradient of it."
+    )
 
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise ValueError(message)
 
-def _primals(value: Any) -> list[Any]:
-    is_leaf = jax.custom_derivatives.CustomVJPPrimal
-    return jax.tree_util.tree_leaves(value, is_leaf=lambda part: isinstance(part, is_leaf))
+    # JAX asks for the rule where there is a tangent, however deep in other transforms.
+    same = jax.custom_jvp(lambda value: value)
+    same.defjvp(refuse)
+    return same(value)
 
 
 def _has_derivative(cotangent: Any) -> bool:
@@ -465,3 +457,6 @@ def custom_vjp(
     1.0
     """
     return CustomVjp(fun, nondiff_argnums, wrt)
+
+
+publish(__all__, globals())

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 
 from treadle import _core
+from treadle._public import publish
 from treadle.transforms._call import Call
 from treadle.transforms._driver import Body, Rule, apply, read_tail
 
@@ -54,3 +55,6 @@ def eval_shape(f: Callable[..., R], *args: Any, **kwargs: Any) -> R:
     ShapeDtypeStruct(shape=(2, 3), dtype=float32)
     """
     return apply(_EvalShape(), f, args, kwargs)
+
+
+publish(__all__, globals())

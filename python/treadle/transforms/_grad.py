@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from treadle._graph.filters import Filter
+from treadle._public import publish
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
 from treadle.transforms._decorator import grad_transform, value_and_grad_transform
@@ -154,3 +155,6 @@ def value_and_grad(
         allow_int=allow_int,
     )
     return lift(f, rule)
+
+
+publish(__all__, globals())

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from treadle._graph.filters import Filter
+from treadle._public import publish
 from treadle.transforms._arguments import Function
 from treadle.transforms._aside import Aside
 from treadle.transforms._call import Call
@@ -105,3 +106,6 @@ def jacfwd(
     2.0
     """
     return lift(f, _Jacobian(jax.jacfwd, wrt, argnums, has_aux=has_aux, holomorphic=holomorphic))
+
+
+publish(__all__, globals())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from treadle import _core, pickles
 from treadle._modules.module import Module
+from treadle._public import publish
 from treadle.transforms._arguments import Function
 from treadle.transforms._axes import Carry, StateAxes
 from treadle.transforms._driver import apply
@@ -552,3 +553,6 @@ class Grad(Lifted, transform=grad):
     @classmethod
     def _transform(cls, call: Function, options: Mapping[str, Any]) -> Function:
         return grad(call, **options)
+
+
+publish(__all__, globals())

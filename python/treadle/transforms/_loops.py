@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from treadle import _core
+from treadle._public import publish
 from treadle.transforms._arguments import Function, argument_label, is_companion
 from treadle.transforms._call import Call, Outline
 from treadle.transforms._carry import Carried, CarriedObjects, check_type
@@ -236,3 +237,6 @@ def _fori_program(program: Program, unroll: Any, lower: Any, upper: Any, init_va
 
 _compiled_fori = jit(_fori_program, static_argnums=(0, 1))
 _compiled_fori_unrolled = jit(_fori_program, static_argnums=(0, 1, 2, 3))
+
+
+publish(__all__, globals())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import jax
 import numpy as np
 
+from treadle._public import publish
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
 from treadle.transforms._constants import Constant, constants
@@ -199,3 +200,6 @@ def pmap(
     )
     settings = {"axis_name": axis_name, "devices": devices, "backend": backend}
     return lift(f, _Pmap(options, static_broadcasted_argnums, donate_argnums, axis_size, settings))
+
+
+publish(__all__, globals())

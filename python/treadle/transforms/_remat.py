@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from treadle._public import publish
 from treadle.transforms._arguments import Function, normalize_argnums, numbers
 from treadle.transforms._call import Call
 from treadle.transforms._decorator import P, R, transform
@@ -84,3 +85,6 @@ def remat(
     (2, 2)
     """
     return lift(f, _Remat(static_argnums, prevent_cse=prevent_cse, policy=policy))
+
+
+publish(__all__, globals())

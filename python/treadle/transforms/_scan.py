@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from treadle import _core
+from treadle._public import publish
 from treadle.transforms._arguments import Function
 from treadle.transforms._aside import Aside
 from treadle.transforms._axes import Carry
@@ -422,3 +423,6 @@ def _axis_to(value: Any, axis: int) -> Any:
     if axis == 0:
         return value
     return jax.tree_util.tree_map(lambda part: jnp.moveaxis(part, 0, axis), value)
+
+
+publish(__all__, globals())

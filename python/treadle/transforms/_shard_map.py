@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from treadle._public import publish
 from treadle.transforms._arguments import Function, Path
 from treadle.transforms._axes import StateSharding
 from treadle.transforms._call import Call
@@ -272,3 +273,6 @@ def _axes_of(spec: PartitionSpec) -> frozenset[Hashable]:
     return frozenset(
         name for entry in spec for name in (entry if isinstance(entry, tuple) else (entry,))
     )
+
+
+publish(__all__, globals())

@@ -12,7 +12,9 @@ from treadle import _core
 from treadle._graph.filters import Filter, to_predicate
 from treadle._graph.looking import Path, iter_graph
 from treadle._modules.rngs import RngCount, RngKey, Rngs, RngStream, RngValue, Shape
-from treadle._objects.adapters import NodeLayout, description_of
+from treadle._objects.adapters import description_of
+from treadle._objects.descriptions import NodeLayout
+from treadle._public import publish
 from treadle.errors import format_path
 from treadle.transforms._companions import apart, bring, bringing
 from treadle.transforms._random_keys import is_kind_of
@@ -321,3 +323,6 @@ def _reseeded(policy: Policy, path: Path, key: jax.Array, shape: tuple[int, ...]
         f"reseed: {format_path(path, 'node')} is a stream of keys of shape {shape}. Give "
         "policy='match_shape' to split the new key, or a function that makes the keys."
     )
+
+
+publish(__all__, globals())

@@ -175,18 +175,6 @@ def _bare(entry: Any) -> Any:
     return entry.value if isinstance(entry, _core.VariableState) else entry
 
 
-def instantiated(tangent: Any) -> Any:
-    """A tangent as an array, also where JAX says only that it is zero."""
-    if not isinstance(tangent, jax.custom_derivatives.SymbolicZero):
-        return tangent
-    aval: Any = tangent.aval
-    if aval.dtype == jax.dtypes.float0:
-        return np.zeros(aval.shape, aval.dtype)
-    zeros = jnp.zeros(aval.shape, aval.dtype)
-    varying = getattr(aval, "vma", None)
-    return jax.lax.pcast(zeros, tuple(varying), to="varying") if varying else zeros
-
-
 def zero_tangent(array: Any) -> Any:
     """Zero of the tangent space of `array`: ``float0`` where it has no derivative."""
     if _has_gradient(array):

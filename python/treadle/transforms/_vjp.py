@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 import jax
 
 from treadle._graph.filters import Filter
+from treadle._public import publish
 from treadle.transforms._arguments import Function, function_name
 from treadle.transforms._call import Call
 from treadle.transforms._differentiated import (
@@ -178,3 +179,6 @@ def jvp(
             f"and {len(tangents)} tangents."
         )
     return apply(_Jvp(wrt, has_aux, tangents), f, primals, {})
+
+
+publish(__all__, globals())

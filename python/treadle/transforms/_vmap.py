@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from treadle._public import publish
 from treadle.transforms._arguments import Function
 from treadle.transforms._call import Call
 from treadle.transforms._decorator import P, R, transform
@@ -185,3 +186,6 @@ def vmapped(
     """`vmap`, for a function or the call of a lifted class."""
     options = MapOptions("vmap", given=given, of_class=of_class, **parameters)
     return lift(f, VmapRule(options, axis_size, axis_name=axis_name, spmd_axis_name=spmd_axis_name))
+
+
+publish(__all__, globals())

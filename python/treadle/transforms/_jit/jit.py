@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overloa
 from treadle import _core
 from treadle._graph.filters import Filter
 from treadle._graph.state import State
+from treadle._public import publish
 from treadle.transforms._companions import Brought, bring, named_after
 from treadle.transforms._decorator import jit_transform
 from treadle.transforms._jit.compiler import Compiler
@@ -235,3 +236,6 @@ def cached_partial(f: Callable[..., Any], *cached_args: Any) -> Callable[..., An
     if not callable(f):
         raise TypeError(f"cached_partial expects a function as its first argument, got {f!r}.")
     return functools.partial(f, *cached_args)
+
+
+publish(__all__, globals())

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from treadle import _core
+from treadle._public import publish
 from treadle.errors import listed
 from treadle.transforms._arguments import argument_label, function_name
 
@@ -343,3 +344,6 @@ def _time_of_hash(value: Any, repeats: int = 20) -> float:
         return (time.perf_counter() - started) / repeats * 1e6
     except TypeError:
         return 0.0
+
+
+publish(__all__, globals())

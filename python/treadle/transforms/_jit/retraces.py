@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from treadle import _core
+from treadle._public import publish
 from treadle.transforms._arguments import argument_label, function_name
 from treadle.transforms._messages import type_of
 
@@ -244,3 +245,6 @@ def leaf_type(value: Any) -> str:
     if sharding is None or sharding.mesh.empty:
         return text
     return f"{text} by {sharding.spec} on mesh {dict(sharding.mesh.shape)}"
+
+
+publish(__all__, globals())
