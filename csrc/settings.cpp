@@ -32,6 +32,10 @@ void configure(const nb::kwargs &options) {
   fresh->same = setting(options, "same");
   fresh->value_key = setting(options, "value_key");
   fresh->register_pytree = setting(options, "register_pytree");
+  fresh->mark_type = setting(options, "mark_type");
+  fresh->field_type = nb::module_::import_("dataclasses").attr("Field");
+  fresh->unmarked = setting(options, "unmarked");
+  fresh->forget_marks = setting(options, "forget_marks");
   nb::module_ types = nb::module_::import_("types");
   fresh->function_type = types.attr("FunctionType");
   fresh->method_type = types.attr("MethodType");

@@ -24,9 +24,12 @@ struct Settings {
   nb::object concrete_array;  // type of arrays that are not tracers
   nb::object top_trace;       // `current_trace()` outside any transform
   nb::object variable_state_repr;
-  nb::object same;             // (a, b) -> bool: equality that looks into arrays
-  nb::object value_key;        // JAX's key of the one child of a Variable and of a VariableState
-  nb::object register_pytree;  // (type): registers a class of Variables or nodes with JAX
+  nb::object same;                   // (a, b) -> bool: equality that looks into arrays
+  nb::object value_key;              // JAX's key of the one child of a Variable and of a VariableState
+  nb::object register_pytree;        // (type): registers a class of Variables or nodes with JAX
+  nb::object mark_type, field_type;  // what marks an attribute that it is assigned to
+  nb::object unmarked;               // (node, name, mark or field) -> value to set
+  nb::object forget_marks;           // (node, name): of an attribute that was deleted
   nb::object function_type, partial_type, method_type, enum_type;
   nb::object object_new;  // `object.__new__`
 };

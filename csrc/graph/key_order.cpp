@@ -6,7 +6,7 @@
 
 #include "bounded_cache.h"
 #include "hash.h"
-#include "structure/graphdef.h"
+#include "objects/cells.h"
 
 namespace treadle {
 namespace {
@@ -51,6 +51,12 @@ std::shared_ptr<const KeyOrder> sort_keys(std::vector<nb::object> keys, const No
   std::unordered_map<PyObject *, uint32_t> rank;
   for (Py_ssize_t i = 0; i < py::tuple_size(order->sorted.ptr()); ++i) {
     rank[py::tuple_item(order->sorted.ptr(), i)] = static_cast<uint32_t>(i);
+  }
+  for (Py_ssize_t i = 0; i < py::tuple_size(order->sorted.ptr()) && layout == nullptr; ++i) {
+    PyObject *key = py::tuple_item(order->sorted.ptr(), i);
+    if (!PyUnicode_Check(key)) continue;
+    if (PyUnicode_CompareWithASCIIString(key, kDataNames) == 0) order->data_names = static_cast<uint32_t>(i);
+    if (PyUnicode_CompareWithASCIIString(key, kStaticNames) == 0) order->static_names = static_cast<uint32_t>(i);
   }
   std::vector<nb::object> children;
   bool in_order = true;

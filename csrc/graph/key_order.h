@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "objects/layout.h"
+#include "structure/graphdef.h"
 
 namespace treadle {
 
@@ -13,10 +14,11 @@ namespace treadle {
 // same tuple if they were inserted in that order.
 struct KeyOrder {
   std::vector<nb::object> inserted;
-  nb::object sorted;           // tuple
-  nb::object children;         // tuple: in the order of `inserted`
-  std::vector<uint32_t> rank;  // position among the sorted keys, by insertion position
-  const NodeLayout *layout;    // compared, never followed
+  nb::object sorted;                                  // tuple
+  nb::object children;                                // tuple: in the order of `inserted`
+  std::vector<uint32_t> rank;                         // position among the sorted keys, by insertion position
+  uint32_t data_names = kNone, static_names = kNone;  // where the marks are among the sorted keys, of treadle's nodes
+  const NodeLayout *layout;                           // compared, never followed
 };
 std::shared_ptr<const KeyOrder> key_order(PyObject *dict, const NodeLayout *layout = nullptr);
 

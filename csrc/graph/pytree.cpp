@@ -153,15 +153,18 @@ PyObject *unflatten_node(PyObject *, PyObject *const *args, Py_ssize_t count) {
   });
 }
 
-// The path of each child, the first where it is shared.
+// The path of each child: the first where it is shared, of those without callables if there are such.
 PyObject *child_paths(PyObject *, PyObject *structure) {
   return guarded([&] {
     const GraphDef &def = graphdef_of(structure);
     std::vector<nb::object> paths(def.n_leaves());
+    std::vector<bool> plain(def.n_leaves(), false);
     Traversal walk(def);
     while (walk.next()) {
       const Item &item = walk.item();
-      if (item.op == Op::Leaf && !paths[item.n].is_valid()) paths[item.n] = walk.path_tuple();
+      if (item.op != Op::Leaf || plain[item.n]) continue;
+      plain[item.n] = !walk.in_callable();
+      if (plain[item.n] || !paths[item.n].is_valid()) paths[item.n] = walk.path_tuple();
     }
     return py::to_list(paths);
   });

@@ -214,6 +214,33 @@ void Walker::open_dict(Op op, PyObject *dict, const nb::object &type, Scalars sc
   open_container(op, first, frame, scalars);
 }
 
+// What an object of treadle's marks by attributes of its own, or its class by its.
+void Walker::mark_children(Frame &frame, const KeyOrder &order, const NodeType &info) const {
+  auto names = [&](uint32_t own, const nb::object &of_class) {
+    PyObject *found = own != kNone ? values_[frame.values_begin + own].ptr() : of_class.ptr();
+    return found != nullptr && PyAnySet_Check(found) ? found : nullptr;
+  };
+  frame.marks = names(order.data_names, info.data_names);
+  frame.statics = names(order.static_names, info.static_names);
+}
+
+// How the child that is visited next is read, of a node that marks some.
+Scalars Walker::scalars_of_child(const Frame &frame) const {
+  PyObject *key = py::tuple_item(frame.keys, frame.next - 1);
+  if (frame.statics != nullptr && is_marked(frame.statics, key)) return Scalars::Refused;
+  if (frame.marks == nullptr || !is_marked(frame.marks, key)) return frame.scalars;
+  // JAX's functions get all that is data, transforms what can be an argument of a compiled function.
+  return variables_ == Variables::Leaves ? Scalars::Leaves : Scalars::Numbers;
+}
+
+void Walker::refuse_data(PyObject *value) const {
+  raise_graph_error(current_path(),
+                    "is a " + py::type_name(Py_TYPE(value)) +
+                        ", which is data, but in an attribute that is marked as static. Mark it by treadle.data, or "
+                        "take the mark away",
+                    ErrorKind::Static);
+}
+
 // The attributes of a node.
 void Walker::open_children(PyObject *dict, uint32_t ref, const NodeType &info, PyObject *marks) {
   const NodeLayout *layout = info.node_layout();
@@ -225,6 +252,7 @@ void Walker::open_children(PyObject *dict, uint32_t ref, const NodeType &info, P
   frame.transparent = info.transparent.ptr();
   frame.scalars = Scalars::Static;
   frame.marks = marks;
+  if (layout == nullptr && info.kind == Kind::Object) mark_children(frame, *order, info);
   frame.int_keys = layout != nullptr && layout->int_keys;
   open(frame);
 }
@@ -391,6 +419,7 @@ void Walker::define_pending() {
 
 void Walker::visit(PyObject *value, Scalars scalars) {
   const NodeType *info = classify(value);
+  if (scalars == Scalars::Refused && (is_reference(info->kind) || info->kind == Kind::Array)) refuse_data(value);
   switch (info->kind) {
     case Kind::None:
       scratch_.push_back({Op::None, 0, kNone});
@@ -464,9 +493,8 @@ void Walker::run() {
     }
     size_t index = frame.values_begin + frame.next++;
     if (frame.ref != kNone) offsets_.push_back(static_cast<uint32_t>(scratch_.size() - frame.items_begin));
-    Scalars scalars = frame.scalars;
-    if (frame.marks != nullptr && is_marked(frame.marks, py::tuple_item(frame.keys, frame.next - 1)))
-      scalars = Scalars::Numbers;
+    const bool is_marked = frame.marks != nullptr || frame.statics != nullptr;
+    const Scalars scalars = is_marked ? scalars_of_child(frame) : frame.scalars;
     if (frame.guide != nullptr) {
       visit_guided(values_[index].ptr(), scalars);
     } else {

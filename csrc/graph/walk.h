@@ -28,8 +28,9 @@ struct Flat {
 // How values outside any node are read: in a call scalars and all unknown objects are leaves for JAX to judge.
 enum class Outside : uint8_t { Graph, Call };
 
-// Which values that are no arrays are leaves: none, the numbers (in attributes that a layout marks as data), or all.
-enum class Scalars : uint8_t { Static, Numbers, Leaves };
+// Which values that are no arrays are leaves: none, the numbers (in attributes that are marked as data), or all. Where
+// something is marked as static, arrays and references are refused as well.
+enum class Scalars : uint8_t { Refused, Static, Numbers, Leaves };
 
 // What Variables are: references with a leaf each, or, as JAX's pytrees have them, leaves that may be met again.
 enum class Variables : uint8_t { References, Leaves };
@@ -69,6 +70,7 @@ class Walker {
     Scalars scalars;        // how the children are read
     PyObject *object;       // borrowed: what is being walked, for telling a container that holds itself
     PyObject *marks;        // borrowed from the constants: which attributes are data, or null
+    PyObject *statics;      // borrowed likewise: which are static, or null
     bool int_keys;          // names made of digits show as indices
     bool in_node;           // a by-value container in a node
     bool in_callable;       // such a container inside a callable, or that
@@ -85,6 +87,9 @@ class Walker {
   void guide_by_places(PyObject *node);
   void visit_guided(PyObject *value, Scalars scalars);
   void visit_place(PyObject *value, const GraphDef &guide, uint32_t leaf);
+  void mark_children(Frame &frame, const KeyOrder &order, const NodeType &info) const;
+  Scalars scalars_of_child(const Frame &frame) const;
+  [[noreturn]] void refuse_data(PyObject *value) const;
   static uint32_t place_of_child(Frame &frame);
   void define(uint32_t ref, PyObject *value, const NodeType *info);
   void open(const Frame &frame);

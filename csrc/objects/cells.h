@@ -29,6 +29,9 @@ struct VariableState {
   PyObject *metadata;
 };
 
+// Attributes of a node, or of its class, that are frozensets of names: what is marked as data and as static.
+inline constexpr const char *kDataNames = "_data_names_", *kStaticNames = "_static_names_";
+
 extern PyTypeObject *variable_cell_type;
 extern PyTypeObject *object_node_type;
 extern PyTypeObject *variable_state_type;

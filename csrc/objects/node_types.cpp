@@ -271,6 +271,10 @@ std::unique_ptr<NodeType> describe(PyTypeObject *type, PyObject *object) {
   if (info->kind == Kind::Object && has_attribute(as_object, "_transparent_")) {
     info->transparent = py::interned(as_object.attr("_transparent_"));
   }
+  if (info->kind == Kind::Object) {
+    info->data_names = nb::getattr(as_object, kDataNames, nb::object());
+    info->static_names = nb::getattr(as_object, kStaticNames, nb::object());
+  }
   return info;
 }
 

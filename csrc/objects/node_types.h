@@ -49,8 +49,9 @@ struct NodeType {
   CallableKind callable = CallableKind::None;
   bool has_get_hook = false;
   bool has_set_hook = false;
-  bool frozen = false;     // Fields: a frozen dataclass, which is what its fields are
-  nb::object transparent;  // attribute whose container's items appear directly below the node, or null
+  bool frozen = false;                  // Fields: a frozen dataclass, which is what its fields are
+  nb::object transparent;               // attribute whose container's items appear directly below the node, or null
+  nb::object data_names, static_names;  // Object: attributes that the class marks, frozensets, or null
   nb::object flatten, create, set_key, pop_key;
   std::shared_ptr<const Layout> layout;  // shared with guards and effects, which a type may leave behind
   nb::object refusal;                    // why instances cannot be part of a graph, or null

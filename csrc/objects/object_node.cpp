@@ -80,10 +80,30 @@ void refuse_array_for_variable(PyObject *self, const char *format, PyObject *par
   throw nb::python_error();
 }
 
+// Deleting an attribute takes its marks along.
+int delete_attribute(PyObject *self, PyObject *name) {
+  const int status = PyObject_GenericSetAttr(self, name, nullptr);
+  if (status != 0 || as_node(self)->dict == nullptr) return status;
+  for (const char *names : {kDataNames, kStaticNames}) {
+    if (PyMapping_HasKeyString(as_node(self)->dict, names) == 0) continue;
+    settings().forget_marks(nb::borrow<nb::object>(self), nb::borrow<nb::object>(name));
+    break;
+  }
+  return status;
+}
+
 int node_setattro(PyObject *self, PyObject *name, PyObject *value) {
   return guarded([&] {
     check_trace(as_node(self)->trace, self, name);
-    if (value != nullptr && as_node(self)->dict != nullptr) {
+    if (value == nullptr) return delete_attribute(self, name);
+    nb::object plain;
+    PyObject *kind = py::as_object(Py_TYPE(value));
+    if (kind == settings().mark_type.ptr() || kind == settings().field_type.ptr()) {
+      plain = settings().unmarked(nb::borrow<nb::object>(self), nb::borrow<nb::object>(name),
+                                  nb::borrow<nb::object>(value));
+      value = plain.ptr();
+    }
+    if (as_node(self)->dict != nullptr) {
       nb::object current = py::dict_get(as_node(self)->dict, name);
       if (current.is_valid()) refuse_array_for_variable(self, ".%U", name, current.ptr(), value);
     }

@@ -26,6 +26,8 @@ class Traversal {
   const Item &item() const { return *item_; }
   // True where a reference is entered, as opposed to shared.
   bool first() const { return first_; }
+  // True for an item that is part of a callable; of one without children.
+  bool in_callable() const { return !frames_.empty() && frames_.back().in_callable; }
   const std::vector<nb::object> &path() const { return path_; }
   // How many leading keys of the path were there at the previous item too; at most one key is new.
   size_t kept() const { return kept_; }

@@ -37,6 +37,7 @@ from treadle._graph.splitting import (
 )
 from treadle._graph.state import State
 from treadle._objects.axis_names import PARTITION_NAME
+from treadle._objects.marks import data, dataclass, is_data, static
 from treadle._objects.variables import (
     BatchStat,
     Cache,
@@ -90,7 +91,14 @@ if _typing.TYPE_CHECKING:
     )
     from treadle._graph.references import RefMap
     from treadle._modules.containers import Dict, List, Sequential
-    from treadle._modules.module import Module, Object, first_from, iter_children, iter_modules
+    from treadle._modules.module import (
+        Module,
+        Object,
+        Pytree,
+        first_from,
+        iter_children,
+        iter_modules,
+    )
     from treadle._modules.rngs import RngCount, RngKey, Rngs, RngState, RngStream
     from treadle._modules.views import view, view_info, with_attributes
     from treadle._objects.node_types import register_graph_node_type
@@ -163,6 +171,7 @@ __all__ = [
     "PathContains",
     "Perturbation",
     "Profile",
+    "Pytree",
     "RMSNorm",
     "RefMap",
     "Remat",
@@ -200,6 +209,8 @@ __all__ = [
     "combine_masks",
     "cond",
     "custom_vjp",
+    "data",
+    "dataclass",
     "dot_product_attention",
     "dot_product_attention_weights",
     "elu",
@@ -225,6 +236,7 @@ __all__ = [
     "hard_tanh",
     "identity",
     "initializers",
+    "is_data",
     "is_graph_node",
     "iter_children",
     "iter_graph",
@@ -278,6 +290,7 @@ __all__ = [
     "spmd",
     "standardize",
     "state",
+    "static",
     "swish",
     "switch",
     "tanh",
@@ -327,7 +340,14 @@ _HOMES = {
     "_graph.pure": ("as_pure", "pure", "replace_by_pure_dict", "restore_int_paths", "to_pure_dict"),
     "_graph.references": ("RefMap",),
     "_modules.containers": ("Dict", "List", "Sequential"),
-    "_modules.module": ("Module", "Object", "first_from", "iter_children", "iter_modules"),
+    "_modules.module": (
+        "Module",
+        "Object",
+        "Pytree",
+        "first_from",
+        "iter_children",
+        "iter_modules",
+    ),
     "_modules.rngs": ("RngCount", "RngKey", "Rngs", "RngState", "RngStream"),
     "_modules.views": ("view", "view_info", "with_attributes"),
     "_objects.node_types": ("register_graph_node_type",),

@@ -14,6 +14,7 @@ from treadle import _core
 from treadle._objects import pretty as _pretty
 from treadle._objects.adapters import adapt
 from treadle._objects.equality import same
+from treadle._objects.marks import Mark, forget_marks, unmarked
 from treadle._objects.pytrees import register_pytree
 from treadle.errors import TraceContextError, engine_error
 
@@ -51,4 +52,7 @@ _core.configure(
     same=same,
     value_key=jax.tree_util.GetAttrKey("value"),
     register_pytree=register_pytree,
+    mark_type=Mark,
+    unmarked=unmarked,
+    forget_marks=forget_marks,
 )

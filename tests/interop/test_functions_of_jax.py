@@ -165,6 +165,30 @@ def test_a_function_gives_what_it_gives_for_the_array(name: str, make: Callable[
     assert_same(nnx.jit(lambda holder: function(holder[0]))([make()]), expected)
 
 
+class Holder(nnx.Module):
+    """A module around the value: `of(function)` is the function of the modules."""
+
+    def __init__(self) -> None:
+        self.inner = nnx.Dict(x=nnx.Param(X))
+        self.shared = self.inner.x
+
+    @staticmethod
+    def of(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda holder: function(holder.inner.x)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_of_a_module_gives_what_it_gives_for_the_array(name: str) -> None:
+    expected, function = FUNCTIONS[name](X), Holder.of(FUNCTIONS[name])
+    assert_same(function(Holder()), expected)
+    if name in NOT_JITTED:
+        return
+    assert_same(jax.jit(function)(Holder()), expected)
+    assert_same(nnx.jit(function)(Holder()), expected)
+    assert_same(jax.jit(nnx.jit(function))(Holder()), expected)
+    assert_same(nnx.jit(lambda holder: jax.jit(function)(holder))(Holder()), expected)
+
+
 # What goes to a primitive unchanged, which takes nothing but arrays.
 LAX: dict[str, Callable[[Any], Any]] = {
     "jax.nn.sigmoid": jax.nn.sigmoid,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import pickle
 import weakref
@@ -86,6 +87,90 @@ def test_flattening_and_unflattening() -> None:
     assert back.parts[1] == "text"
     assert jax.tree.structure(back) == tree
     assert hash(jax.tree.structure(back)) == hash(tree)
+
+
+def in_order() -> Any:
+    m = nnx.Module()
+    m.zeta = nnx.Param(jnp.ones(1))
+    m.table = {"z": jnp.ones(1), "a": 1, "m": {"y": nnx.Param(jnp.ones(1)), "b": "text"}}
+    m.named = nnx.Dict(second=nnx.Param(jnp.ones(1)), first=jnp.ones(1), zero=0)
+    m.blocks = nnx.List([nnx.Dict(b=1, a=jnp.ones(1)), nnx.Module()])
+    m.call = functools.partial(max, 1, key={"q": m.zeta, "d": 1})
+    m.alpha = [nnx.Dict(y=1, x=2)]
+    m.step = nnx.data(1)
+    return m
+
+
+def orders(m: Any) -> Any:
+    return [
+        list(vars(m)),
+        [*m.table, *m.table["m"]],
+        [list(m.named), list(vars(m.named)), list(m.blocks[0]), list(m.alpha[0])],
+        list(m.call.keywords["key"]),
+    ]
+
+
+@pytest.mark.parametrize("there", [1.0, None, "spec", jnp.ones(1)], ids=str)
+def test_order_survives_whatever_stands_for_the_leaves(there: Any) -> None:
+    m = in_order()
+    once = jax.tree.map(lambda _: there, m)
+    twice = jax.tree.map(lambda _: there, once, is_leaf=lambda v: v is there)
+    by_variable = jax.tree.map(lambda _: there, m, is_leaf=is_variable)
+    for made in (once, twice, by_variable):
+        assert orders(made) == orders(m)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        jax.jit(lambda m: m),
+        lambda m: jax.vmap(lambda m: m)(m),
+        lambda m: jax.eval_shape(lambda m: m, m),
+        lambda m: jax.lax.scan(lambda m, _: (m, None), m, jnp.arange(2))[0],
+        lambda m: jax.tree.transpose(
+            jax.tree.structure(m), jax.tree.structure([0, 0]), jax.tree.map(lambda a: [a, a], m)
+        )[1],
+        lambda m: nnx.clone(jax.jit(nnx.jit(nnx.clone))(m)),
+        jax.device_put,
+    ],
+    ids=["jit", "vmap", "eval_shape", "scan", "transpose", "ours", "device_put"],
+)
+def test_order_survives_functions_of_jax(way: Callable[[Any], Any]) -> None:
+    m = in_order()
+    m.step = jnp.ones(1)
+    assert orders(way(m)) == orders(m)
+
+
+def test_another_order_is_another_structure() -> None:
+    for change in (
+        lambda m: m.table.update(z=m.table.pop("z")),
+        lambda m: m.table["m"].update(y=m.table["m"].pop("y")),
+        lambda m: vars(m).update(zeta=vars(m).pop("zeta")),
+        lambda m: setattr(m.named, "second", m.named.pop("second")),
+    ):
+        m, other = in_order(), in_order()
+        assert jax.tree.structure(m) == jax.tree.structure(other)
+        change(other)
+        assert orders(m) != orders(other)
+        assert jax.tree.structure(m) != jax.tree.structure(other)
+
+
+def test_an_attribute_comes_before_the_way_through_a_partial() -> None:
+    m = nnx.Module()
+    m.apply = functools.partial(jnp.dot, nnx.Param(jnp.ones(1)))
+    m.weight = m.apply.args[0]
+    m.later = functools.partial(jnp.dot, m.weight)
+    assert keys(m) == [".weight.value"]
+    m.inner = nnx.Dict(call=functools.partial(max, nnx.Param(1.0), nnx.Param(2.0)))
+    m.own = [m.inner.call.args[1]]
+    assert sorted(keys(m)) == [".inner.call.args.0.value", ".own.0.value", ".weight.value"]
+    assert sorted(
+        map(".".join, (map(str, path) for path in nnx.to_flat_state(nnx.state(m)).paths))
+    ) == [
+        "inner.call.args.0",
+        "own.0",
+        "weight",
+    ]
 
 
 def test_is_leaf_stops_at_variables() -> None:

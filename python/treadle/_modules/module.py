@@ -20,6 +20,7 @@ from treadle._graph.popping import pop
 from treadle._modules.copying import copyable
 from treadle._modules.methods import kept_method
 from treadle._objects import pretty as _pretty
+from treadle._objects.marks import MARK_NAMES, declare_marks
 from treadle._objects.node_types import is_walked_callable
 from treadle._objects.node_types import iter_children as children_of
 from treadle._objects.variables import Perturbation, Variable
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from treadle._graph.state import State
 
-__all__ = ["Module", "Object", "first_from", "iter_children", "iter_modules"]
+__all__ = ["Module", "Object", "Pytree", "first_from", "iter_children", "iter_modules"]
 
 A = TypeVar("A")
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -49,7 +50,8 @@ class Object(ObjectNode):
     raises `TraceContextError`.
 
     To the rest of JAX a node is a pytree, taken by value: its children are the distinct Variables
-    and bare arrays below it, each under its full path, everything else is structure.
+    and bare arrays below it, each under its full path, everything else is structure. A class
+    defined with ``pytree=False`` is none, to JAX. `data` and `static` mark attributes.
 
     >>> import treadle as nnx
     >>> class Counter(nnx.Object):
@@ -65,8 +67,10 @@ class Object(ObjectNode):
     )
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, pytree: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls._is_pytree_ = pytree
+        declare_marks(cls)
         slots = cls.__dict__.get("__slots__", ())
         if slots and slots != "__weakref__":
             raise TypeError(
@@ -100,6 +104,10 @@ class Object(ObjectNode):
         vars(self).update(state)
 
 
+# flax has a base class for pytrees, which all nodes are here.
+Pytree = Object
+
+
 def _repr(node: Object, open_nodes: set[int]) -> str:
     """Text of a node; one inside itself, or very deep inside others, is shown by its type alone."""
     name = type(node).__name__
@@ -110,6 +118,8 @@ def _repr(node: Object, open_nodes: set[int]) -> str:
         transparent = getattr(type(node), "_transparent_", None)
         fields: list[tuple[str, str]] = []
         for key, value in vars(node).items():
+            if key in MARK_NAMES:
+                continue
             if key == transparent:
                 items = value.items() if isinstance(value, dict) else enumerate(value)
                 fields += [(_item_name(k), _value_repr(v, open_nodes)) for k, v in items]

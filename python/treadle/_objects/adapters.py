@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from treadle._objects.marks import Mark
+
 if TYPE_CHECKING:
     from treadle._objects.descriptions import Description
 
@@ -20,11 +22,21 @@ __all__ = ["adapt", "adapt_filter", "description_of"]
 # Root package of a library -> the module that describes its types, with the functions `describe` and `adapt_filter`.
 _ADAPTERS = {"flax": "treadle.integrations.flax"}
 
+# Assigned to an attribute, it would be the value.
+_MARK = (
+    "is marked by treadle.data or treadle.static, which mark a whole attribute of a node: assign what they "
+    "give to the attribute itself, outside of containers"
+)
+
 _described: WeakKeyDictionary[type[Any], Description] = WeakKeyDictionary()
 
 
 def adapt(kind: type[Any]) -> Description | None:
     """What an adapter says about a type; None for types of no library that has one."""
+    if kind is Mark:
+        from treadle._objects.descriptions import Refused
+
+        return Refused(reason=_MARK)
     for adapter in _adapters_of(kind):
         description = adapter.describe(kind)
         if description is not None:

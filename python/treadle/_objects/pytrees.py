@@ -21,7 +21,12 @@ __all__ = ["register_pytree"]
 
 
 def register_pytree(kind: type[Any]) -> None:
-    """Register a class of Variables or nodes; the engine calls this once for each."""
+    """Register a class of Variables or nodes; the engine calls this once for each.
+
+    A class of nodes that was defined with ``pytree=False`` stays an object like any other to JAX.
+    """
+    if not kind.__dict__.get("_is_pytree_", True):
+        return
     functions = _OF_VARIABLES if issubclass(kind, _core.VariableCell) else _OF_NODES
     try:
         jax.tree_util.register_pytree_with_keys(kind, *functions)

@@ -111,3 +111,34 @@ model.train()
 reveal_type(model.pop(nnx.Intermediate))  # State
 for _, child in model.iter_modules():
     reveal_type(child)  # Module
+
+
+@nnx.dataclass
+class Marked(nnx.Pytree):
+    size: float = nnx.data()
+    kind: str = nnx.static(default="euler")
+    parts: list[int] = nnx.data(default_factory=list, kw_only=True)
+
+
+@nnx.dataclass(kw_only=True)
+class Keyword(nnx.Pytree):
+    size: float = nnx.data()
+
+
+class Assigned(nnx.Pytree, pytree=False):
+    def __init__(self, rate: float) -> None:
+        self.rate = nnx.data(rate)
+        self.kind = nnx.static("a")
+
+
+reveal_type(Marked(1.0, parts=[1]))  # Marked
+reveal_type(Marked(1.0).size)  # float
+reveal_type(Keyword(size=1.0).size)  # float
+reveal_type(Assigned(1.0).rate)  # float
+reveal_type(Assigned(1.0).kind)  # str
+reveal_type(nnx.is_data(1))  # bool
+Marked()  # error: reportCallIssue // call-arg
+Marked("1")  # error: reportArgumentType // arg-type
+Keyword(1.0)  # error: reportCallIssue // call-arg
+nnx.data(1, default=2)  # error: reportCallIssue // call-overload
+nnx.static(defualt=2)  # error: reportCallIssue // call-overload
