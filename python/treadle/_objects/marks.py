@@ -9,21 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, dataclass_transform, overload
 
 import jax
 import numpy as np
 
 from treadle import _core
 from treadle.errors import StaticError
-
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
-else:
-
-    def dataclass_transform(**_: Any) -> Callable[[Any], Any]:
-        return lambda function: function
-
 
 __all__ = [
     "MARK_NAMES",
