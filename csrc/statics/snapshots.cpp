@@ -28,6 +28,29 @@ nb::object content(const nb::object &value) {
   return value;
 }
 
+// Arrays that may change in place. Those of JAX do not.
+bool is_numpy_array(PyObject *value) {
+  static auto *kind = new nb::object(nb::module_::import_("numpy").attr("ndarray"));
+  return PyObject_TypeCheck(value, py::as_type(kind->ptr())) != 0;
+}
+
+// Bytes of arrays and buffers that are read at each call; larger ones count by identity.
+constexpr Py_ssize_t kMaxBytes = Py_ssize_t{1} << 16;
+
+// What an array or a buffer holds now; null if that would be too much, or are objects.
+nb::object bytes_of(const nb::object &value) {
+  if (is_numpy_array(value.ptr())) {
+    nb::object dtype = value.attr("dtype");
+    if (nb::cast<bool>(nb::object(dtype.attr("hasobject"))) || nb::cast<Py_ssize_t>(value.attr("nbytes")) > kMaxBytes)
+      return {};
+    return nb::make_tuple(dtype, value.attr("shape"), value.attr("tobytes")());
+  }
+  if (PyObject_CheckBuffer(value.ptr()) == 0) return {};
+  nb::object view = py::checked(PyMemoryView_FromObject(value.ptr()));
+  if (nb::cast<Py_ssize_t>(view.attr("nbytes")) > kMaxBytes) return {};
+  return nb::make_tuple(view.attr("format"), view.attr("shape"), view.attr("tobytes")());
+}
+
 // What to look for in a value.
 enum class Look : uint8_t { Changes, ChangesAndFunctions };
 
@@ -58,6 +81,14 @@ bool found_in_partial(PyObject *value, Look look, uint32_t depth) {
          found_in_values(keywords, look, depth + 1);
 }
 
+// The method of an object that can change, or, of what is not trusted to stay, one that reads something.
+bool found_in_method(PyObject *value, Look look, uint32_t depth) {
+  if (depth >= Recorder::kMaxDepth) return true;
+  nb::object held = nb::borrow<nb::object>(value);
+  nb::object self = held.attr("__self__"), function = held.attr("__func__");
+  return found_in(self.ptr(), look, depth + 1) || found_in(function.ptr(), look, depth + 1);
+}
+
 bool found_in(PyObject *value, Look look, uint32_t depth) {
   const NodeType *info = classify(value);
   switch (info->kind) {
@@ -71,12 +102,16 @@ bool found_in(PyObject *value, Look look, uint32_t depth) {
     case Kind::Dict:
     case Kind::Pytree:
       return true;
+    case Kind::Array:
+      return is_numpy_array(value);
     case Kind::Static:
       break;
     default:
       return false;
   }
   switch (info->static_kind) {
+    case StaticKind::Method:
+      return found_in_method(value, look, depth);
     case StaticKind::Function:
       return look == Look::ChangesAndFunctions && reads_something(nb::borrow<nb::object>(value));
     case StaticKind::Partial:
@@ -155,7 +190,10 @@ class ContentReader {
         return functions_.partial(held);
       case StaticKind::Method:
         return recorder_.method(seen_, held, [&] {
-          recorder_.same(held.attr("__self__"));
+          // Of the object what it holds: other parts of a graph than nodes are read, too.
+          ++objects_;
+          value(held.attr("__self__"));
+          --objects_;
           value(held.attr("__func__"));
         });
     }
@@ -185,7 +223,9 @@ class ContentReader {
       PyErr_SetString(PyExc_TypeError, "arrays are not hashable");
       throw nb::python_error();
     }
-    recorder_.same(held);
+    nb::object kept = is_numpy_array(held.ptr()) ? bytes_of(held) : nb::object();
+    if (!kept.is_valid()) return recorder_.same(held);
+    recorder_.equal(kept, typed_hash(kept.ptr()));
   }
 
   void by_equality(const nb::object &held) {
@@ -200,9 +240,18 @@ class ContentReader {
       if (!is_refused() || is_set(held.ptr())) kept = content(held);
       hash = typed_hash(kept.ptr());
     } catch (nb::python_error &error) {
-      if (!error.matches(PyExc_TypeError)) throw;
-      if (objects_ > 0) return has_items(held.ptr()) ? items(held) : recorder_.same(held);
-      if (is_refused()) throw;
+      // A memoryview that can be written raises a ValueError.
+      const bool is_unhashable = error.matches(PyExc_TypeError) || PyObject_CheckBuffer(held.ptr()) != 0;
+      if (!is_unhashable) throw;
+      if (objects_ > 0 && has_items(held.ptr())) return items(held);
+      if (is_refused()) {
+        if (error.matches(PyExc_TypeError)) throw;
+        PyErr_Format(PyExc_TypeError, "unhashable type: '%s'", py::type_name(Py_TYPE(held.ptr())).c_str());
+        throw nb::python_error();
+      }
+      kept = objects_ > 0 ? bytes_of(held) : held;
+      if (!kept.is_valid()) return recorder_.same(held);
+      hash = objects_ > 0 ? typed_hash(kept.ptr()) : 0;
     }
     recorder_.equal(kept, hash);
   }

@@ -152,6 +152,13 @@ def test_a_copy_calls_its_own_transformed_methods(again):
     assert m.results() == [6.0] * 7
 
 
+def test_a_shallow_copy_shares_what_it_holds():
+    m = Stepping()
+    other = copy.copy(m)
+    assert {k: v for k, v in vars(other).items() if v is not vars(m)[k]} == {}
+    assert other.results() == [6.0] * 7
+
+
 def test_copying_leaves_the_original_as_it_is():
     m = Stepping()
     before = dict(vars(m))

@@ -105,3 +105,25 @@ def test_a_flax_module_is_no_copy_either():
         nnx.jit(lambda x: (x, captured))(1.0)
     made = nnx.jit(lambda: flax.Linear(2, 2, rngs=flax.Rngs(0)))()
     assert isinstance(made, flax.Linear)
+
+
+CAPTURED = nnx.Dict(q=nnx.Param(jnp.array(2.0)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CAPTURED,
+        lambda: CAPTURED["q"],
+        lambda: [CAPTURED],
+        lambda: nnx.Dict(inner=CAPTURED),
+        lambda: nnx.Dict(inner=CAPTURED["q"]),
+    ],
+)
+@pytest.mark.parametrize("outer", [lambda f: f, nnx.jit, nnx.remat], ids=["eager", "jit", "remat"])
+@pytest.mark.filterwarnings("ignore::treadle.CapturedNodeWarning")
+def test_a_captured_node_in_the_result_of_custom_vjp_is_refused(make, outer):
+    f = nnx.custom_vjp(lambda x: (x * 2, make()))
+    f.defvjp(lambda x: ((x * 2, make()), None), lambda residual, g: (g[1][0],))
+    with pytest.raises(nnx.GraphError, match=r"result"):
+        outer(f)(1.0)

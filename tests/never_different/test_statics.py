@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import array
 import collections
 import dataclasses
 import enum
@@ -10,6 +11,7 @@ import functools
 import types
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -470,3 +472,101 @@ def test_large_frozen_configs_compare_by_content():
     assert len(traces) == 1
     f(nnx.Dict(w=nnx.Param(jnp.array(1.0)), config=Cfg((*range(4_999), 0))))
     assert len(traces) == 2
+
+
+class Sampler:
+    """An object that is no node, with a method that reads it."""
+
+    def __init__(self, held=None):
+        self.rate = 1.0
+        self.held = held
+
+    def at(self, x):
+        return x * self.rate
+
+
+def holders():
+    """Objects that hold what changes in place and has no hash, and how to read it."""
+    return {
+        "numpy in a dataclass": lambda: Arrays(np.array([1.0])),
+        "numpy in a frozen dataclass": lambda: FrozenArrays(np.array([1.0])),
+        "numpy in a namespace": lambda: types.SimpleNamespace(held=np.array([1.0])),
+        "numpy in an object": lambda: Sampler(np.array([1.0])),
+        "numpy below a list": lambda: Nested(),
+        "array": lambda: Arrays(array.array("d", [1.0])),
+        "memoryview": lambda: Arrays(memoryview(array.array("d", [1.0]))),
+        "list": lambda: Arrays([1.0]),
+    }
+
+
+@dataclasses.dataclass
+class Arrays:
+    held: object
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenArrays:
+    held: object
+
+
+class Nested:
+    """What it holds is found below a list of its own."""
+
+    def __init__(self):
+        self.parts = [np.array([1.0])]
+
+    @property
+    def held(self):
+        return self.parts[0]
+
+
+CALLS = {
+    "jit": lambda: nnx.jit(lambda m, x: x * m["c"].held[0]),
+    "remat": lambda: nnx.remat(lambda m, x: x * m["c"].held[0]),
+    "cond": lambda: lambda m, x: nnx.cond(True, times_held, times_held, m, x),
+    "fori_loop": lambda: (
+        lambda m, x: nnx.fori_loop(0, 1, lambda i, c: (c[0], times_held(*c)), (m, x))[1]
+    ),
+}
+
+
+def times_held(m, x):
+    return x * m["c"].held[0]
+
+
+@pytest.mark.parametrize("call", cases(CALLS))
+@pytest.mark.parametrize("make", cases(holders()))
+def test_arrays_and_buffers_in_objects_are_read_by_content(make, call):
+    held, f = make(), call()
+    m = nnx.Dict(c=held)
+    assert float(f(m, jnp.array(3.0))) == 3.0
+    held.held[0] = 2.0
+    assert float(f(m, jnp.array(3.0))) == 6.0
+
+
+def test_a_method_of_an_object_is_read_with_the_object():
+    sampler = Sampler()
+    passed = nnx.jit(lambda x, f: f(x), static_argnames="f")
+    m = nnx.Dict(f=sampler.at)
+    held = {
+        "jit": nnx.jit(lambda m, x: m.f(x)),
+        "remat": nnx.remat(lambda m, x: m.f(x)),
+        "cond": lambda m, x: nnx.cond(True, lambda m, x: m.f(x), lambda m, x: x, m, x),
+    }
+    for rate in (1.0, 2.0):
+        sampler.rate = rate
+        assert float(passed(3.0, sampler.at)) == 3.0 * rate
+        for f in held.values():
+            assert float(f(m, jnp.array(3.0))) == 3.0 * rate
+
+
+def test_the_kind_of_keys_is_part_of_what_is_compiled_outside_of_jit():
+    def draw(x):
+        return x + jax.random.normal(jax.random.key(3), ())
+
+    for kind in ("threefry2x32", "rbg", "threefry2x32"):
+        with jax.default_prng_impl(kind):
+            drawn = nnx.cond(True, draw, lambda x: x, jnp.array(0.0))
+            np.testing.assert_allclose(drawn, draw(jnp.array(0.0)))
+            looped = nnx.fori_loop(0, 1, lambda i, x: draw(x), jnp.array(0.0))
+            np.testing.assert_allclose(looped, draw(jnp.array(0.0)))

@@ -313,11 +313,7 @@ def set_item(node: Any, key: Any, child: Any) -> None:
     if isinstance(node, Box):
         node.items[key] = child
     elif isinstance(node, nnx.List):
-        if is_array and isinstance(node[key], nnx.Variable):
-            del node[key]
-            node.insert(key, child)
-        else:
-            node[key] = child
+        node[key] = child
     elif isinstance(node, nnx.Dict):
         if is_array and isinstance(node.get(key), nnx.Variable):
             del node[key]

@@ -81,6 +81,21 @@ class Dict(_Container, MutableMapping[str, A]):
     def __contains__(self, key: object) -> bool:
         return key in self._items
 
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set items, as `dict.update`: all of them or, if one is refused, none.
+
+        >>> import treadle as nnx
+        >>> d = nnx.Dict(a=1)
+        >>> d.update({"b": 2}, a=3)
+        >>> d.a, d.b
+        (3, 2)
+        """
+        new: dict[str, A] = dict(*args, **kwargs)
+        self._check_mutable()
+        for key, value in new.items():
+            self._check_item(key, self._items.get(key), value)
+        self._items.update(new)
+
     def pop(self, key: str, *default: Any) -> Any:  # type: ignore[override]
         """Remove the item `key` and return it, as `dict.pop`; `treadle.pop` takes filters.
 
@@ -131,7 +146,6 @@ class List(_Container, MutableSequence[A], Generic[A]):
 
     Raises:
         TraceContextError: on any change at a trace level other than the one it was made at.
-        TypeError: an array is put in the place of a Variable; set the Variable's value.
 
     >>> import treadle as nnx
     >>> layers = nnx.List([1, 2])
@@ -154,12 +168,6 @@ class List(_Container, MutableSequence[A], Generic[A]):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._check_mutable()
-        if isinstance(index, slice):
-            value = list(value)
-            for i, new in zip(range(len(self._items))[index], value, strict=False):
-                self._check_item(i, self._items[i], new)
-        else:
-            self._check_item(index, self._items[index], value)
         self._items[index] = value
 
     def __delitem__(self, index: Any) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 from treadle import _core, pickles
 
-__all__ = ["copyable"]
+__all__ = ["as_they_are", "copyable"]
 
 
-def copyable(value: Any) -> Any:
-    """A value in which what makes a transformed function again stands for it; the value itself if it has none.
+def copyable(state: Any) -> Any:
+    """A node's attributes, where what makes a transformed function again stands for it; or `state` itself.
 
     It looks into plain tuples, lists and dicts, and partials.
 
@@ -24,19 +24,28 @@ def copyable(value: Any) -> Any:
     >>> copyable(state) is state
     True
     """
-    return _copyable(value, {})
+    if type(state) is not dict:
+        return state
+    known: dict[int, tuple[Any, Any]] = {}
+    made = {name: _copyable(value, known) for name, value in state.items()}
+    return made if _differ(made.values(), state.values()) else state
+
+
+def as_they_are(state: dict[str, Any]) -> dict[str, Any]:
+    """The attributes themselves: a shallow copy shares them, and nothing was made again for it."""
+    return {name: value.held if type(value) is _Again else value for name, value in state.items()}
 
 
 class _Again:
     """Stands for a callable: copied or loaded, it is one that was made in the same way.
 
     Args:
-        held: what it stands for, which must not be released while others look for it.
+        held: what it stands for.
         reduced: as from ``__reduce__``.
     """
 
     def __init__(self, held: Any, reduced: tuple[Any, ...]) -> None:
-        self._held, self._reduced = held, reduced
+        self.held, self._reduced = held, reduced
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reduced
@@ -52,10 +61,12 @@ def _copyable(value: Any, known: dict[int, tuple[Any, Any]]) -> Any:
     made: Any = value
     if kind is dict:
         items = {key: _copyable(item, known) for key, item in value.items()}
-        made = items if _differ(items.values(), value.values()) else value
+        if _differ(items.values(), value.values()):
+            made = _Again(value, (dict, (items,)))
     elif kind in (list, tuple):
-        parts = kind(_copyable(item, known) for item in value)
-        made = parts if _differ(parts, value) else value
+        parts = [_copyable(item, known) for item in value]
+        if _differ(parts, value):
+            made = _Again(value, (kind, (parts,)))
     elif kind is functools.partial:
         bound, state = value.args, vars(value)
         before = value.func, *bound, *value.keywords.values()

@@ -17,7 +17,7 @@ from treadle._core import ObjectNode
 from treadle._graph.filters import Filter, Path, needs_path, predicate_of, to_filter_spec
 from treadle._graph.looking import visits
 from treadle._graph.popping import pop
-from treadle._modules.copying import copyable
+from treadle._modules.copying import as_they_are, copyable
 from treadle._modules.methods import kept_method
 from treadle._objects import pretty as _pretty
 from treadle._objects.marks import MARK_NAMES, declare_marks
@@ -101,7 +101,7 @@ class Object(ObjectNode):
         return dict(vars(self))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update(as_they_are(state))
 
 
 # flax has a base class for pytrees, which all nodes are here.

@@ -10,15 +10,17 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, ov
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import core as jax_core
 
 from treadle import _core
 from treadle._graph.filters import All, Filter
 from treadle._public import publish
-from treadle.errors import format_path
+from treadle.errors import GraphError, format_path
 from treadle.transforms._arguments import Function, Path, function_name, normalize_argnums
 from treadle.transforms._aside import Aside
 from treadle.transforms._axes import DiffState
 from treadle.transforms._call import Call, Outline, state_entry, state_of
+from treadle.transforms._captured import captured_nodes
 from treadle.transforms._companions import Brought, apart, bring, bring_together, named_after
 from treadle.transforms._decorator import custom_rule_transform
 from treadle.transforms._driver import Rule, apply
@@ -249,8 +251,27 @@ class _Bodies:
         inside.leave(result)
         found = flatten_with_paths(result)
         nodes = tuple(path if _core.is_node(leaf) else None for path, leaf in found)
+        if any(path is not None for path in nodes):
+            self._refuse_captured(inside, result)
         _, structure = tree_flatten(result)
         return Aside(_Done(inside.effects, structure, nodes)), tuple(inside.values)
+
+    def _refuse_captured(self, inside: Inside, result: Any) -> None:
+        """Raise a GraphError for a node in the result that the function did not make or get.
+
+        In a trace the walk knows it by its owner; a call outside of any has the same owner for all.
+        """
+        if not jax_core.trace_state_clean():  # type: ignore[attr-defined]
+            return
+        given = {id(ref) for ref in inside.refs}
+        found = {id(ref) for ref in _core.flatten([result]).refs} - given
+        for label, node, reader in captured_nodes(inside.outline.function):
+            if any(id(ref) in found for ref in _core.flatten([node]).refs):
+                raise GraphError(
+                    f"{self.where}: the result holds {label}, a {type(node).__name__} that {reader} reads "
+                    "and that is no argument, so that it would come back as a copy. Pass it as an "
+                    "argument, or leave it out of the result."
+                )
 
     def primal(self, chosen: Sequence[Any], rest: Sequence[Any]) -> Any:
         """The function itself."""

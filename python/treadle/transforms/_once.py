@@ -31,7 +31,7 @@ class Program:
     functions: tuple[Callable[..., Any], ...]
 
 
-_programs: OrderedDict[_core.Fingerprint, Program] = OrderedDict()
+_programs: OrderedDict[tuple[_core.Fingerprint, str], Program] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -57,9 +57,11 @@ def program_of(*functions: Any, operands: tuple[Any, ...]) -> Program | None:
         flat = _core.flatten_call(operands, {}, frozenset(), frozenset())
     except Exception:  # The call without a program fails likewise, and says it better.
         return None
-    key = _core.fingerprint(*functions, *flat.graphdef.callables())
-    if key is None:
+    fingerprint = _core.fingerprint(*functions, *flat.graphdef.callables())
+    if fingerprint is None:
         return None
+    # What keys are made of is in no key of JAX's own.
+    key = fingerprint, str(jax.config.jax_default_prng_impl)  # type: ignore[attr-defined]
     with _lock:
         program = _programs.pop(key, None) or Program()
         _programs[key] = program
