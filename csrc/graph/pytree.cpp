@@ -8,6 +8,7 @@
 #include "errors.h"
 #include "graph/rebuild.h"
 #include "graph/walk.h"
+#include "objects/callables.h"
 #include "objects/cells.h"
 #include "structure/traversal.h"
 
@@ -68,7 +69,10 @@ void Walker::visit_guided(PyObject *value, Scalars scalars) {
   const uint32_t place = place_of_child(frames_.back());
   if (place == kNone) return visit(value, scalars);
   const Item &item = guide.items[place];
-  if (item.op == Op::Leaf) return visit_place(value, guide, item.n);
+  // A part of the graph that was put there since is no stand-in for a leaf: JAX, which would go on into it, knows
+  // neither what is shared with the rest nor a cycle.
+  if (item.op == Op::Leaf && (classify(value)->kind == Kind::Variable || !holds_node(nb::borrow<nb::object>(value))))
+    return visit_place(value, guide, item.n);
   const size_t depth = frames_.size();
   visit(value, scalars);
   if (frames_.size() == depth) return;

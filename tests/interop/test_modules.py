@@ -519,3 +519,28 @@ def test_copies_and_pickles() -> None:
         assert jax.tree.structure(made) == jax.tree.structure(m)
     v = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
     assert jax.tree.structure(pickle.loads(pickle.dumps(v))) == jax.tree.structure(v)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda m, inner: inner,
+        lambda m, inner: [inner, m],
+        lambda m, inner: {"back": m},
+        lambda m, inner: m.part,
+    ],
+    ids=["a node", "a list with a cycle", "a dict with a cycle", "a shared node"],
+)
+def test_nodes_put_in_the_place_of_an_array_are_part_of_the_graph(put):
+    """What JAX made of a module remembers where leaves were; what comes there later is looked into."""
+    m = nnx.Module()
+    m.part = nnx.Dict(w=nnx.Param(jnp.ones(2)))
+    m.bare = jnp.zeros(3)
+    m = jax.tree.map(lambda leaf: leaf + 1, m)
+    m.bare = put(m, nnx.Dict(v=nnx.Param(jnp.ones(4)), m=m))
+    again = jax.tree.map(lambda leaf: leaf * 2, m)
+    expected = jax.tree.map(lambda leaf: leaf * 2, nnx.clone(m))
+    assert nnx.graphdef(again) == nnx.graphdef(expected)
+    ours, theirs = jax.tree.leaves(again), jax.tree.leaves(expected)
+    assert [leaf.tolist() for leaf in ours] == [leaf.tolist() for leaf in theirs]
+    np.testing.assert_allclose(again.part["w"].value, 4.0)

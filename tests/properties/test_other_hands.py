@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from hypothesis import assume, given
+from hypothesis import strategies as st
 
 import treadle as nnx
 from tests.reference.kinds import TREADLE
@@ -87,6 +88,24 @@ def test_a_graph_comes_back_equal(way: str, data: bytes) -> None:
     assert not {id(ref) for ref in ours.refs} & {id(ref) for ref in walk(graph.root, TREADLE).refs}
     assert_same_outcome(graph, None, twin, None)
     assert jax.tree.structure(back) == jax.tree.structure(graph.root)
+
+
+@compiling(20)
+@given(
+    graph_bytes,
+    program_bytes,
+    st.lists(st.sampled_from(["map", "jit", "vmap"]), min_size=1, max_size=3),
+)
+def test_programs_with_plain_jax_in_between(data: bytes, program: bytes, ways: list[str]) -> None:
+    """The program runs eagerly on one graph, under our `jit` on its twin, which plain JAX has in between."""
+    plain, lifted = argument(data).root, argument(data).root
+    jitted = nnx.jit(lambda root: run(root, Source(program), steps=3))
+    for way in ways:
+        expected, seen = run(plain, Source(program), steps=3), jitted(lifted)
+        ours, theirs = walk((lifted, seen), TREADLE), walk((plain, expected), TREADLE)
+        assert first_difference(ours.root, theirs.root) is None
+        assert_same_leaves(ours.leaves, theirs.leaves)
+        plain, lifted = nnx.clone(plain), WAYS[way](lifted)
 
 
 # Each takes what changes a root in place and gives a function that returns the changed root.
