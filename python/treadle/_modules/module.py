@@ -337,16 +337,13 @@ class Module(Object):
         >>> m.inner.rate
         0.5
         """
-        spec = to_filter_spec(filters or True)
-        selects, looks_at_path = predicate_of(spec), needs_path(spec)
         found: list[tuple[Module, str]] = []
         foreign: TraceContextError | None = None
-        for keys, module in visits(self):
-            if isinstance(module, Module) and selects(tuple(keys) if looks_at_path else (), module):
-                names = [name for name in attributes if hasattr(module, name)]
-                if names:
-                    found += [(module, name) for name in names]
-                    foreign = foreign or _foreign(module, keys)
+        for keys, module in selected_modules(self, filters or True):
+            names = [name for name in attributes if hasattr(module, name)]
+            if names:
+                found += [(module, name) for name in names]
+                foreign = foreign or _foreign(module, keys)
         missing = sorted(attributes.keys() - {name for _, name in found})
         if missing and raise_if_not_found:
             raise GraphError(
@@ -389,6 +386,15 @@ class Module(Object):
         self.set_attributes(
             deterministic=True, use_running_average=True, raise_if_not_found=False, **attributes
         )
+
+
+def selected_modules(root: Any, filter: Filter) -> Iterator[tuple[Sequence[Hashable], Module]]:
+    """The modules below `root` that a filter selects, each with its path, as `visits` has it."""
+    spec = to_filter_spec(filter)
+    selects, looks_at_path = predicate_of(spec), needs_path(spec)
+    for keys, module in visits(root):
+        if isinstance(module, Module) and selects(tuple(keys) if looks_at_path else (), module):
+            yield keys, module
 
 
 def iter_modules(node: Any, /) -> Iterator[tuple[Path, Module]]:

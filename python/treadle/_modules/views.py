@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from treadle import _core
-from treadle._graph.filters import Filter, needs_path, predicate_of, to_filter_spec
-from treadle._graph.looking import visits
-from treadle._modules.module import Module
+from treadle._graph.filters import Filter
+from treadle._modules.module import Module, selected_modules
 from treadle._public import publish
 from treadle.errors import GraphError
 
@@ -120,13 +119,7 @@ def _sharing_variables(node: M) -> M:
 
 def _with_views(root: Any, only: Filter) -> Iterator[Any]:
     """The modules below `root` that `only` selects and that have views."""
-    spec = to_filter_spec(only)
-    selects, looks_at_path = predicate_of(spec), needs_path(spec)
-    for keys, module in visits(root):
-        if not isinstance(module, Module) or not hasattr(module, "set_view"):
-            continue
-        if selects(tuple(keys) if looks_at_path else (), module):
-            yield module
+    return (module for _, module in selected_modules(root, only) if hasattr(module, "set_view"))
 
 
 def _said_of_parameters(doc: str) -> dict[str, list[str]]:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
+from treadle._objects.descriptions import Description, Refused
 from treadle._objects.marks import Mark
-
-if TYPE_CHECKING:
-    from treadle._objects.descriptions import Description
 
 __all__ = ["adapt", "adapt_filter", "description_of"]
 
@@ -34,8 +32,6 @@ _described: WeakKeyDictionary[type[Any], Description] = WeakKeyDictionary()
 def adapt(kind: type[Any]) -> Description | None:
     """What an adapter says about a type; None for types of no library that has one."""
     if kind is Mark:
-        from treadle._objects.descriptions import Refused
-
         return Refused(reason=_MARK)
     for adapter in _adapters_of(kind):
         description = adapter.describe(kind)
