@@ -128,12 +128,6 @@ int64_t now() {
       .count();
 }
 
-std::vector<uint32_t> leaf_ids(const nb::object &iterable) {
-  std::vector<uint32_t> ids;
-  for (nb::handle leaf : iterable) ids.push_back(nb::cast<uint32_t>(leaf));
-  return ids;
-}
-
 // Structure never seen: the Python side traces it.
 PlanRef make_plan(DispatcherState &state, const Flat &flat) {
   nb::object made = state.api.attr("plan")(flat.graphdef, py::to_list(flat.leaves));

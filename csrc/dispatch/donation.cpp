@@ -56,6 +56,12 @@ bool has_other_owner(PyObject *leaf, const Uses &uses, Py_ssize_t holders) {
 
 }  // namespace
 
+std::vector<uint32_t> leaf_ids(const nb::object &iterable) {
+  std::vector<uint32_t> ids;
+  for (nb::handle leaf : iterable) ids.push_back(nb::cast<uint32_t>(leaf));
+  return ids;
+}
+
 Donation::Donation(std::vector<uint32_t> donated, const GraphDef &def) : leaves(std::move(donated)) {
   in_node.assign(def.n_leaves(), true);
   for (size_t at = def.root_begin; at < def.items.size(); ++at) {
@@ -94,12 +100,10 @@ Separation separate(const Donation &donation, const std::vector<PyObject *> &lea
 
 void bind_donation(nb::module_ &m) {
   m.def("separate", [](const Flat &flat, const nb::object &ids) {
-    std::vector<uint32_t> donated;
-    for (nb::handle leaf : ids) donated.push_back(nb::cast<uint32_t>(leaf));
     std::vector<PyObject *> leaves;
     for (const nb::object &leaf : flat.leaves) leaves.push_back(leaf.ptr());
     // Held by the walk, and by the list that Python has of its leaves.
-    const Separation found = separate(Donation(std::move(donated), graphdef_of(flat.graphdef)), leaves, 2);
+    const Separation found = separate(Donation(leaf_ids(ids), graphdef_of(flat.graphdef)), leaves, 2);
     nb::list shared, copied;
     for (uint32_t leaf : found.shared) shared.append(leaf);
     for (uint32_t leaf : found.copied) copied.append(leaf);

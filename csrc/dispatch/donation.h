@@ -5,6 +5,9 @@
 
 namespace treadle {
 
+// Numbers of leaves, as the Python side gives them.
+std::vector<uint32_t> leaf_ids(const nb::object &iterable);
+
 // What of a call may be donated, and how the plan's structure tells of a leaf whether a node holds it.
 // Invariant: `leaves` is ascending; `in_node` has an entry for each leaf of the structure.
 struct Donation {
